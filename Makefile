@@ -1,0 +1,51 @@
+# Every target sets up what it needs in .venv; a bare clone, make and Python 3.11 or newer are enough.
+
+PYTHON ?= python3
+INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
+DEMO = .venv/.installed-demo
+DEV = .venv/.installed-dev
+
+.PHONY: help demo run test lint format generate clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
+
+demo: $(DEMO)  ## Watch a fleet live through an outage
+	.venv/bin/python -m example_worker.demo
+
+run: $(DEMO)  ## Start the example project and leave it running
+	.venv/bin/python -m example_worker.run
+
+test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: $(DEV)  ## Check style, generated Lua, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/python -m ratelimit_core.translate --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
+
+format: $(DEV)  ## Fix what can be fixed, and format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+generate: $(DEV)  ## Write the Lua again from the policies
+	.venv/bin/python -m ratelimit_core.translate
+
+clean:  ## Remove everything that was built or installed
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(DEMO): pyproject.toml constraints.txt | .venv/bin/pip
+	$(INSTALL) -e '.[demo]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | .venv/bin/pip
+	$(INSTALL) -e '.[dev]'
+	@touch $(DEMO) $@  # dev includes demo
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "$(PYTHON) is not Python 3.11 or newer with venv: install one, or name it with PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv

@@ -1,0 +1,52 @@
+"""One task, twice: as everybody writes it, and behind a breaker and a limit that the whole fleet shares."""
+
+import os
+
+import requests
+from celery import shared_task
+
+from ratelimit_core import Backoff
+from resilient_tasks import breaker_task
+
+BREAKER = "payments"
+CALLS_PER_SECOND = 20  # what the payment service allows us
+
+
+@shared_task(
+    autoretry_for=(requests.RequestException,),
+    max_retries=3,
+    retry_backoff=1,
+    retry_backoff_max=4,
+    retry_jitter=True,
+    acks_late=True,
+)
+def charge_plain(order_id: str, amount: str) -> str:
+    """Charge one order; what plain Celery offers against an outage."""
+    return post_charge(order_id, amount)
+
+
+@breaker_task(
+    breaker=BREAKER,
+    failure_threshold=5,
+    recovery_timeout=2,
+    exponential_backoff_max=4,
+    rate=f"{CALLS_PER_SECOND}/s",
+    retry_for=(requests.RequestException,),
+    max_retries=3,
+    backoff=Backoff(base=1, factor=2, max=4, jitter="full"),
+    acks_late=True,
+)
+def charge(order_id: str, amount: str) -> str:
+    """Charge one order; the same retries, and one shared mind about the payment service."""
+    return post_charge(order_id, amount)
+
+
+def post_charge(order_id: str, amount: str) -> str:
+    """Have the payment service charge ``amount``; return its receipt, or raise a ``RequestException``."""
+    reply = requests.post(
+        os.environ.get("UPSTREAM_URL", "http://127.0.0.1:8001") + "/charge",
+        json={"order": order_id, "amount": amount},
+        timeout=(1, 2),
+    )
+    reply.raise_for_status()
+    return str(reply.json()["receipt"])

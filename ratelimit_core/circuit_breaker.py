@@ -1,0 +1,365 @@
+"""Circuit breakers: one mind about a dependency, in all processes that share a backend."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from types import CoroutineType, TracebackType
+from typing import Any, ParamSpec, TypeVar, cast
+
+from . import conf
+from .awaiting import ask_in_thread, judged
+from .backends.base import Backend
+from .breaker_config import OPTIONS, CircuitBreakerConfig
+from .breaker_state import BreakerState
+from .clock import Clock, microseconds, monotonic
+from .errors import CircuitBreakerError, ConfigurationError
+from .permit import Permit
+from .tickets import new_ticket
+
+__all__ = [
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakerError",
+    "CircuitBreakerRegistry",
+    "Permit",
+    "circuit_breaker",
+    "circuit_breaker_registry",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CircuitBreaker:
+    """A breaker by its name. All objects of one name, in all processes on one backend, are one breaker.
+
+    ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
+    ``CircuitBreaker(CircuitBreakerConfig("payments"))``; ``CircuitBreaker("payments")`` refers to it, and is
+    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``.
+
+    It guards a call in whichever form suits::
+
+        breaker.call(charge, order)          # or breaker.call_with_fallback(charge, cached, order)
+        with breaker: ...                    # raises CircuitBreakerError if refused
+        @breaker                             # a function, also an async one
+        permit = breaker.acquire(); ...; permit.success()
+
+    Cost of a call: no round trip while the breaker is closed and the last answer younger than
+    ``verdict_ttl``; one for a failure, one for each refresh.
+
+    Args:
+        breaker: the name, or a whole configuration.
+        backend: another backend than the configured one.
+        clock: what ages are measured with; for tests.
+        options: settings, as in :class:`CircuitBreakerConfig`.
+
+    Raises:
+        ConfigurationError: an unknown or wrong setting, or a name that is defined differently already.
+    """
+
+    def __init__(
+        self,
+        breaker: str | CircuitBreakerConfig,
+        *,
+        backend: Backend | None = None,
+        clock: Clock = monotonic,
+        **options: Any,
+    ) -> None:
+        name: object = breaker
+        if isinstance(breaker, CircuitBreakerConfig):
+            options = {option: getattr(breaker, option) for option in OPTIONS} | options
+            name = breaker.name
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f"a breaker needs a name, a non-empty string; not {name!r}")
+        self.name = name
+        self._options = options
+        self._backend = backend
+        self._clock = clock
+        self._state: BreakerState | None = None
+        if options:
+            CircuitBreakerConfig(name).with_options(options)  # wrong options are refused here, not at first use
+            circuit_breaker_registry._define(self)
+
+    @property
+    def _known(self) -> BreakerState:
+        if self._state is None:
+            definition = circuit_breaker_registry._breakers.setdefault(self.name, self)
+            if definition is not self:
+                circuit_breaker_registry._check_backend(definition, self)
+                self._state = definition._known
+            else:
+                self._state = BreakerState(
+                    self._configured(), functools.partial(conf.get_store, self._backend), self._clock
+                )
+        return self._state
+
+    def _configured(self) -> CircuitBreakerConfig:
+        defaults = CircuitBreakerConfig(self.name).with_options(conf.setting("circuit_breaker") or {})
+        return defaults.with_options(self._options)
+
+    @property
+    def _fallback(self) -> Callable[..., Any] | None:
+        """Its own, or the definition's: one breaker may guard several functions."""
+        return self._options.get("fallback_function") or self._known.config.fallback_function
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The settings that it was defined with; the others are defaults."""
+        return self._options
+
+    @property
+    def config(self) -> CircuitBreakerConfig:
+        """The settings in force."""
+        return self._known.config
+
+    def acquire(self, ticket: str = "") -> Permit:
+        """Leave for one call, to be settled with ``success()``, ``failure(error)`` or ``cancel()``.
+
+        ``ticket`` names the lease if the call turns out to be a probe; who asks twice with one ticket holds
+        one place.
+
+        Raises:
+            CircuitBreakerError: refused; ``retry_after`` says when to ask again.
+        """
+        return self._known.ask(ticket or new_ticket())
+
+    def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call ``function`` and judge the outcome; refused, call ``fallback_function`` if there is one.
+
+        Raises:
+            CircuitBreakerError: refused, and there is no fallback.
+        """
+        result: R = self._call(function, self._fallback, args, kwargs)
+        return result
+
+    def call_with_fallback(
+        self, function: Callable[P, R], fallback: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call ``function``; refused, call ``fallback`` with the same arguments."""
+        result: R = self._call(function, fallback, args, kwargs)
+        return result
+
+    def _call(
+        self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        state = self._known
+        if fallback is None:
+            permit = state.ask(new_ticket())
+        else:
+            try:
+                permit = state.ask(new_ticket())
+            except CircuitBreakerError:
+                return fallback(*args, **kwargs)
+        try:
+            result = permit.run(function, *args, **kwargs)
+        except BaseException as error:
+            permit.judge(error)
+            raise
+        if isinstance(result, CoroutineType):
+            return judged(permit, lambda: result)
+        permit.judge_result(result)
+        return result
+
+    async def _call_async(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        state = self._known
+        ticket = new_ticket()
+        try:
+            permit = state.permit_if_fresh(ticket) or await ask_in_thread(state, ticket)
+        except CircuitBreakerError:
+            fallback = self._fallback
+            if fallback is None:
+                raise
+            result = fallback(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+        return await judged(permit, functools.partial(function, *args, **kwargs))
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Decorate a function or a coroutine function.
+
+        Raises:
+            ConfigurationError: a generator function, which has not run yet when it returns.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                f"breaker {self.name!r} can't judge the generator {function.__qualname__}(), which runs only after "
+                "it was called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
+            )
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
+                return await self._call_async(function, args, kwargs)
+
+            guarded = cast(Callable[P, R], guarded_async)
+        else:
+
+            @functools.wraps(function)
+            def guarded_sync(*args: P.args, **kwargs: P.kwargs) -> R:
+                result: R = self._call(function, self._fallback, args, kwargs)
+                return result
+
+            guarded = guarded_sync
+        guarded.circuit_breaker = self  # type: ignore[attr-defined] # the documented way to reach the breaker
+        return guarded
+
+    def __enter__(self) -> Permit:
+        permit = self.acquire()
+        _entered.set((*_entered.get(), permit))
+        return permit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._take(_entered).judge(error)
+
+    def is_allowed(self) -> bool:
+        """Whether a call may be made now. If so, follow it with one of the two reports below.
+
+        In the same thread or task: a report made elsewhere counts, but can't give a probe's place back.
+        """
+        try:
+            permit = self.acquire()
+        except CircuitBreakerError:
+            return False
+        _unclaimed.set((*_unclaimed.get()[-_MAX_UNCLAIMED:], permit))
+        return True
+
+    def report_success(self) -> None:
+        """The call that :meth:`is_allowed` allowed has answered."""
+        self._take(_unclaimed).success()
+
+    def report_failure(self, error: BaseException | None = None) -> None:
+        """The call that :meth:`is_allowed` allowed, or some other that was not asked for, has failed."""
+        self._take(_unclaimed).failure(error)
+
+    def _take(self, permits: ContextVar[tuple[Permit, ...]]) -> Permit:
+        """The newest that is this breaker's, in this thread or task; or else one that is good for testimony."""
+        state, known = self._known, permits.get()
+        for permit in reversed(known):
+            if permit._state is state:
+                permits.set(tuple(other for other in known if other is not permit))
+                return permit
+        return state.witness()
+
+    def refusal(self, retry_after: float) -> CircuitBreakerError:
+        """The error that tells somebody to wait ``retry_after`` seconds for this breaker."""
+        return self._known.refusal(microseconds(retry_after))
+
+    @property
+    def state(self) -> str:
+        """``"closed"``, ``"open"`` or ``"half_open"``, from the store: one round trip."""
+        return cast(str, self.get_status()["state"])
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """What this process saw: ``successes``, ``failures``, ``refusals``."""
+        return cast(dict[str, int], self.get_status()["stats"])
+
+    def get_status(self) -> dict[str, Any]:
+        """How the breaker is, from the store: one round trip.
+
+        ``name``, ``state``, ``failure_count``, ``failure_threshold``, ``last_failure_time``, ``changed_at``,
+        ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present or latest
+        wait), ``half_open_calls`` (probes under way) and ``stats`` (of this process). Times are seconds since
+        the epoch on the store's clock; None where there was none.
+        """
+        return self._known.status()
+
+    def reset(self) -> None:
+        """Close it and forget its history, in the whole fleet (elsewhere it is seen within a second).
+
+        Raises:
+            BackendError: the store is away.
+        """
+        self._known.reset()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+_entered: ContextVar[tuple[Permit, ...]] = ContextVar("entered", default=())
+_unclaimed: ContextVar[tuple[Permit, ...]] = ContextVar("unclaimed", default=())
+_MAX_UNCLAIMED = 100
+os.register_at_fork(after_in_child=lambda: _unclaimed.set(()))  # they are the parent's to report
+
+
+class CircuitBreakerRegistry:
+    """The breakers that this process has defined or used, by name."""
+
+    def __init__(self) -> None:
+        self._breakers: dict[str, CircuitBreaker] = {}
+
+    def _define(self, breaker: CircuitBreaker) -> None:
+        known = self._breakers.setdefault(breaker.name, breaker)
+        if known is breaker:
+            return
+        if not known._options and known._state is None:  # a mere reference, not used yet
+            self._breakers[breaker.name] = breaker
+            return
+        if known._configured() != breaker._configured():
+            raise ConfigurationError(
+                f"breaker {breaker.name!r} is defined twice, with different settings:\n"
+                f"  first: {known._configured()}\n  now:   {breaker._configured()}\n"
+                f"Define it once, and refer to it elsewhere with CircuitBreaker({breaker.name!r})."
+            )
+        self._check_backend(known, breaker)
+
+    def _check_backend(self, known: CircuitBreaker, breaker: CircuitBreaker) -> None:
+        if breaker._backend is not None and breaker._backend is not known._backend:
+            raise ConfigurationError(
+                f"breaker {breaker.name!r} is defined twice, on different backends:\n"
+                f"  first: {known._backend or 'the configured one'}\n  now:   {breaker._backend}"
+            )
+
+    def get_or_create(self, name: str, config: CircuitBreakerConfig | dict[str, Any] | None = None) -> CircuitBreaker:
+        """The breaker ``name``, defined with ``config`` if it is not yet known."""
+        if isinstance(config, CircuitBreakerConfig):
+            config = {option: getattr(config, option) for option in OPTIONS}
+        known = self._breakers.get(name)
+        return known or self._breakers.setdefault(name, CircuitBreaker(name, **(config or {})))
+
+    def get(self, name: str) -> CircuitBreaker | None:
+        """The breaker ``name``, or None if this process does not know it."""
+        return self._breakers.get(name)
+
+    def remove(self, name: str) -> None:
+        """Forget the object; the breaker's state stays in the store."""
+        self._breakers.pop(name, None)
+
+    def reset_all(self) -> None:
+        """Reset every breaker that this process knows."""
+        for breaker in list(self._breakers.values()):
+            breaker.reset()
+
+    def get_all_status(self) -> dict[str, dict[str, Any]]:
+        """The status of every breaker that this process knows, by name. One round trip each."""
+        return {name: breaker.get_status() for name, breaker in list(self._breakers.items())}
+
+    def __iter__(self) -> Iterator[CircuitBreaker]:
+        return iter(list(self._breakers.values()))
+
+
+circuit_breaker_registry = CircuitBreakerRegistry()
+
+
+def circuit_breaker(
+    name: str | None = None, *, backend: Backend | None = None, **options: Any
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Guard a function by the breaker ``name`` (default: the function's own dotted name).
+
+    ``options`` are those of :class:`CircuitBreakerConfig`. The decorated function has the breaker as its
+    attribute ``circuit_breaker``.
+
+    Raises:
+        ConfigurationError: where the decorator runs, if an option is unknown or wrong.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        full_name = name or f"{function.__module__}.{function.__qualname__}"
+        return CircuitBreaker(full_name, backend=backend, **options)(function)
+
+    return decorate

@@ -1,0 +1,119 @@
+"""What goes wrong, in one small tree. Whatever says no also says when to ask again: ``retry_after``."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+
+class ResilienceError(Exception):
+    """The root. ``retry_after`` is in seconds, or None where waiting does not help."""
+
+    retry_after: float | None = None
+
+    def waiting(self, seconds: float) -> Self:
+        """The same, for somebody who will wait ``seconds``."""
+        self.retry_after = seconds
+        self.args = (*self.args[:-1], seconds)
+        return self
+
+
+class CircuitBreakerError(ResilienceError):
+    """A call was refused because the breaker ``breaker_name`` is open.
+
+    Attributes:
+        breaker_name: whose refusal it is.
+        state: ``"open"``, or ``"half_open"`` when all probes are taken.
+        retry_after: seconds until the next probe may be let through.
+        failure_count: consecutive failures, as the store counts them.
+        last_failure_time, next_attempt_time: seconds since the epoch on the store's clock, or None.
+        recovery_time: the length of the present wait in seconds.
+    """
+
+    def __init__(
+        self,
+        breaker_name: str,
+        state: str = "open",
+        retry_after: float = 0.0,
+        *,
+        failure_count: int = 0,
+        last_failure_time: float | None = None,
+        next_attempt_time: float | None = None,
+        recovery_time: float = 0.0,
+    ) -> None:
+        super().__init__(breaker_name, state, retry_after)
+        self.breaker_name = breaker_name
+        self.state = state
+        self.retry_after: float = retry_after
+        self.failure_count = failure_count
+        self.last_failure_time = last_failure_time
+        self.next_attempt_time = next_attempt_time
+        self.recovery_time = recovery_time
+
+    def __str__(self) -> str:
+        return f"{self.breaker_name!r} {self.state.replace('_', '-')}, retry in {_seconds(self.retry_after)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+
+class RateLimited(ResilienceError):
+    """A call was refused because a limit on ``key`` is reached.
+
+    Attributes:
+        limit, remaining: of the limit that has the least left.
+        retry_after: seconds until asking again makes sense, the largest over all limits asked.
+        reset_after: seconds until all that was used is back.
+        which: the limit that makes wait longest, by its place.
+        keeps_slot: whether a reserved slot that was presented is still held.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        retry_after: float = 0.0,
+        *,
+        limit: int = 0,
+        remaining: int = 0,
+        reset_after: float = 0.0,
+        which: int = 0,
+        keeps_slot: bool = False,
+    ) -> None:
+        super().__init__(key, retry_after)
+        self.key = key
+        self.retry_after: float = retry_after
+        self.limit = limit
+        self.remaining = remaining
+        self.reset_after = reset_after
+        self.which = which
+        self.keeps_slot = keeps_slot
+
+    def __str__(self) -> str:
+        return f"{self.key!r} limited, retry in {_seconds(self.retry_after)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self})"
+
+
+class BackendError(ResilienceError):
+    """The store did not answer, or not in time. Raised ``from`` the driver's own error."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ConfigurationError(ResilienceError, ValueError):
+    """An option is wrong. The message names it and says what to write instead."""
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def unknown_option(where: str, name: str, known: Any) -> ConfigurationError:
+    """The error for an option that does not exist, with the nearest one that does."""
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}"
+    return ConfigurationError(f"{where}: unknown option {name!r}; {hint}")

@@ -1,0 +1,89 @@
+"""What happened: breakers that changed state, a store that went away or came back.
+
+Subscribers are called by the process whose call caused the event, at most once, on the calling thread. What
+they raise is logged and goes no further.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+logger = logging.getLogger("ratelimit_core")
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
+
+    ``retry_after`` is the length of the wait in seconds when it opened; ``local`` says that only this process
+    knows, because the store is away.
+    """
+
+    name: str
+    old: str
+    new: str
+    failure_count: int = 0
+    retry_after: float = 0.0
+    local: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreChanged:
+    """The store went away (``up=False``, and why) or is back."""
+
+    up: bool
+    reason: str = ""
+
+
+Event = BreakerChanged | StoreChanged
+Subscriber = Callable[[Event], object]
+
+_subscribers: list[Subscriber] = []
+
+
+def subscribe(subscriber: Subscriber) -> Callable[[], None]:
+    """Have ``subscriber`` called with every event; returns what ends it."""
+    _subscribers.append(subscriber)
+
+    def unsubscribe() -> None:
+        if subscriber in _subscribers:
+            _subscribers.remove(subscriber)
+
+    return unsubscribe
+
+
+def emit(event: Event) -> None:
+    """Log ``event`` and tell the subscribers."""
+    match event:
+        case BreakerChanged(new="open"):
+            logger.warning(
+                "breaker %r opened after %d failures; next probe in %.1f s%s",
+                event.name,
+                event.failure_count,
+                event.retry_after,
+                _scope(event),
+                extra={"event": event},
+            )
+        case BreakerChanged():
+            logger.info(
+                "breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra={"event": event}
+            )
+        case StoreChanged(up=True):
+            logger.warning("the shared store is back", extra={"event": event})
+        case StoreChanged():
+            logger.error(
+                "the shared store is away, going on with the state of this process: %s",
+                event.reason,
+                extra={"event": event},
+            )
+    for subscriber in list(_subscribers):
+        try:
+            subscriber(event)
+        except Exception:
+            logger.exception("a subscriber failed on %r", event)
+
+
+def _scope(event: BreakerChanged) -> str:
+    return " (this process only: the store is away)" if event.local else ""

@@ -1,0 +1,151 @@
+"""A breaker and limits before one call: asked together, in one round trip, and settled together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .backends.base import Call
+from .breaker_state import BreakerState
+from .circuit_breaker import CircuitBreaker
+from .errors import BackendError, CircuitBreakerError, ConfigurationError
+from .limiter import Limiter
+from .limits import Decision, Question, decide
+from .permit import Permit
+from .policies import ALLOWED
+from .tickets import new_ticket
+
+R = TypeVar("R")
+
+
+class Leave:
+    """Leave to make one call, from everybody who was asked. Settle it once, like a :class:`Permit`."""
+
+    __slots__ = ("_guard", "decision", "key", "permit", "settled")
+
+    def __init__(self, guard: Guard, key: str, permit: Permit | None, decision: Decision | None) -> None:
+        self._guard = guard
+        self.key = key
+        self.permit = permit
+        self.decision = decision
+        self.settled = False
+
+    def run(self, function: Callable[..., R], *args: Any) -> R:
+        """Call ``function``, as :meth:`Permit.run` does."""
+        return function(*args) if self.permit is None else self.permit.run(function, *args)
+
+    def judge(self, error: BaseException | None) -> float:
+        """Settle by what the call raised; None if it answered. Returns the seconds until the next probe, or 0.
+
+        At most one round trip: the place to run is given back along with the report.
+        """
+        return self.permit.judge(error) if self._settling() and self.permit is not None else 0.0
+
+    def fail(self, error: BaseException) -> float:
+        """Settle as a failure, whatever the breaker is configured to expect. Returns as :meth:`judge` does."""
+        return self.permit.failure(error) if self._settling() and self.permit is not None else 0.0
+
+    def judge_result(self, result: object) -> None:
+        """Settle by what the call returned."""
+        if self._settling() and self.permit is not None:
+            self.permit.judge_result(result)
+
+    def cancel(self) -> None:
+        """Nothing can be said about the call."""
+        if self._settling() and self.permit is not None:
+            self.permit.cancel()
+
+    def _settling(self) -> bool:
+        """Have the place to run given back; False if this was settled before."""
+        if self.settled:
+            return False
+        self.settled = True
+        limiter, decision, permit = self._guard.limiter, self.decision, self.permit
+        if decision is not None and limiter is not None:
+            releases = limiter.releases(decision, key=self.key)
+            if permit is not None and permit.goes_to(limiter.store, local=decision.local):
+                permit.riders = releases
+            else:
+                limiter.store.tell(releases, local=decision.local)
+        return True
+
+
+class Guard:
+    """Asks a breaker and a limiter as one. Either may be None."""
+
+    def __init__(self, breaker: CircuitBreaker | None, limiter: Limiter | None) -> None:
+        self.breaker = breaker
+        self.limiter = limiter
+
+    def acquire(
+        self, *, key: str | None = None, cost: int = 1, ticket: str = "", slot: Decision | None = None
+    ) -> Leave:
+        """Leave for one call: at most one round trip, none where all is known.
+
+        Limits are asked first and the breaker's probe last; if one says no, nothing is taken of any. ``slot``
+        is a reserved one, to be redeemed.
+
+        Raises:
+            CircuitBreakerError: the breaker refused.
+            RateLimited: a limit is reached.
+        """
+        ticket = ticket or new_ticket()
+        state = self.breaker._known if self.breaker is not None else None
+        permit = state.permit_if_fresh(ticket) if state is not None else None
+        limiter = self.limiter
+        if limiter is None:
+            if permit is None and state is not None:
+                permit = state.ask(ticket)
+            return Leave(self, "", permit, None)
+        name = limiter.key if key is None else key
+        if slot is None:
+            known = limiter.known_denial(name, cost)
+            if known is not None:
+                raise limiter.refusal(known, name)
+            question = limiter.calls(name, cost, ticket)
+        else:
+            question = limiter.calls(name, cost, slot.ticket, redeem=slot.which)
+        if state is None or permit is not None:
+            return self._ask(limiter, name, question, None, None, permit)
+        if state.store is not limiter.store:
+            raise ConfigurationError(
+                f"breaker {state.config.name!r} and the limits of {limiter.key!r} are kept in different stores "
+                "and can't be asked as one: give both the same backend"
+            )
+        return self._ask(limiter, name, question, state, state.ask_call(ticket), None)
+
+    def _ask(
+        self,
+        limiter: Limiter,
+        name: str,
+        question: Question,
+        state: BreakerState | None,
+        ask: Call | None,
+        permit: Permit | None,
+    ) -> Leave:
+        limits = question.calls
+        try:
+            verdicts = limiter.store.apply([*limits, ask] if ask is not None else limits)
+        except BackendError as error:
+            decision = limiter.without_store(question, error)
+            if decision.allowed and ask is not None and state is not None:
+                try:
+                    permit = state.ask_without_store(ask.ticket, error)
+                except CircuitBreakerError:
+                    limiter.refund(decision, key=name)
+                    raise
+        else:
+            decision = decide(question, verdicts[: len(limits)], local=False)
+            if ask is not None and state is not None:
+                if decision.allowed or not verdicts[-1][ALLOWED]:
+                    permit = state.answered(ask, verdicts[-1])
+                else:
+                    state.observed(verdicts[-1])
+        if not decision.allowed:
+            if not question.redeems:
+                limiter.noted(name, decision)
+            raise limiter.refusal(decision, name)
+        return Leave(self, name, permit, decision)
+
+
+__all__ = ["Guard", "Leave"]

@@ -1,0 +1,290 @@
+"""Rate limits and concurrency limits that hold in all processes that share a backend."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from types import TracebackType
+from typing import get_args
+
+from . import conf
+from .backends.base import Backend, Call
+from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
+from .errors import BackendError, ConfigurationError, RateLimited
+from .limits import Algorithm, Decision, Limit, Question, decide
+from .policies import CONCURRENCY
+from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
+from .rates import Rate, parse_rates
+from .store import Store, WhenDown
+from .tickets import new_ticket
+
+__all__ = ["Decision", "Limiter"]
+
+_MAX_DENIALS = 1024
+
+
+class Limiter:
+    """Rates, and a limit on how many run at a time, for everybody who uses the same key.
+
+    It is asked in whichever form suits::
+
+        limiter = Limiter("10/s;1000/h", key="supplier")
+        if limiter.hit():
+            ...  # one decision, one round trip; a denied hit costs nothing
+        with limiter:
+            ...  # raises RateLimited
+        slot = limiter.reserve(max_wait=30)  # ours in slot.retry_after seconds: then redeem it
+
+    Several limits are one decision: either all count the hit, or none does.
+
+    Args:
+        rate: one or several, as ``"10/s;1000/h"``; None with ``concurrency`` alone.
+        key: what is limited. Limiters of one key, rate and algorithm share one count.
+        algorithm: ``sliding_window`` (the default: exact, never more than the limit in any period, memory
+            O(limit)), ``sliding_window_counter`` (O(1), never more either, but only 80 % of it to a caller
+            that is always at the limit), ``fixed_window`` (O(1), up to twice the limit across a boundary),
+            ``token_bucket`` (O(1), up to ``burst + limit``), ``leaky_bucket`` (a token bucket of 1: evenly
+            spaced). A reserved slot of a bucket may be used a quarter of a second late, or one spacing if
+            that is longer, which adds as many as fit into that.
+        burst: the size of a token bucket; the limit by default.
+        concurrency: how many may run at a time. A run takes one place, whatever its cost.
+        timeout: a place is free again after so many seconds, if whoever held it died.
+        backend: another backend than the configured one.
+        when_down: while the store is away: ``"local"``, ``"open"`` (allow all) or ``"closed"`` (deny all).
+        clock: what ages are measured with; for tests.
+
+    Raises:
+        ConfigurationError: nonsense in any of these, here and not at the first call.
+    """
+
+    def __init__(
+        self,
+        rate: str | Rate | Iterable[str | Rate] | None = None,
+        *,
+        key: str,
+        algorithm: Algorithm = "sliding_window",
+        burst: int | None = None,
+        concurrency: int | None = None,
+        timeout: float = 60.0,
+        backend: Backend | None = None,
+        when_down: WhenDown = "local",
+        clock: Clock = monotonic,
+    ) -> None:
+        for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
+            if value not in get_args(known):
+                raise ConfigurationError(f"{option}={value!r} should be one of {', '.join(get_args(known))}")
+        if burst is not None and algorithm != "token_bucket":
+            raise ConfigurationError(f"burst={burst!r} goes with algorithm='token_bucket' only")
+        if not (key and isinstance(key, str)):
+            raise ConfigurationError(f"key={key!r} should be a string that says what is limited")
+        if backend is not None and not isinstance(backend, Backend):
+            raise ConfigurationError(f"backend={backend!r} should be a Backend, as in RedisBackend('redis://...')")
+        if rate is None and concurrency is None:
+            raise ConfigurationError("a limiter needs a rate, as in Limiter('10/s', key=...), or a concurrency")
+        self.key = key
+        self.when_down = when_down
+        rates = () if rate is None else parse_rates(rate)
+        self.limits = [Limit.of_rate(each, algorithm, burst) for each in rates]
+        if concurrency is not None:
+            self.limits.append(Limit.of_concurrency(concurrency, timeout))
+        self.clock = clock
+        self._backend = backend
+        self._store: Store | None = None
+        self._denials: dict[tuple[str, int], tuple[int, Decision]] = {}
+        self._entered: deque[Decision] = deque()
+
+    @property
+    def store(self) -> Store:
+        """The store that is asked: the one that is configured at the first question."""
+        if self._store is None:
+            self._store = conf.get_store(self._backend)
+        return self._store
+
+    def hit(self, cost: int = 1, *, key: str | None = None) -> Decision:
+        """Take ``cost``, or be denied and take nothing. One round trip; none if the denial is already known.
+
+        Raises:
+            ConfigurationError: the cost is more than the limit: waiting would never help.
+        """
+        name = self.key if key is None else key
+        known = self.known_denial(name, cost)
+        return self.noted(name, self._ask(self.calls(name, cost, new_ticket()))) if known is None else known
+
+    def peek(self, cost: int = 1, *, key: str | None = None) -> Decision:
+        """What :meth:`hit` would answer now; takes nothing. One round trip."""
+        name = self.key if key is None else key
+        return self._ask(Question(self.limits, [limit.call(name, PEEK, cost, "") for limit in self.limits], cost))
+
+    def reserve(
+        self,
+        max_wait: float,
+        cost: int = 1,
+        *,
+        key: str | None = None,
+        floor: float = 0.0,
+        ticket: str = "",
+        on: int | None = None,
+    ) -> Decision:
+        """Take ``cost`` for a slot in at most ``max_wait`` seconds, and no sooner than ``floor``.
+
+        Allowed, it is yours in ``retry_after`` seconds: wait, and then :meth:`redeem` it. Of several limits
+        the one that makes wait longest gives the slot; the others are asked by :meth:`redeem`. Nothing is
+        reserved while all places to run are taken: nobody knows when one will be free. One round trip if there
+        is room now, else two; one if ``on`` says which limit, by the ``which`` of a denial. ``ticket`` moves a
+        slot that is held.
+
+        Raises:
+            ConfigurationError: no limit here can reserve, or the cost is more than the limit.
+        """
+        name = self.key if key is None else key
+        ticket = ticket or new_ticket()
+        which = next((i for i, limit in enumerate(self.limits) if limit.reservable), None) if on is None else on
+        if which is None or not self.limits[which].reservable:
+            raise ConfigurationError("reserve() needs algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'")
+        floor, max_wait = _span("floor", floor), _span("max_wait", max_wait)
+        if on is None and floor == 0:
+            decision = self._ask(self.calls(name, cost, ticket))
+            which = decision.which
+            if decision.allowed or decision.local or not self.limits[which].reservable:
+                return decision
+        limit = self.limits[which]
+        call = limit.call(name, RESERVE, cost, ticket, floor, max_wait)
+        return replace(self._ask(Question([limit], [call], cost, ticket)), which=which)
+
+    def redeem(self, slot: Decision, *, key: str | None = None) -> Decision:
+        """Use a reserved slot, now that its time has come: once, and not much later; else this is a new hit.
+
+        One round trip; none if the slot was there at once, and of all limits.
+        """
+        if slot.taken:
+            return slot
+        name = self.key if key is None else key
+        return self._ask(self.calls(name, slot.cost, slot.ticket, redeem=slot.which))
+
+    def refund(self, decision: Decision, *, key: str | None = None) -> None:
+        """Give back what ``decision`` took, as far as the algorithm can. Once. One round trip."""
+        if not decision.allowed:
+            return
+        name = self.key if key is None else key
+        limits = self.limits if decision.taken else [self.limits[decision.which]]
+        self.store.tell(self._refunds(name, limits, decision), local=decision.local)
+
+    def release(self, decision: Decision, *, key: str | None = None) -> None:
+        """Give back the place to run, if there is a limit on those. One round trip then, else none."""
+        self.store.tell(self.releases(decision, key=key), local=decision.local)
+
+    def releases(self, decision: Decision, *, key: str | None = None) -> list[Call]:
+        """The calls that :meth:`release` makes, for who has others to send along."""
+        limits = [limit for limit in self.limits if limit.policy is CONCURRENCY]
+        return self._refunds(self.key if key is None else key, limits, decision) if decision.allowed else []
+
+    def reset(self, *, key: str | None = None) -> None:
+        """Forget all that was taken. One round trip for each limit.
+
+        Raises:
+            BackendError: the store is away.
+        """
+        name = self.key if key is None else key
+        try:
+            for limit in self.limits:
+                self.store.local.delete(limit.policy, [limit.key(name)])
+                self.store.backend.delete(limit.policy, [limit.key(name)])
+        finally:
+            self._denials.clear()
+
+    def __enter__(self) -> Decision:
+        decision = self.hit()
+        if not decision:
+            raise self.refusal(decision)
+        self._entered.append(decision)
+        return decision
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # The oldest, whosever it is: blocks may end in any order, thread and context, and what is left then
+        # never ends before its holder's own would.
+        self.release(self._entered.popleft())
+
+    # For those who ask together with others.
+
+    def calls(self, name: str, cost: int, ticket: str, *, redeem: int = -1) -> Question:
+        """What takes ``cost`` of every limit; of limit number ``redeem``, by its reserved slot."""
+        redeems = 0 <= redeem < len(self.limits) and self.limits[redeem].reservable
+        calls = [
+            limit.call(name, REDEEM if redeems and i == redeem else HIT, cost, ticket)
+            for i, limit in enumerate(self.limits)
+        ]
+        return Question(self.limits, calls, cost, ticket, takes=True, redeems=redeems)
+
+    def noted(self, name: str, decision: Decision) -> Decision:
+        """Remember the denial of a shared store until asking again makes sense, at most 1 s."""
+        if not decision.allowed and not decision.local and self.store.shared:
+            if len(self._denials) >= _MAX_DENIALS:
+                self._denials.clear()
+            until = self.clock() + min(SECOND, microseconds(decision.retry_after))
+            self._denials[name, decision.cost] = until, decision
+        return decision
+
+    def known_denial(self, name: str, cost: int) -> Decision | None:
+        """The last denial, while it holds."""
+        until, decision = self._denials.get((name, cost), (0, None))
+        left = until - self.clock()
+        if decision is None or left <= 0:
+            return None
+        passed = min(SECOND, microseconds(decision.retry_after)) - left
+        return replace(
+            decision,
+            retry_after=max(0.0, decision.retry_after - passed / SECOND),
+            reset_after=max(0.0, decision.reset_after - passed / SECOND),
+        )
+
+    def without_store(self, question: Question, error: BackendError) -> Decision:
+        """The answer while the store is away, by ``when_down``."""
+        if self.when_down == "local":
+            return decide(question, self.store.local.apply(question.calls), local=True)
+        allowed = self.when_down == "open"
+        wait = 0.0 if allowed else error.retry_after or 0.0
+        return Decision(
+            allowed,
+            question.limits[0].allowance,
+            0,
+            wait,
+            wait,
+            ticket=question.ticket,
+            cost=question.cost,
+            keeps_slot=question.redeems and not allowed,
+            taken=question.takes and allowed,
+            local=True,
+        )
+
+    def refusal(self, decision: Decision, name: str | None = None) -> RateLimited:
+        """The error that says what ``decision`` says."""
+        return RateLimited(
+            self.key if name is None else name,
+            decision.retry_after,
+            limit=decision.limit,
+            remaining=decision.remaining,
+            reset_after=decision.reset_after,
+            which=decision.which,
+            keeps_slot=decision.keeps_slot,
+        )
+
+    def _ask(self, question: Question) -> Decision:
+        try:
+            verdicts = self.store.apply(question.calls)
+        except BackendError as error:
+            return self.without_store(question, error)
+        return decide(question, verdicts, local=False)
+
+    def _refunds(self, name: str, limits: list[Limit], decision: Decision) -> list[Call]:
+        if limits:
+            self._denials.pop((name, decision.cost), None)
+        return [limit.call(name, REFUND, decision.cost, decision.ticket) for limit in limits]
+
+
+def _span(option: str, seconds: float) -> int:
+    if not seconds >= 0:
+        raise ConfigurationError(f"{option}={seconds!r} should be seconds, 0 or more")
+    return microseconds(min(seconds, LONGEST / SECOND))

@@ -1,0 +1,190 @@
+"""What a limit is: a policy with its configuration, the calls that ask it, and the answer put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from .backends.base import Call
+from .clock import LONGEST, SECOND, microseconds
+from .errors import ConfigurationError
+from .policies import (
+    ALLOWED,
+    ANSWER,
+    CONCURRENCY,
+    FIXED_WINDOW,
+    OTHER_ANSWER,
+    SLIDING_WINDOW,
+    SLIDING_WINDOW_COUNTER,
+    TOKEN_BUCKET,
+    WAIT,
+    Policy,
+    Verdict,
+)
+from .rates import Rate
+
+Algorithm = Literal["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"]
+
+_POLICIES: dict[Algorithm, Policy] = {
+    "sliding_window": SLIDING_WINDOW,
+    "sliding_window_counter": SLIDING_WINDOW_COUNTER,
+    "fixed_window": FIXED_WINDOW,
+    "token_bucket": TOKEN_BUCKET,
+    "leaky_bucket": TOKEN_BUCKET,
+}
+_MAX_LOG = 100_000
+_PUNCTUAL = SECOND // 4
+"""A bucket's ticket is good for one spacing after its slot, or for this long if that is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a limiter answered. True if it allowed. Times are in seconds.
+
+    Attributes:
+        allowed: whether the call may be made (of a reservation: after ``retry_after``).
+        limit: of the limit that has the least left.
+        remaining: how many are left of that one.
+        reset_after: until all that was used is back: the longest over all limits.
+        retry_after: until asking again makes sense, or until the reserved slot: the longest over all limits.
+        ticket: names what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
+        which: the limit with the longest wait, by its place; of a reservation, the one that gave the slot.
+        cost: how much was asked for.
+        keeps_slot: denied a redemption, whether the slot is still held, for ``retry_after`` from now.
+        taken: every limit has counted it. Of an allowed reservation: nothing is left to redeem.
+        local: decided by this process alone, because the store is away.
+    """
+
+    allowed: bool
+    limit: int
+    remaining: int
+    reset_after: float
+    retry_after: float
+    ticket: str = ""
+    which: int = 0
+    cost: int = 1
+    keeps_slot: bool = False
+    taken: bool = False
+    local: bool = False
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+class Limit:
+    """One limit: a policy, its configuration, and how it is asked."""
+
+    __slots__ = ("_config", "_qualifier", "allowance", "policy")
+
+    def __init__(self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...]) -> None:
+        self.policy = policy
+        self.allowance = allowance
+        self._config = config
+        self._qualifier = qualifier
+
+    @classmethod
+    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None) -> Limit:
+        """The limit that ``rate`` means under ``algorithm``.
+
+        Raises:
+            ConfigurationError: a wrong burst, or a limit that the algorithm can't hold.
+        """
+        if burst is not None and (type(burst) is not int or burst < 1):
+            raise ConfigurationError(f"burst={burst!r} should be a whole number, 1 or more")
+        policy = _POLICIES[algorithm]
+        qualifier = str(rate)
+        period, spacing = rate.period_us, rate.spacing_us
+        allowance = rate.limit
+        if policy is TOKEN_BUCKET:
+            allowance = burst or (1 if algorithm == "leaky_bucket" else rate.limit)
+            if allowance != rate.limit:
+                qualifier = f"{rate} burst {allowance}"
+            config: tuple[int, ...] = (spacing, allowance, max(spacing, _PUNCTUAL))
+            if spacing * allowance > LONGEST:
+                raise ConfigurationError(f"{rate} with burst={allowance}: it takes over 400 days to fill")
+        elif policy is SLIDING_WINDOW:
+            if rate.limit > _MAX_LOG:
+                raise ConfigurationError(
+                    f"{rate}: a sliding_window keeps every hit, so its limit is at most {_MAX_LOG}; "
+                    "use algorithm='sliding_window_counter' or 'token_bucket'"
+                )
+            config = (rate.limit, period, spacing)
+        elif policy is SLIDING_WINDOW_COUNTER:
+            config = (rate.limit, -(-period // 4))
+        else:
+            config = (rate.limit, period)
+        return cls(policy, qualifier, allowance, config)
+
+    @classmethod
+    def of_concurrency(cls, limit: int, timeout: float) -> Limit:
+        """At most ``limit`` at a time, each for ``timeout`` seconds at most.
+
+        Raises:
+            ConfigurationError: either is nonsense.
+        """
+        if type(limit) is not int or not 1 <= limit <= _MAX_LOG:
+            raise ConfigurationError(f"concurrency={limit!r} should be a whole number from 1 to {_MAX_LOG}")
+        if type(timeout) not in (int, float) or not 0 < timeout <= LONGEST / SECOND:
+            raise ConfigurationError(f"timeout={timeout!r} should be seconds, more than 0 and at most 400 days")
+        return cls(CONCURRENCY, str(limit), limit, (limit, microseconds(timeout)))
+
+    @property
+    def reservable(self) -> bool:
+        """Whether it can give a slot in the future."""
+        return "max_wait" in self.policy.event
+
+    def key(self, name: str) -> tuple[str, str]:
+        """The key of its record."""
+        return name, self._qualifier
+
+    def call(self, name: str, op: int, cost: int, ticket: str, floor: int = 0, max_wait: int = 0) -> Call:
+        """The call that asks for ``cost``; of a concurrency limit, for one place, whatever the cost.
+
+        Raises:
+            ConfigurationError: more than there ever is.
+        """
+        if self.policy is CONCURRENCY:
+            cost = 1
+        elif type(cost) is not int or not 1 <= cost <= self.allowance:
+            raise ConfigurationError(
+                f"cost={cost!r} of {name!r} should be a whole number from 1 to the limit, {self.allowance}: "
+                "waiting would never help"
+            )
+        values = {"op": op, "cost": cost, "slots": self.allowance - cost, "floor": floor, "max_wait": max_wait}
+        event = tuple(values[name] for name in self.policy.event)
+        return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
+
+
+class Question(NamedTuple):
+    """The calls that ask some limits as one, and what their answer will say about itself."""
+
+    limits: Sequence[Limit]
+    calls: list[Call]
+    cost: int
+    ticket: str = ""
+    takes: bool = False
+    redeems: bool = False
+
+
+def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> Decision:
+    """One answer from those of several limits, asked together."""
+    limits = question.limits
+    allowed = all(verdict[ALLOWED] for verdict in verdicts)
+    # If one denied, the others have no say: they answered as if they had counted what now counts nowhere.
+    telling = [i for i, verdict in enumerate(verdicts) if allowed or not verdict[ALLOWED]]
+    tightest = min(telling, key=lambda i: verdicts[i][ANSWER])
+    which = max(telling, key=lambda i: verdicts[i][WAIT])
+    return Decision(
+        allowed=allowed,
+        limit=limits[tightest].allowance,
+        remaining=verdicts[tightest][ANSWER],
+        reset_after=max(verdict[OTHER_ANSWER] for verdict in verdicts) / SECOND,
+        retry_after=verdicts[which][WAIT] / SECOND,
+        ticket=question.ticket,
+        which=which,
+        cost=question.cost,
+        keeps_slot=not verdicts[which][ALLOWED] and limits[which].reservable and verdicts[which][-1] > 0,
+        taken=allowed and question.takes,
+        local=local,
+    )

@@ -1,0 +1,104 @@
+-- Decides a list of calls, all or none, and writes what they changed. The generated policies stand above.
+--
+-- ARGV: the time in µs ('' for the server's own), then for each call: policy, ticket, event and configuration.
+-- KEYS: for each call the key of its record, of its leases (each where the policy has such), and of the index.
+-- Returns each call's verdict, in their order. If one is denied, nothing is written. What ends is written with
+-- its end, and gone then.
+
+local now = tonumber(ARGV[1])
+if not now then
+  local time = redis.call('TIME')
+  now = time[1] * 1000000 + time[2]
+end
+
+local function text(number)
+  return string.format('%.0f', number) -- tostring would make 1.79e+15 of it
+end
+
+local function milliseconds(deadline)
+  return text(math.max(1, math.ceil((deadline - now) / 1000)))
+end
+
+-- When the last member of a sorted set ends, or 0.
+local function last(set)
+  return tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2] or 0)
+end
+
+local function named(ticket, part)
+  return part == 1 and ticket or ticket .. '/' .. part
+end
+
+-- Adds a lease that is nobody's any more.
+local function add_nameless(leases, ticket, ends)
+  local n = redis.call('ZCARD', leases)
+  repeat
+    n = n + 1
+  until redis.call('ZADD', leases, 'NX', ends, ticket .. '!' .. n) == 1
+end
+
+local function exchange(leases, ticket, drop, add, ends)
+  redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
+  for part = 1, drop do
+    redis.call('ZREM', leases, named(ticket, part))
+  end
+  for _ = 1, -add do
+    add_nameless(leases, ticket, text(ends))
+  end
+  for part = 1, add do
+    local member = named(ticket, part)
+    if redis.call('ZADD', leases, 'NX', text(ends), member) == 0 then
+      add_nameless(leases, ticket, redis.call('ZSCORE', leases, member))
+      redis.call('ZADD', leases, text(ends), member)
+    end
+  end
+  redis.call('PEXPIRE', leases, milliseconds(last(leases)))
+end
+
+local verdicts, lasts, records, all = {}, {}, {}, true
+local key, argument = 1, 2
+while argument <= #ARGV do
+  local policy = policies[ARGV[argument]]
+  local i = #verdicts + 1
+  verdicts[i], lasts[i], records[i] = policy.decide(now, text(now), key, argument + 1)
+  all = all and verdicts[i][1] == 1
+  key = key + policy.keys
+  argument = argument + policy.arguments
+end
+if not all then
+  return verdicts
+end
+
+key, argument = 1, 2
+for i, verdict in ipairs(verdicts) do
+  local policy = policies[ARGV[argument]]
+  local first, index = KEYS[key], KEYS[key + policy.keys - 1]
+  local written, expires = records[i], lasts[i]
+  if written then
+    redis.call('SET', first, written, 'PX', milliseconds(expires))
+  end
+  if policy.leases then
+    local leases, n = KEYS[key + policy.keys - 2], #verdict
+    local drop, add, ends = verdict[n - 2], verdict[n - 1], verdict[n]
+    if drop > 0 or add ~= 0 then
+      exchange(leases, ARGV[argument + 1], drop, add, ends)
+      written = true
+    end
+    if written then
+      expires = math.max(expires, last(leases))
+    end
+  end
+  -- The index lists what is in use. Each newcomer sweeps out two that have ended, so it stays bounded.
+  if written then
+    if expires == 0 then
+      redis.call('ZREM', index, first)
+    elseif redis.call('ZADD', index, text(expires), first) == 1 then
+      for _, ended in ipairs(redis.call('ZRANGEBYSCORE', index, '-inf', text(now), 'LIMIT', 0, 2)) do
+        redis.call('ZREM', index, ended)
+      end
+    end
+    redis.call('PEXPIRE', index, milliseconds(last(index)))
+  end
+  key = key + policy.keys
+  argument = argument + policy.arguments
+end
+return verdicts

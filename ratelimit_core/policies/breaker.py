@@ -1,0 +1,211 @@
+"""The circuit breaker: closed, open, half-open.
+
+Counts *consecutive* failures in the order in which the store learns of them, and, where a window is set,
+the rate of failed and of slow calls over a sliding window of two halves. Every change of state starts a new
+generation; testimony of another generation is dropped. Half-open probes are leases: a prober that dies
+frees its place when its lease ends.
+
+Source: M. Nygard, "Release It!", ch. 5; the generation is gobreaker's, the window counter Cloudflare's.
+"""
+
+CLOSED = 0
+OPEN = 1
+HALF_OPEN = 2
+
+ASK = 0
+REPORT = 1
+PEEK = 2
+
+
+def breaker(
+    state: int,
+    generation: int,
+    failures: int,
+    last_failure: int,
+    changed_at: int,
+    retry_at: int,
+    delay: int,
+    passed: int,
+    window_start: int,
+    calls: int,
+    failed: int,
+    slowed: int,
+    calls_before: int,
+    failed_before: int,
+    slowed_before: int,
+    /,
+    op: int,
+    seen: int,
+    good: int,
+    age: int,
+    bad: int,
+    slow: int,
+    retry_after: int,
+    now: int,
+    held: int,
+    room_at: int,
+    mine: int,
+    *,
+    failure_threshold: int,
+    success_threshold: int,
+    slots: int,
+    recovery: int,
+    multiplier: int,
+    max_delay: int,
+    reset: int,
+    probe_timeout: int,
+    keep: int,
+    window: int,
+    minimum_calls: int,
+    failure_rate: int,
+    slow_rate: int,
+) -> tuple[int, ...]:
+    """Decide one call of a breaker.
+
+    ``op``: ``ASK`` for a permit, ``REPORT`` an outcome and give a probe's lease back, or ``PEEK``. The first
+    two may carry testimony of generation ``seen``: ``good`` successes, the newest ``age`` µs old; and
+    ``REPORT``, which is never denied, then ``bad`` failures; ``slow`` of them were slow; ``retry_after``
+    opens the breaker for just that long.
+    ``slots`` is ``half_open_max_calls - 1``; ``multiplier`` and the rates are in thousandths; ``window=0``
+    counts no rates.
+
+    While the breaker is open, ``wait`` is the time until it may be probed, whatever was asked. A clock that
+    went back beyond the moment of opening allows a probe at once, rather than never.
+
+    Answers: the state before this call, and the number of probes under way.
+    """
+    was = state
+    allowed = 1
+    wait = 0
+    drop = 0
+    add = 0
+    ends = 0
+    trip = 0
+
+    if op == REPORT and mine > 0:
+        drop = 1
+
+    if op != PEEK and seen == generation and good + bad > 0:
+        if state == CLOSED:
+            if good > 0 and (age <= 0 or now - age > last_failure):
+                failures = 0
+            if bad > 0:
+                failures += bad
+                last_failure = now
+            if window > 0:
+                into = now - window_start
+                if into >= 2 * window or into < 0:
+                    window_start = now
+                    into = 0
+                    calls = 0
+                    failed = 0
+                    slowed = 0
+                    calls_before = 0
+                    failed_before = 0
+                    slowed_before = 0
+                elif into >= window:
+                    window_start += window
+                    into -= window
+                    calls_before, calls = calls, 0
+                    failed_before, failed = failed, 0
+                    slowed_before, slowed = slowed, 0
+                if age < window:
+                    calls += good
+                calls += bad
+                failed += bad
+                slowed += slow
+                weight = (window - into) * 1000 // window
+                total = calls * 1000 + calls_before * weight
+                if total >= minimum_calls * 1000 and bad + slow > 0:
+                    if failure_rate > 0 and (failed * 1000 + failed_before * weight) * 1000 >= failure_rate * total:
+                        trip = 1
+                    if slow_rate > 0 and (slowed * 1000 + slowed_before * weight) * 1000 >= slow_rate * total:
+                        trip = 1
+            if failures >= failure_threshold or retry_after > 0:
+                trip = 1
+        elif state == HALF_OPEN:
+            if bad > 0 or (slow_rate > 0 and slow > 0):
+                failures += bad
+                last_failure = now
+                trip = 1
+            else:
+                passed += good
+                if passed >= success_threshold:
+                    state = CLOSED
+                    generation = max(generation + 1, now)
+                    changed_at = now
+                    retry_at = 0
+                    failures = 0
+                    calls = 0
+                    failed = 0
+                    slowed = 0
+                    calls_before = 0
+                    failed_before = 0
+                    slowed_before = 0
+
+    if trip == 1:
+        if state == CLOSED and now - changed_at >= reset:
+            delay = 0
+        if retry_after > 0:
+            retry_at = now + retry_after
+        else:
+            if delay == 0:
+                delay = recovery
+            else:
+                delay = max(recovery, min(max_delay, (delay * multiplier + 999) // 1000))
+            retry_at = now + delay
+        state = OPEN
+        generation = max(generation + 1, now)
+        changed_at = now
+        passed = 0
+
+    if state == OPEN and changed_at <= now < retry_at:
+        wait = retry_at - now
+    if op == ASK and state != CLOSED:
+        if wait > 0:
+            allowed = 0
+        elif mine == 0 and room_at > now:
+            allowed = 0
+            wait = min(room_at - now, recovery)
+        else:
+            if mine == 0:
+                add = 1
+                ends = now + probe_timeout
+            if state == OPEN:
+                state = HALF_OPEN
+                generation = max(generation + 1, now)
+                changed_at = now
+                passed = 0
+
+    # The first question makes the first generation, so that none is used again after the store was flushed.
+    if op == ASK and generation == 0:
+        generation = now
+
+    expires = 0
+    if op != PEEK:
+        expires = max(now, retry_at) + keep
+    return (
+        allowed,
+        wait,
+        was,
+        held,
+        expires,
+        state,
+        generation,
+        failures,
+        last_failure,
+        changed_at,
+        retry_at,
+        delay,
+        passed,
+        window_start,
+        calls,
+        failed,
+        slowed,
+        calls_before,
+        failed_before,
+        slowed_before,
+        drop,
+        add,
+        ends,
+    )

@@ -1,0 +1,124 @@
+"""What the other processes of the tests do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from typing import Any
+
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core.permit import Permit
+from ratelimit_core.tickets import new_ticket
+
+
+def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start: Barrier, answers: Connection) -> None:
+    """Ask each breaker once, at the same moment as the others, and hold on to what was given."""
+    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    breakers = [CircuitBreaker(name, backend=backend, **options) for name in names]
+    permits = []
+    for breaker in breakers:
+        start.wait(60)
+        with suppress(CircuitBreakerError):
+            permits.append(breaker.acquire())
+    answers.send([permit.ticket for permit in permits])
+
+
+def member(url: str, prefix: str, options: dict[str, Any], commands: Connection) -> None:
+    """Do what is told: ``ask``, ``success``, ``failure``; answer with what came of it, and the events."""
+    seen: list[events.Event] = []
+    events.subscribe(seen.append)
+    breaker = CircuitBreaker("upstream", backend=RedisBackend(url, key_prefix=prefix, socket_timeout=30), **options)
+    permit: Permit | None = None
+    with suppress(EOFError):
+        while True:
+            match commands.recv():
+                case "ask":
+                    try:
+                        permit = breaker.acquire()
+                    except CircuitBreakerError:
+                        permit = None
+                    answer: object = permit is not None
+                case outcome if permit is not None:
+                    answer = getattr(permit, outcome)()
+            commands.send((answer, seen[:]))
+            seen.clear()
+
+
+# A program that forks while its threads are in the middle of calls
+
+
+def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, parents_ticket: str) -> None:
+    assert new_ticket()[:12] != parents_ticket[:12], "its tickets are its own"
+    seen: list[events.Event] = []
+    events.subscribe(seen.append)
+    assert quiet._known.good == 0, "what is pending is the parent's to report"
+    assert quiet.get_status()["stats"]["successes"] == 0
+    assert not opened.is_allowed()
+    for number in range(20):
+        permit = busy.acquire()
+        permit.failure() if number % 2 else permit.success()
+    assert busy.state == "closed"
+    assert not seen, "its connections are its own"
+    store = opened._known.store
+    if store.shared:
+        store.backend = RedisBackend("redis://127.0.0.1:1/0")
+        assert opened.state == "open", "a known opening holds in the child too"
+        assert not opened.is_allowed()
+
+
+def forks(url: str, prefix: str, children: int = 24) -> None:
+    backend: Backend = MemoryBackend() if url == "memory" else RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    busy = CircuitBreaker("busy", backend=backend, verdict_ttl=0, failure_threshold=1_000_000)
+    quiet = CircuitBreaker("quiet", backend=backend, verdict_ttl=3600)
+    opened = CircuitBreaker("opened", backend=backend, failure_threshold=1, recovery_timeout=3600)
+    opened.acquire().failure()
+    for _ in range(5):
+        quiet.acquire().success()
+    running, stop = threading.Semaphore(0), threading.Event()
+
+    def hammer() -> None:
+        while not stop.is_set():
+            busy.acquire().failure()
+            running.release()
+
+    def hold() -> None:
+        with opened._known.store._lock:
+            running.release(8)
+            stop.wait()
+
+    threads = [threading.Thread(target=hold), *(threading.Thread(target=hammer) for _ in range(8))]
+    for thread in threads:
+        thread.start()
+    pids = []
+    for _ in range(children):
+        for _ in range(8):
+            running.acquire()
+        ticket = new_ticket()
+        pid = os.fork()
+        if not pid:
+            signal.alarm(15)  # a deadlock ends here
+            try:
+                child(busy, quiet, opened, ticket)
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+        pids.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert quiet._known.good == 5
+    print("children ended with", sorted(set(codes)))
+
+
+if __name__ == "__main__":
+    forks(url=sys.argv[1], prefix=sys.argv[2])

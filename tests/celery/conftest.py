@@ -1,0 +1,107 @@
+"""Workers of the fleet, on an embedded Valkey of the test's own."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from ratelimit_core import CircuitBreaker, conf
+from resilient_tasks import settings
+from tests import servers
+from tests.servers import Process
+
+
+@pytest.fixture(autouse=True)
+def app_settings(fresh_settings: None) -> None:
+    """Here the settings come from the app."""
+    conf.add_source(settings._from_app)
+
+
+class Fleet:
+    """The broker, the workers, and the app as a producer sees it."""
+
+    def __init__(self, module: Any, stack: ExitStack) -> None:
+        self.module = module
+        self.app = module.app
+        self.world = module.world
+        self._stack = stack
+        self._workers = 0
+
+    def worker(self, *arguments: str, **environ: str) -> Process:
+        """A real ``celery worker``, ready."""
+        self._workers += 1
+        name = f"w{self._workers}@test"
+        process = self._stack.enter_context(
+            Process.python(
+                *("-m", "celery", "-A", "tests.celery.fleet", "worker", "-n", name, "-l", "INFO"),
+                *("--without-gossip", "--without-mingle", *(arguments or ("-c", "2"))),
+                environ={"FLEET_URL": self.module.URL, **environ},
+            )
+        )
+        process.wait_for("ready.")
+        return process
+
+    def outage(self) -> None:
+        self.world.set("down", 1)
+
+    def recovery(self) -> None:
+        self.world.delete("down")
+
+    def redeliver(self) -> None:
+        """Give what killed workers held to others, as the visibility timeout would."""
+        with self.app.connection_for_write() as connection:
+            channel = connection.default_channel
+            for tag in channel.client.hkeys("unacked"):
+                channel.qos.restore_by_tag(tag)
+
+    def trip(self, task: str) -> CircuitBreaker:
+        """Open the breaker of ``task``, as its failures would."""
+        breaker: CircuitBreaker = getattr(self.module, task).resilience.breaker
+        for _ in range(breaker.config.failure_threshold):
+            breaker.acquire().failure()
+        return breaker
+
+    @property
+    def calls(self) -> int:
+        return int(self.world.llen("calls"))
+
+
+@pytest.fixture(scope="session")
+def fleet_module() -> Iterator[ModuleType]:
+    """The fleet's app and tasks, with a Valkey of their own."""
+    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
+        module = importlib.import_module("tests.celery.fleet")
+        yield module
+        gc.collect()  # results unsubscribe when they go: the server must still be there
+        module.app.backend.result_consumer.stop()
+        module.app.close()
+        module.world.close()
+
+
+@pytest.fixture
+def fleet(fleet_module: Any) -> Iterator[Fleet]:
+    fleet_module.app.set_current()
+    fleet_module.world.flushall()
+    for task in fleet_module.app.tasks.values():
+        protection = getattr(task, "resilience", None)
+        if protection is not None and protection.breaker is not None:
+            protection.breaker._known.forget()
+    with ExitStack() as stack:
+        yield Fleet(fleet_module, stack)
+
+
+@pytest.fixture
+def gather() -> Callable[..., list[Any]]:
+    """The results of several tasks."""
+
+    def gather(results: list[Any], timeout: float = 40.0) -> list[Any]:
+        return [result.get(timeout=timeout) for result in results]
+
+    return gather

@@ -1,0 +1,209 @@
+"""The app that the workers of these tests run: ``celery -A tests.celery.fleet worker``.
+
+What the tasks do is said by the tests through Redis: an upstream that is down is a key that exists.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import redis
+from celery import Celery
+from celery.signals import worker_process_init
+
+from ratelimit_core import Backoff, CircuitBreakerError
+from resilient_tasks import breaker_task, rate_limited_task
+
+URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
+app = Celery("fleet", broker=f"{URL}/0", backend=f"{URL}/1")
+app.conf.update(
+    resilience_backend=os.environ.get("FLEET_STATE", f"{URL}/2"),
+    broker_connection_retry_on_startup=True,
+    worker_send_task_events=True,
+    task_send_sent_event=True,
+    result_extended=True,
+    worker_prefetch_multiplier=int(os.environ.get("FLEET_PREFETCH", "4")),
+)
+world = redis.Redis.from_url(f"{URL}/3", decode_responses=True)
+
+
+@worker_process_init.connect
+def cut_off(**_: Any) -> None:
+    """Have the pool's processes reach no broker; the worker itself still consumes."""
+    if url := os.environ.get("FLEET_WRITE"):
+        app.conf.update(broker_write_url=url, task_publish_retry=False)
+
+
+class Down(ConnectionError):
+    """The upstream does not answer."""
+
+
+def upstream(name: str = "up") -> None:
+    """What every task calls. Counts each call with its time."""
+    world.rpush("calls", f"{time.time():.6f}")
+    world.hincrby("calls by", name, 1)
+    if world.exists("down"):
+        raise Down("no answer")
+
+
+PAYMENTS: dict[str, Any] = {
+    "breaker": "payments",
+    "failure_threshold": 3,
+    "recovery_timeout": 0.5,
+    "exponential_backoff_max": 0.5,
+    "acks_late": True,
+}
+#: Once open, it is open for as long as any test looks at it.
+LEDGER: dict[str, Any] = {"breaker": "ledger", "failure_threshold": 3, "recovery_timeout": 60}
+QUICK = Backoff(base=0.05, factor=1, max=0.1)
+
+
+@breaker_task(**PAYMENTS, bind=True, retry_for=(ConnectionError,), max_retries=1, backoff=QUICK)
+def charge(self: Any, order: int) -> dict[str, Any]:
+    upstream()
+    runs = world.hincrby("runs", str(order), 1)
+    return {"order": order, "retries": self.request.retries, "runs": runs}
+
+
+@breaker_task(**PAYMENTS, autoretry_for=(ConnectionError,), max_retries=1, default_retry_delay=0.05)
+def charge_auto(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**PAYMENTS, bind=True, max_retries=1)
+def charge_by_hand(self: Any, order: int) -> int:
+    try:
+        upstream()
+    except ConnectionError as error:
+        raise self.retry(exc=error, countdown=0.05) from error
+    return order
+
+
+@breaker_task(**LEDGER)
+def charge_once(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**LEDGER, acks_late=False)
+def charge_early(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**LEDGER, acks_late=True)
+def charge_late(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**LEDGER, on_open="fail")
+def charge_or_fail(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**LEDGER, on_open="skip", skip_result="skipped")
+def charge_or_skip(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(**LEDGER, on_open=lambda order: f"later, {order}")
+def charge_or_else(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(breaker="slow-lane", failure_threshold=1, recovery_timeout=42)
+def charge_someday(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(breaker="impatient", failure_threshold=1, recovery_timeout=60, max_wait=1)
+def charge_soon_or_never(order: int) -> int:
+    upstream()
+    return order
+
+
+@rate_limited_task(rate="10/s")
+def limited(order: int) -> int:
+    world.rpush("limited", f"{time.time():.6f}")
+    return order
+
+
+@rate_limited_task(rate="2/h", rate_key="{tenant}")
+def per_tenant(order: int, tenant: str) -> str:
+    return f"{tenant} {order}"
+
+
+@rate_limited_task(concurrency=2)
+def two_at_a_time(order: int) -> int:
+    running = world.incr("running")
+    world.rpush("running at a time", running)
+    world.blpop(["go on"], timeout=20)
+    world.decr("running")
+    return order
+
+
+@breaker_task(breaker="steady", failure_threshold=1, recovery_timeout=3)
+def steady(order: int) -> int:
+    return order
+
+
+@breaker_task(breaker="steady", bind=True)
+def describe(self: Any, order: int) -> dict[str, Any]:
+    seen = ("delivery_info", "expires", "headers", "timelimit", "argsrepr", "retries")
+    return {"child": headers.delay().id, **{name: getattr(self.request, name) for name in seen}}
+
+
+@app.task(bind=True)
+def headers(self: Any) -> Any:
+    return self.request.headers
+
+
+@breaker_task(breaker="touchy", failure_threshold=1, recovery_timeout=0.5, bind=True, max_retries=0)
+def again(self: Any, order: int, other: dict[str, Any] | None = None) -> Any:
+    if world.incr(f"again {self.request.id}") == 1:
+        raise self.retry(exc=Busy("no"), kwargs={"order": order + 1, "other": other}, **(other or {}))
+    return [order, (self.request.headers or {}).get("x-trace"), self.request.retries]
+
+
+class Busy(ConnectionError):
+    retry_after = 1.5
+
+
+@breaker_task(
+    breaker="slow", failure_threshold=1, recovery_timeout=60, soft_time_limit=0.2, expected_exception=ConnectionError
+)
+def hangs() -> None:
+    time.sleep(20)
+
+
+@breaker_task(breaker="paid", failure_threshold=1, recovery_timeout=4, rate="2/3s")
+def paid(order: int) -> int:
+    upstream()
+    return order
+
+
+@rate_limited_task(rate="2/h", max_deferrals=0)
+def now_or_never(order: int) -> int:
+    return order
+
+
+@app.task
+def total(orders: list[int]) -> int:
+    world.incr("totals")
+    return sum(orders)
+
+
+@app.task
+def plain(order: int) -> int:
+    return order
+
+
+__all__ = ["CircuitBreakerError", "app", "world"]

@@ -1,0 +1,76 @@
+"""Limits on tasks, over a fleet of real workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.celery.conftest import Fleet
+from tests.servers import eventually
+
+Gather = Callable[..., list[Any]]
+
+
+def most_within(times: list[float], period: float) -> int:
+    """The largest number of ``times`` in any interval of ``period``."""
+    times = sorted(times)
+    first = most = 0
+    for last, at in enumerate(times):
+        while at - times[first] >= period:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def test_a_fleet_keeps_a_rate_and_spends_no_retry_on_it(fleet: Fleet, gather: Gather) -> None:
+    fleet.worker("-c", "2")
+    fleet.worker("-c", "2")
+    results = [fleet.module.limited.delay(n) for n in range(40)]
+    assert sorted(gather(results)) == list(range(40))
+    times = [float(at) for at in fleet.world.lrange("limited", 0, -1)]
+    assert len(times) == 40
+    # The store admits at most 10 in any second; a run notes its time a little after it was admitted.
+    assert most_within(times, 0.9) <= 10
+    assert max(times) - min(times) < 3.0 * 1.5
+    assert {result.backend.get_task_meta(result.id)["retries"] for result in results} == {0}
+
+
+def test_workers_that_were_away_longer_than_the_queue_of_slots_keep_the_limit(fleet: Fleet, gather: Gather) -> None:
+    worker = fleet.worker("-c", "2", FLEET_PREFETCH="0")
+    results = [fleet.module.limited.delay(n) for n in range(30)]
+    worker.wait_for("retry: Retry in", times=15)  # these wait in the worker, each with a slot of its own
+    worker.kill()
+    worker.popen.wait()
+    world = fleet.world
+    done = world.llen("limited")
+    # What the dead worker held is delivered again once all slots have passed.
+    last_slot = time.time() + 2.5
+    eventually(lambda: time.time() > last_slot)
+    fleet.redeliver()
+    fleet.worker("-c", "4")
+    assert sorted(gather(results)) == list(range(30))
+    times = [float(at) for at in world.lrange("limited", 0, -1)]
+    assert len(times) >= 30 > done
+    assert most_within(times, 0.9) <= 10
+
+
+def test_a_limit_for_each_tenant(fleet: Fleet, gather: Gather) -> None:
+    worker = fleet.worker()
+    task = fleet.module.per_tenant
+    assert gather([task.delay(n, tenant="a") for n in range(2)]) == ["a 0", "a 1"]
+    late = task.delay(3, tenant="a")
+    assert task.delay(4, "b").get(timeout=20) == "b 4"
+    worker.wait_for("RateLimited('tests.celery.fleet.per_tenant:a' limited")
+    assert late.state == "RETRY"
+
+
+def test_no_more_than_so_many_run_at_a_time(fleet: Fleet, gather: Gather) -> None:
+    fleet.worker("-c", "3")
+    fleet.worker("-c", "3")
+    results = [fleet.module.two_at_a_time.delay(n) for n in range(6)]
+    eventually(lambda: fleet.world.get("running") == "2")
+    for _ in results:
+        fleet.world.rpush("go on", 1)
+    assert sorted(gather(results)) == list(range(6))
+    assert max(int(running) for running in fleet.world.lrange("running at a time", 0, -1)) == 2

@@ -1,0 +1,59 @@
+"""What a waiting task carries, and how long it may wait at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from celery import Celery
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_tasks.settings import longest_countdown
+from resilient_tasks.waiting import HEADER, Waiting
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+def test_the_header_comes_back_as_it_was() -> None:
+    waiting = Waiting(3, time.time() - 5, (1, "id:0", 2))
+    assert Waiting.of({HEADER: waiting.header(), "other": 1}) == waiting
+
+
+@given(JSON | st.fixed_dictionaries({"deferrals": JSON, "since": JSON, "slot": JSON}))
+def test_a_forged_header_never_raises_and_never_reaches_beyond_its_bounds(forged: Any) -> None:
+    waiting = Waiting.of({HEADER: forged})
+    assert 0 <= waiting.deferrals < 1_000_000_000
+    assert 0 <= waiting.since <= time.time()
+    if waiting.slot is not None:
+        which, ticket, cost = waiting.slot
+        assert 0 <= which < 100
+        assert len(ticket) <= 200
+        assert cost > 0
+
+
+@pytest.mark.parametrize("headers", [None, {}, {HEADER: None}, {HEADER: "x"}])
+def test_a_message_without_the_header_has_not_waited(headers: Any) -> None:
+    assert Waiting.of(headers) == Waiting()
+
+
+@pytest.mark.parametrize(
+    ("broker", "options", "seconds"),
+    [
+        ("redis://localhost", {}, 1800),
+        ("redis://localhost", {"visibility_timeout": 5}, 2.5),
+        ("sentinel://localhost", {"visibility_timeout": 100}, 50),
+        ("sqs://", {}, 900),
+        ("amqp://localhost", {}, 900),
+        ("pyamqp://localhost", {"visibility_timeout": 5}, 900),
+    ],
+)
+def test_a_wait_is_never_longer_than_the_broker_can_hold(broker: str, options: dict[str, Any], seconds: float) -> None:
+    app = Celery("holds", broker=broker, set_as_current=False)
+    app.conf.broker_transport_options = options
+    assert longest_countdown(app) == seconds

@@ -1,0 +1,123 @@
+"""What may happen to a policy, as Hypothesis strategies: configurations, events, tickets, and time.
+
+Spans are small multiples of one unit, and so is what passes between two events: boundaries are hit exactly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from ratelimit_core.backends import Call
+from ratelimit_core.clock import LONGEST
+from ratelimit_core.policies import Policy
+from ratelimit_core.policies.breaker import ASK, PEEK, REPORT
+
+from .reference import Key, Reference
+
+Config = dict[str, int]
+
+OPERATIONS = {
+    "breaker": 3,
+    "concurrency": 3,
+    "fixed_window": 3,
+    "sliding_window": 5,
+    "sliding_window_counter": 3,
+    "token_bucket": 5,
+}
+COSTS = {"a": 1, "b": 1, "c": 2, "d": 3}
+"""Of each ticket: whoever comes with it always asks for as much."""
+
+CURRENT, STALE = -1, -2
+"""Stand for the breaker's generation when the event is sent, and for one that is not it."""
+
+
+class Step(NamedTuple):
+    elapsed: int
+    event: tuple[int, ...]
+    ticket: str
+
+    def call(self, policy: Policy, key: Key, config: Config, reference: Reference) -> Call:
+        event = self.event
+        if policy.name == "breaker":
+            generation = (reference.state(policy, key).record or (0, 0))[1]
+            seen = {CURRENT: generation, STALE: max(0, generation - 1)}
+            event = (event[0], seen[event[1]], *event[2:])
+        return Call(policy, key, event, tuple(config[name] for name in policy.config), self.ticket)
+
+
+def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
+    span = st.integers(1, 8).map(unit.__mul__)
+    few = st.integers(1, 4)
+    values = dict.fromkeys(policy.config, span) | {
+        "limit": few,
+        "burst": few,
+        "failure_threshold": few,
+        "success_threshold": few,
+        "minimum_calls": few,
+        "slots": st.sampled_from([0, 2]),
+        "multiplier": st.sampled_from([1000, 1500, 2000, 100_000]),
+        "max_delay": span | st.just(0),
+        "reset": span | st.just(0),
+        "window": st.just(0) | span,
+        "failure_rate": st.sampled_from([0, 1, 500, 1000]),
+        "slow_rate": st.sampled_from([0, 500, 1000]),
+    }
+    return st.fixed_dictionaries({name: values[name] for name in policy.config})
+
+
+def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple[int, ...]]:
+    if policy.name == "breaker":
+        testimony = [
+            # good, age, bad, slow, retry_after
+            (0, 0, 0, 0, 0),
+            (1, 0, 0, 0, 0),
+            (2, unit, 0, 0, 0),
+            (1, 5 * unit, 0, 1, 0),
+            (0, 0, 1, 0, 0),
+            (0, 0, 1, 1, 0),
+            (1, unit, 2, 1, 0),
+            (0, 0, 1, 0, 5 * unit),
+        ]
+        seen = [CURRENT, CURRENT, CURRENT, STALE]
+        return [(op, which, *said) for op in (ASK, ASK, REPORT, REPORT, PEEK) for which in seen for said in testimony]
+    most = config.get("limit", config.get("burst", 1))
+    cost = min(most, COSTS[ticket])
+    each = {
+        "op": range(OPERATIONS[policy.name]),
+        "cost": [cost],
+        "slots": [most - cost],
+        "floor": [0, 0, unit, 5 * unit],
+        "max_wait": [0, 3 * unit, 20 * unit],
+    }
+    return list(itertools.product(*(each[name] for name in policy.event)))
+
+
+def elapsed(config: Config, unit: int) -> list[int]:
+    """Nothing, a little, the lengths of what is configured, back, and far."""
+    spans = [value for value in config.values() if value % unit == 0 and 0 < value <= 8 * unit]
+    little = [0, 0, 0, unit, unit, 2 * unit, 5 * unit, 9 * unit, *spans]
+    far = [-unit, -3 * unit, -20 * unit, 50 * unit, LONGEST // unit * unit, -(LONGEST // unit * unit)]
+    return little * (len(far) // 2) + far
+
+
+def steps(policy: Policy, config: Config, times: list[int], unit: int) -> st.SearchStrategy[Step]:
+    asked = [(event, ticket) for ticket in COSTS for event in events(policy, config, ticket, unit)]
+    return st.builds(lambda passed, what: Step(passed, *what), st.sampled_from(times), st.sampled_from(asked))
+
+
+@st.composite
+def scenarios(draw: st.DrawFn, policy: Policy, unit: int) -> tuple[Config, list[Step]]:
+    config = draw(configs(policy, unit))
+    step = steps(policy, config, elapsed(config, unit), unit)
+    return config, draw(st.lists(step, min_size=1, max_size=30))
+
+
+def plain_config(policy: Policy, unit: int) -> Config:
+    """One that makes things happen soon, where policies are mixed."""
+    values = dict.fromkeys(policy.config, 4 * unit)
+    values |= {"limit": 3, "burst": 3, "failure_threshold": 2, "success_threshold": 1, "slots": 0}
+    values |= {"multiplier": 2000, "window": 0, "minimum_calls": 1, "failure_rate": 0, "slow_rate": 0}
+    return {name: values[name] for name in policy.config}

@@ -1,0 +1,135 @@
+"""One decision, wherever it is made: every store against the reference, and a damaged one found out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from ratelimit_core.backends.redis_backend import script
+from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.policies import ALLOWED, POLICIES, Policy
+
+from .conftest import Assemble
+from .participants import Participant, in_lua
+from .profiles import examples
+from .reference import Reference
+from .scenarios import Config, Step, plain_config, scenarios, steps
+
+KEY = ("name", "qualifier")
+COARSE, FINE = 60 * SECOND, 1
+
+
+def play(
+    policy: Policy, config: Config, story: list[Step], clock: ManualClock, participants: Sequence[Participant]
+) -> None:
+    """Compare verdict, record and leases at every step."""
+    reference = Reference(clock)
+    for step in story:
+        clock.now += step.elapsed
+        call = step.call(policy, KEY, config, reference)
+        verdict = reference.apply([call])
+        state = reference.state(policy, KEY)
+        for participant in participants:
+            assert participant.apply([call]) == verdict, f"{participant}: {call} at {clock.now}"
+            assert participant.state(policy, KEY) == state, f"{participant}: {call} at {clock.now}"
+
+
+@pytest.mark.parametrize("unit", [COARSE, FINE], ids=["coarse", "fine"])
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_every_store_decides_alike(policy: Policy, unit: int, assemble: Assemble) -> None:
+    @examples(60)
+    @given(scenarios(policy, unit))
+    def agree(scenario: tuple[Config, list[Step]]) -> None:
+        clock = ManualClock()
+        play(policy, *scenario, clock, [each for each in assemble(clock) if each.finest <= unit])
+
+    agree()
+
+
+@st.composite
+def calls_together(draw: st.DrawFn, unit: int) -> list[dict[tuple[str, str], Step]]:
+    """In each, some of three records of each policy are asked together."""
+    places = st.tuples(st.sampled_from(list(POLICIES)), st.sampled_from(["p", "q"]))
+
+    def step(place: tuple[str, str]) -> st.SearchStrategy[Step]:
+        policy = POLICIES[place[0]]
+        return steps(policy, plain_config(policy, unit), [0, 0, unit, 3 * unit, 8 * unit], unit)
+
+    def together(chosen: list[tuple[str, str]]) -> st.SearchStrategy[dict[tuple[str, str], Step]]:
+        return st.fixed_dictionaries({place: step(place) for place in chosen})
+
+    asked = st.lists(places, unique=True, min_size=1, max_size=4).flatmap(together)
+    return draw(st.lists(asked, min_size=1, max_size=20))
+
+
+@pytest.mark.parametrize("unit", [COARSE, FINE], ids=["coarse", "fine"])
+def test_calls_asked_together_are_decided_all_or_none_and_what_is_in_use_is_listed(
+    unit: int, assemble: Assemble
+) -> None:
+    @examples(60)
+    @given(calls_together(unit))
+    def agree(rounds: list[dict[tuple[str, str], Step]]) -> None:
+        clock = ManualClock()
+        reference = Reference(clock)
+        participants = [each for each in assemble(clock) if each.finest <= unit]
+        touched = {place for asked in rounds for place in asked}
+        for asked in rounds:
+            clock.now += max(step.elapsed for step in asked.values())
+            calls = [
+                step.call(POLICIES[name], (key, name), plain_config(POLICIES[name], unit), reference)
+                for (name, key), step in asked.items()
+            ]
+            before = [reference.state(POLICIES[name], (key, name)) for name, key in touched]
+            verdicts = reference.apply(calls)
+            after = [reference.state(POLICIES[name], (key, name)) for name, key in touched]
+            assert after == before or all(verdict[ALLOWED] for verdict in verdicts)
+            for each in participants:
+                assert each.apply(calls) == verdicts, f"{each}: {calls} at {clock.now}"
+                assert [each.state(POLICIES[name], (key, name)) for name, key in touched] == after, f"{each}"
+                for policy in POLICIES.values():
+                    assert each.keys(policy) == reference.keys(policy), f"{each}: {policy.name}"
+
+    agree()
+
+
+DAMAGE = [
+    ("breaker", "failures >= failure_threshold", "failures > failure_threshold"),
+    ("breaker", "state == 1 and", "state == 2 and"),
+    ("breaker", "(mine == 0 and room_at > now)", "(mine == 0 and room_at < now)"),
+    ("breaker", "seen == generation", "seen <= generation"),
+    ("breaker", "'ZREVRANGE', leases, slots, slots", "'ZREVRANGE', leases, 0, 0"),
+    ("concurrency", "kept = (kept - cost)", "kept = (kept + cost)"),
+    ("concurrency", "ends = (now + timeout)", "ends = (now - timeout)"),
+    ("fixed_window", "(count + cost) > limit", "(count + cost) >= limit"),
+    ("fixed_window", "(start - period)", "(start + period)"),
+    ("sliding_window", "current > limit", "current >= limit"),
+    ("sliding_window", "'(' .. now_text, '+inf'", "now_text, '+inf'"),
+    ("sliding_window_counter", "c0 > room", "c0 >= room"),
+    ("sliding_window_counter", "math.min(0, c3)", "math.max(0, c3)"),
+    ("token_bucket", "wait > max_wait", "wait >= max_wait"),
+    ("token_bucket", "(base + price)", "(base - price)"),
+    # what all policies share
+    ("sliding_window", "'ZREMRANGEBYSCORE', leases, '-inf', text(now)", "'ZREMRANGEBYSCORE', leases, '-inf', '+inf'"),
+    ("sliding_window", "for part = 1, drop do", "for part = 2, drop do"),
+    ("sliding_window", "member) == 0 then", "member) == 2 then"),
+    ("fixed_window", "start, count = was_start, was_count", "start, count = was_count, was_start"),
+    ("fixed_window", "version == 1", "version == 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), DAMAGE)
+def test_damaged_lua_does_not_agree(name: str, right: str, wrong: str) -> None:
+    text, _ = script(frozenset([name]))
+    assert right in text
+
+    @settings(examples(500), phases=[Phase.generate])
+    @given(scenarios(POLICIES[name], FINE))
+    def agree(scenario: tuple[Config, list[Step]]) -> None:
+        clock = ManualClock()
+        play(POLICIES[name], *scenario, clock, [in_lua(clock, lambda text: text.replace(right, wrong, 1))])
+
+    with pytest.raises(AssertionError, match="the generated Lua"):
+        agree()

