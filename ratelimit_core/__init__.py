@@ -15,7 +15,8 @@ if TYPE_CHECKING:
         CircuitBreakerConfig,
         circuit_breaker_registry,
     )
-    from .conf import configure, get_backend
+    from .conf import configure, get_backend, register_backend
+    from .django.decorators import aratelimit, rate_limit, ratelimit
     from .errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimited, ResilienceError
     from .limiter import Decision, Limiter
     from .rates import Rate
@@ -30,6 +31,10 @@ _HOMES = {
     "circuit_breaker_registry": "circuit_breaker",
     "configure": "conf",
     "get_backend": "conf",
+    "register_backend": "conf",
+    "aratelimit": "django.decorators",
+    "rate_limit": "django.decorators",
+    "ratelimit": "django.decorators",
     "BackendError": "errors",
     "CircuitBreakerError": "errors",
     "ConfigurationError": "errors",
@@ -52,9 +57,13 @@ __all__ = [  # the decorator `circuit_breaker` stays in its module, which has th
     "Rate",
     "RateLimited",
     "ResilienceError",
+    "aratelimit",
     "circuit_breaker_registry",
     "configure",
     "get_backend",
+    "rate_limit",
+    "ratelimit",
+    "register_backend",
     "retry_after_of",
 ]
 

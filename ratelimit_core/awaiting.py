@@ -1,55 +1,74 @@
-"""Breakers in an event loop: what may be a round trip goes to a thread, and nothing is lost by cancelling."""
+"""Breakers and limiters in an event loop: nothing blocks it, and nothing is lost by cancelling."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from contextvars import copy_context
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from .breaker_state import BreakerState
-from .permit import Permit
+from .permit import Permit, probes
+from .steps import Steps, arun
+
+R = TypeVar("R")
+
+_tasks: set[asyncio.Task[Any]] = set()
+"""The loop itself holds tasks only weakly."""
 
 
-async def ask_in_thread(state: BreakerState, ticket: str) -> Permit:
-    """:meth:`BreakerState.ask`, which may ask the store. Cancelled, the permit is given back when it comes."""
-    answer: Future[Permit] = Future()
+def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+    task = asyncio.get_running_loop().create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
 
-    def ask() -> None:
-        if answer.set_running_or_notify_cancel():
-            try:
-                answer.set_result(state.ask(ticket))
-            except BaseException as error:
-                answer.set_exception(error)
 
-    def give_back(answer: Future[Permit]) -> None:
-        if not answer.cancelled() and answer.exception() is None:
-            answer.result().cancel()
+async def finished(work: Coroutine[Any, Any, R]) -> R:
+    """What ``work`` comes to; cancelled meanwhile, it goes on, as long as its loop does."""
+    return await asyncio.shield(_started(work))
 
-    asyncio.get_running_loop().run_in_executor(None, copy_context().run, ask)
+
+async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coroutine[Any, Any, Any]]) -> R:
+    """What ``asking`` comes to. Cancelled meanwhile, what it still brings is given back."""
+    task = _started(asking)
+
+    def return_it(task: asyncio.Task[R]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            _started(give_back(task.result()))
+
     try:
-        return await asyncio.wrap_future(answer)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
-        answer.add_done_callback(give_back)
+        task.add_done_callback(return_it)
         raise
 
 
 async def judged(permit: Permit, function: Callable[[], Awaitable[Any]]) -> Any:
-    """What ``function`` answers when awaited, and the permit settled by it. Round trips go to a thread.
-
-    They are shielded: a cancelled caller must still give its probe back.
-    """
+    """What ``function`` answers when awaited, and the permit settled by it, whoever is cancelled."""
     try:
-        result = await function()
+        result = await (_as_probe(permit, function) if permit.probe else function())
     except GeneratorExit:  # closed, and may not await
         permit.cancel()
         raise
     except BaseException as error:
-        await asyncio.shield(asyncio.to_thread(permit.judge, error))
+        await settled(permit, permit.judging(error))
         raise
-    if permit.tells():
-        await asyncio.shield(asyncio.to_thread(permit.judge_result, result))
-    else:
-        permit.success()
+    await settled(permit, permit.judging_result(result))
     return result
+
+
+async def _as_probe(permit: Permit, function: Callable[[], Awaitable[Any]]) -> Any:
+    """What a probe calls through its own breaker again is still that probe."""
+    before = probes.set((*probes.get(), permit))
+    try:
+        return await function()
+    finally:
+        with suppress(ValueError):  # closed in another context than it began in
+            probes.reset(before)
+
+
+async def settled(permit: Permit, steps: Steps[Any]) -> None:
+    """Take the steps, if there are any: a task costs more than all else on the healthy path."""
+    step = next(steps, None)
+    if step is not None:
+        await finished(arun(steps, permit.store, step))

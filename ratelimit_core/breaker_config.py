@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from .clock import LONGEST, SECOND, microseconds
 from .errors import ConfigurationError, unknown_option
-from .store import WhenDown
+from .settings import WhenDown
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -35,6 +36,8 @@ class CircuitBreakerConfig:
         success_exceptions: what counts as an answer (a 404, say).
         failure_result: called with a result, says whether that is a failure.
         fallback_function: called with the same arguments in place of a refused call.
+        ramp: for so long after it closed, calls are let through with a chance that rises from a tenth to one.
+        shadow: decide and report, and refuse nothing.
         obey_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
         when_down: what to do while the store is away: ``"local"``, ``"open"`` (let all through) or
             ``"closed"`` (let none through).
@@ -60,6 +63,8 @@ class CircuitBreakerConfig:
     success_exceptions: Exceptions = ()
     failure_result: Callable[[Any], bool] | None = None
     fallback_function: Callable[..., Any] | None = field(default=None, compare=False)
+    ramp: float = 0
+    shadow: bool = False
     obey_retry_after: bool = False
     when_down: WhenDown = "local"
 
@@ -74,6 +79,8 @@ class CircuitBreakerConfig:
             raise self._wrong("window", "seconds, from 0.001 to 30 days")
         for name in ("reset_timeout", "exponential_backoff_max", "verdict_ttl"):
             self._check_span(name, least=0)
+        if not (_is_number(self.ramp) and 0 <= self.ramp <= 30 * 86400):
+            raise self._wrong("ramp", "seconds, from 0 to 30 days")
         if self.slow_call_duration is not None:
             self._check_span("slow_call_duration", least=0)
         for name in ("failure_rate", "slow_call_rate"):
@@ -99,8 +106,9 @@ class CircuitBreakerConfig:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise self._wrong(name, "a function or None")
-        if not isinstance(self.obey_retry_after, bool):
-            raise self._wrong("obey_retry_after", "True or False")
+        for name in ("obey_retry_after", "shadow"):
+            if not isinstance(getattr(self, name), bool):
+                raise self._wrong(name, "True or False")
         if self.when_down not in get_args(WhenDown):
             raise self._wrong("when_down", f"one of {', '.join(map(repr, get_args(WhenDown)))}")
 
@@ -130,7 +138,7 @@ class CircuitBreakerConfig:
         counts_rates = self.failure_rate is not None or self.slow_call_rate is not None
         window = microseconds(self.window) if counts_rates else 0
         day = 24 * 3600 * SECOND
-        return (
+        settings = (
             self.failure_threshold,
             self.success_threshold,
             self.half_open_max_calls - 1,
@@ -144,7 +152,10 @@ class CircuitBreakerConfig:
             self.minimum_calls,
             round((self.failure_rate or 0) * 1000),
             round((self.slow_call_rate or 0) * 1000),
+            microseconds(self.ramp),
+            int(self.shadow),
         )
+        return *settings, zlib.crc32(repr(settings).encode()) or 1
 
 
 def _is_number(value: object) -> bool:

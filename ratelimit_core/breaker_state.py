@@ -11,24 +11,34 @@ import os
 import random
 import weakref
 from collections.abc import Callable
-from threading import get_ident
 from typing import Any
 
-from .backends.base import Call
+from . import breaker_record, history
+from .backends.calls import Call
 from .backoff import retry_after_of
 from .breaker_config import CircuitBreakerConfig
+from .breaker_record import (
+    CHANGED_AT,
+    FAILURES,
+    GENERATION,
+    MODE,
+    MODE_UNTIL,
+    MODES,
+    SETTINGS,
+    STATE,
+    STATES,
+    in_shadow,
+    is_probe,
+    state_of,
+)
 from .clock import SECOND, Clock, microseconds
 from .errors import BackendError, CircuitBreakerError, RateLimited
-from .events import BreakerChanged, emit
+from .events import BreakerChanged, SettingsDiffer, emit
 from .permit import Permit, probes
-from .policies import ALLOWED, ANSWER, BREAKER, OTHER_ANSWER, RECORD, WAIT, Verdict
-from .policies.breaker import ASK, CLOSED, HALF_OPEN, OPEN, PEEK, REPORT
+from .policies import ALLOWED, ANSWER, BREAKER, WAIT, Verdict
+from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_OPEN, OPEN, PEEK, REPORT
+from .steps import Steps
 from .store import Store
-
-NAMES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
-
-_STATE, _GENERATION, _FAILURES, _LAST_FAILURE, _CHANGED_AT, _RETRY_AT, _DELAY = range(RECORD, RECORD + 7)
-
 
 _Known = tuple[int, int, int, bool]
 """Until when permits are given on it, until when it is sure, the generation, and whether that is local."""
@@ -49,6 +59,8 @@ class BreakerState:
         self.successes = 0
         self.failures = 0
         self.refusals = 0
+        self.shadow_refusals = 0
+        self._others_differ = False
         self.forget()
         _states.add(self)
 
@@ -57,11 +69,11 @@ class BreakerState:
         self._known: _Known = _NOTHING
         self.good = 0  # successes of the known generation that the store has not been told of
         self.good_at = 0
-        self._carried: dict[int, tuple[int, int]] = {}  # by thread: the generation and successes it is telling now
         self.refuse_until = 0  # refused, and sure of it, until then
         self._wait_until = 0  # when it may be probed, as last heard
         self._known_failures = 0
         self._last: Verdict = ()
+        self._only_shadow = False  # permits are given on an opening that is in the shadow
 
     @property
     def generation(self) -> int:
@@ -76,8 +88,7 @@ class BreakerState:
     def _after_fork(self) -> None:
         """What is pending is the parent's to report. A known refusal holds in the child too."""
         self._known = _NOTHING
-        self._carried = {}
-        self.good = self.successes = self.failures = self.refusals = 0
+        self.good = self.successes = self.failures = self.refusals = self.shadow_refusals = 0
 
     @property
     def store(self) -> Store:
@@ -97,6 +108,8 @@ class BreakerState:
         now = self.clock()
         fresh_until, _, generation, local = self._known
         if now < fresh_until:
+            if self._only_shadow:
+                self.shadow_refusals += 1
             return Permit(self, generation, ticket=ticket, probe=False, local=local)
         for probe in probes.get():
             if probe._state is self and probe.generation == generation and not probe.settled:
@@ -106,44 +119,48 @@ class BreakerState:
         return None
 
     def ask_call(self, ticket: str) -> Call:
-        """The question for a permit; it carries the successes that the store has not been told of."""
+        """The question for a permit; it carries the successes that the store has not been told of.
+
+        Where they were not written there, :meth:`put_back` is due.
+        """
         now = self.clock()
         _, sure_until, generation, local = self._known
         if now < sure_until:  # while this thread asks, the others need not; but what is too old gives no permits
             self._known = now + self._ttl, sure_until, generation, local
-        self._put_back()
         good, self.good = self.good, 0
-        if good:
-            self._carried[get_ident()] = generation, good
         age = now - self.good_at
-        return Call(BREAKER, self._key, (ASK, generation, good, age, 0, 0, 0), self._policy_config, ticket)
+        dice = random.randrange(1000)
+        return Call(BREAKER, self._key, (ASK, generation, good, age, 0, 0, 0, dice, 0), self._policy_config, ticket)
 
-    def _put_back(self) -> None:
-        """What this thread carried to the store was not written there."""
-        generation, good = self._carried.pop(get_ident(), (0, 0))
+    def put_back(self, ask: Call) -> None:
+        """What ``ask`` carried to the store was not written there."""
+        _, generation, good, *_ = ask.event
         if generation == self.generation:
             self.good += good
 
-    def answered(self, call: Call, verdict: Verdict, *, local: bool = False) -> Permit:
+    def answering(self, call: Call, verdict: Verdict, *, local: bool = False) -> Steps[Permit]:
         """Take in the answer to :meth:`ask_call`, and that all that was asked with it was allowed too.
 
         Raises:
             CircuitBreakerError: the breaker refused.
         """
-        self._carried.pop(get_ident(), None)
-        self._learn(verdict, local=local, written=bool(verdict[ALLOWED]))
+        if not verdict[ALLOWED]:
+            self.put_back(call)
+        yield from self._learning(verdict, local=local, written=bool(verdict[ALLOWED]), asked=True)
         if not verdict[ALLOWED]:
             raise self.refusal(verdict[WAIT])
-        probe = verdict[_STATE] == HALF_OPEN
-        return Permit(self, verdict[_GENERATION], ticket=call.ticket, probe=probe, local=local)
+        probe = is_probe(verdict, self.config.shadow)
+        if not probe and state_of(verdict) != CLOSED:
+            self.shadow_refusals += 1
+        return Permit(self, verdict[GENERATION], ticket=call.ticket, probe=probe, local=local)
 
-    def observed(self, verdict: Verdict) -> None:
+    def observed(self, call: Call, verdict: Verdict) -> None:
         """Take in an answer that was not acted on, since something asked with it was denied."""
-        self._put_back()
-        if verdict[ANSWER] == verdict[_STATE]:
-            self._learn(verdict, local=False, written=False)
+        self.put_back(call)
+        if verdict[ANSWER] == verdict[STATE]:
+            self._learn(verdict, local=False, asked=True)
 
-    def ask(self, ticket: str) -> Permit:
+    def asking(self, ticket: str) -> Steps[Permit]:
         """A permit, from what is known or from the store: at most one round trip.
 
         Raises:
@@ -154,12 +171,16 @@ class BreakerState:
             return permit
         call = self.ask_call(ticket)
         try:
-            verdict = self.store.apply([call])[0]
+            verdicts = yield "apply", [call]
         except BackendError as error:
-            return self.ask_without_store(ticket, error)
-        return self.answered(call, verdict)
+            self.put_back(call)
+            return (yield from self.asking_without_store(ticket, error))
+        except BaseException:  # ended while it waited
+            self.put_back(call)
+            raise
+        return (yield from self.answering(call, verdicts[0]))
 
-    def ask_without_store(self, ticket: str, error: BackendError) -> Permit:
+    def asking_without_store(self, ticket: str, error: BackendError) -> Steps[Permit]:
         """The answer while the store is away, by ``when_down``; no round trip."""
         now = self.clock()
         self._known = 0, 0, self.generation, self.local
@@ -167,27 +188,22 @@ class BreakerState:
             return Permit(self, 0, ticket="", probe=False, local=True)
         if self.config.when_down == "closed":
             raise CircuitBreakerError(self.config.name, "open", error.retry_after or 0.0)
-        if now < self._wait_until:  # known to be open: that much of the shared state is honoured
-            raise self.refusal(self._wait_until - now)
+        if (wait := self._known_to_refuse(now)) > 0:  # that much of the shared state is honoured
+            raise self.refusal(wait)
         call = self.ask_call(ticket)
-        return self.answered(call, self.store.local.apply([call])[0], local=True)
+        return (yield from self.answering(call, self.store.local.apply([call])[0], local=True))
+
+    def _known_to_refuse(self, now: int) -> int:
+        """For how long it is known to be open, in µs. What was forced until further notice has no deadline."""
+        last = self._last
+        if last and last[MODE] == FORCED_OPEN and not last[MODE_UNTIL]:
+            return max(self._wait_until - now, last[WAIT])
+        return self._wait_until - now if last else 0
 
     def refusal(self, wait: int) -> CircuitBreakerError:
         """The error that says to wait for ``wait`` µs, with what is known."""
         self.refusals += 1
-        seconds = wait / SECOND
-        record = self._last
-        if not record:
-            return CircuitBreakerError(self.config.name, "open", seconds)
-        return CircuitBreakerError(
-            self.config.name,
-            NAMES[record[_STATE]],
-            seconds,
-            failure_count=record[_FAILURES],
-            last_failure_time=record[_LAST_FAILURE] / SECOND or None,
-            next_attempt_time=_next_attempt(record),
-            recovery_time=_length_of_wait(record),
-        )
+        return breaker_record.refusal(self.config.name, self._last, wait)
 
     # Settling
 
@@ -202,8 +218,18 @@ class BreakerState:
             return False
         return None
 
-    def settle(self, permit: Permit, took: int, good: int, bad: int, error: BaseException | None) -> float:
-        """Report an outcome, now or with the next question. Returns the seconds until the next probe, or 0."""
+    def count(self, permit: Permit) -> bool:
+        """Count a success that need not be told now. False: it was not counted."""
+        if self._known_failures or self.config.slow_call_duration is not None:
+            return False
+        self.successes += 1
+        if self._is_current(permit):
+            self.good_at = self.clock()
+            self.good += 1
+        return True
+
+    def settling(self, permit: Permit, took: int, good: int, bad: int, error: BaseException | None) -> Steps[float]:
+        """Report an outcome, now or with the next question. Comes to the seconds until the next probe, or 0."""
         slow_from = self.config.slow_call_duration
         slow = int(good + bad > 0 and slow_from is not None and took >= slow_from * SECOND)
         self.successes += good
@@ -214,14 +240,16 @@ class BreakerState:
                 self.good += 1
                 if self._known_failures:  # tell at once: untold, it would not come between others' failures
                     self._known_failures = 0  # one thread is enough
-                    self._report(permit, 0, 0, 0, 0)
+                    yield from self._reporting(permit, 0, 0, 0, 0)
                     return 0.0
-            self.store.tell(permit.riders, local=permit.local)
+            if permit.riders:
+                yield "tell", permit.riders, permit.local
             return 0.0
-        retry_after = 0
+        span = 0
         if bad and error is not None and self.config.obey_retry_after:
-            retry_after = microseconds(retry_after_of(error) or 0)
-        return self._report(permit, good, bad, slow, retry_after) / SECOND
+            span = microseconds(retry_after_of(error) or 0)
+        wait = yield from self._reporting(permit, good, bad, slow, span)
+        return wait / SECOND
 
     def witness(self) -> Permit:
         """A permit for testimony about a call that nobody asked for; told at once, unless known to be closed."""
@@ -232,113 +260,128 @@ class BreakerState:
         _, _, generation, local = self._known
         return permit.generation == generation and permit.local == local
 
-    def _report(self, permit: Permit, good: int, bad: int, slow: int, retry_after: int) -> int:
+    def _reporting(self, permit: Permit, good: int, bad: int, slow: int, span: int) -> Steps[int]:
         pending = age = 0
         if self._is_current(permit):
             pending, self.good = self.good, 0
             age = self.clock() - self.good_at if pending and not good else 0
-        event = (REPORT, permit.generation, pending + good, age, bad, slow, retry_after)
+        event = (REPORT, permit.generation, pending + good, age, bad, slow, span, 0, 0)
         call = Call(BREAKER, self._key, event, self._policy_config, permit.ticket)
         local = permit.local
         if local:
             # Once the store is back it wins: what was decided without it is not told.
             if self.store.up or self.config.when_down != "local":
-                self.store.tell(permit.riders, local=True)
+                yield "tell", permit.riders, True
                 return 0
             verdict = self.store.local.apply([call, *permit.riders])[0]
         else:
             try:
-                verdict = self.store.apply([call, *permit.riders])[0]
+                verdicts = yield "apply", [call, *permit.riders]
             except BackendError:  # what rode along is lost: a lease ends by itself
                 if self.config.when_down != "local":
                     return 0
-                if (wait := self._wait_until - self.clock()) > 0:
-                    return wait  # known to be open: what began before that changes nothing
+                if (wait := self._known_to_refuse(self.clock())) > 0:
+                    return wait  # what began before that changes nothing
                 local = True
                 verdict = self._report_without_store(call)
-        self._learn(verdict, local=local, written=True)
+            else:
+                verdict = verdicts[0]
+        yield from self._learning(verdict, local=local, written=True, asked=False)
         return verdict[WAIT]
 
     def _report_without_store(self, call: Call) -> Verdict:
         """A failure that the store can't be told counts here, in the generation of this process."""
         memory = self.store.local
-        peek = memory.apply([call._replace(event=(PEEK, 0, 0, 0, 0, 0, 0), ticket="")])[0]
-        return memory.apply([call._replace(event=(REPORT, peek[_GENERATION], *call.event[2:]), ticket="")])[0]
+        peek = memory.apply([self.peek_call()])[0]
+        return memory.apply([call._replace(event=(REPORT, peek[GENERATION], *call.event[2:]), ticket="")])[0]
 
-    def _learn(self, verdict: Verdict, *, local: bool, written: bool) -> None:
+    def _learning(self, verdict: Verdict, *, local: bool, written: bool, asked: bool) -> Steps[None]:
+        """Take in what the store said, and report what it brought about: the call that did so writes the history."""
+        self._learn(verdict, local=local, asked=asked)
+        if written and verdict[ANSWER] != verdict[STATE]:
+            change = BreakerChanged(
+                self.config.name,
+                STATES[verdict[ANSWER]],
+                STATES[verdict[STATE]],
+                failure_count=verdict[FAILURES],
+                retry_after=breaker_record.length_of_wait(verdict) if verdict[STATE] == OPEN else 0.0,
+                local=local,
+                shadow=in_shadow(verdict, self.config.shadow),
+            )
+            emit(change)
+            yield "note", *history.note(history.transition(change, verdict[CHANGED_AT] / SECOND)), local
+
+    def _learn(self, verdict: Verdict, *, local: bool, asked: bool) -> None:
         now = self.clock()
-        state, generation = verdict[_STATE], verdict[_GENERATION]
+        state, generation = state_of(verdict), verdict[GENERATION]
         ended = self._known[2:] != (generation, local)
-        self._known_failures = verdict[_FAILURES]
-        if state == CLOSED:
-            fresh = int(self._ttl * random.uniform(0.8, 1.0))  # so that a fleet doesn't ask in step
-            self._known = now + fresh, now + self._ttl, generation, local
+        self._known_failures = verdict[FAILURES] if verdict[STATE] == CLOSED and verdict[MODE] != DISABLED else 0
+        self._only_shadow = state != CLOSED and in_shadow(verdict, self.config.shadow)
+        if state == CLOSED or self._only_shadow:
+            # While it ramps up, every call has to ask. Whether it does is said to those who ask, not to a report.
+            ttl = 0 if verdict[WAIT] or (self.config.ramp and not asked) else self._ttl
+            fresh = int(ttl * random.uniform(0.8, 1.0))  # so that a fleet doesn't ask in step
+            self._known = now + fresh, now + ttl, generation, local
             self.refuse_until = self._wait_until = 0
         else:
             self._known = 0, 0, generation, local
-            self._last = verdict
             self._wait_until = now + verdict[WAIT]
             self.refuse_until = min(self._wait_until, now + SECOND)  # so that a manual reset is seen
+        self._last = verdict
         if ended:
             self.good = 0
-        if written and verdict[ANSWER] != state:
-            emit(
-                BreakerChanged(
-                    self.config.name,
-                    NAMES[verdict[ANSWER]],
-                    NAMES[state],
-                    failure_count=verdict[_FAILURES],
-                    retry_after=verdict[WAIT] / SECOND,
-                    local=local,
-                )
-            )
+        if verdict[SETTINGS] not in (0, self._policy_config[-1]) and not self._others_differ and not local:
+            self._others_differ = True
+            emit(SettingsDiffer(self.config.name))
+
+    # Looking, and a person's word
+
+    def peek_call(self) -> Call:
+        """The question that changes nothing."""
+        return Call(BREAKER, self._key, (PEEK, *(0,) * 8), self._policy_config)
 
     def peek(self) -> Verdict:
         """The record as it is, from the store or, while that is away, from this process. One round trip."""
-        call = Call(BREAKER, self._key, (PEEK, 0, 0, 0, 0, 0, 0), self._policy_config)
+        call = self.peek_call()
         try:
             return self.store.apply([call])[0]
         except BackendError:
-            if self._last and self.clock() < self._wait_until:
-                return self._last  # known to be open
+            if self._known_to_refuse(self.clock()) > 0:
+                return self._last
             return self.store.local.apply([call])[0]
 
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""
         verdict = self.peek()
-        state = verdict[_STATE]
+        status = breaker_record.status(self.config.name, verdict, self.config.failure_threshold, self.stats())
+        mode = verdict[MODE] if self.store.up else AUTOMATIC  # nobody there knows who said so
+        return status | history.word_on(self.store.backend, self.config.name, mode)
+
+    def stats(self) -> dict[str, int]:
+        """What this process saw."""
         return {
-            "name": self.config.name,
-            "state": NAMES[state],
-            "failure_count": verdict[_FAILURES],
-            "failure_threshold": self.config.failure_threshold,
-            "last_failure_time": verdict[_LAST_FAILURE] / SECOND or None,
-            "changed_at": verdict[_CHANGED_AT] / SECOND or None,
-            "next_attempt_time": _next_attempt(verdict),
-            "backoff_time": _length_of_wait(verdict),
-            "half_open_calls": verdict[OTHER_ANSWER],
-            "stats": {"successes": self.successes, "failures": self.failures, "refusals": self.refusals},
+            "successes": self.successes,
+            "failures": self.failures,
+            "refusals": self.refusals,
+            "shadow_refusals": self.shadow_refusals,
         }
 
-    def reset(self) -> None:
-        """Forget the breaker, here and in the store. One round trip.
+    def force(self, mode: int, author: str, reason: str, ttl: float | None) -> None:
+        """Put ``mode`` in force for ``ttl`` seconds, for the whole fleet. See :meth:`CircuitBreaker.force_open`."""
+        span = 0 if ttl is None else microseconds(ttl)
+        entry = history.manual(self.config.name, MODES[mode], author, reason, ttl)
+        call = Call(BREAKER, self._key, (FORCE, 0, 0, 0, 0, 0, span, 0, mode), self._policy_config)
+        self._learn(self.store.backend.attempt([call])[0], local=False, asked=False)
+        history.write(self.store.backend, entry)
 
-        Raises:
-            BackendError: the store is away; what this process knew is forgotten all the same.
-        """
+    def reset(self, author: str, reason: str) -> None:
+        """Forget the breaker's state, here and in the store. See :meth:`CircuitBreaker.reset`."""
+        entry = history.manual(self.config.name, "reset", author, reason, None)
         self.forget()
         self.store.local.delete(BREAKER, [self._key])
+        self.store.backend.attempt([self.peek_call()])  # it is here again, whatever its own breaker thinks
         self.store.backend.delete(BREAKER, [self._key])
-
-
-def _next_attempt(record: Verdict) -> float | None:
-    return record[_RETRY_AT] / SECOND if record[_STATE] == OPEN else None
-
-
-def _length_of_wait(record: Verdict) -> float:
-    if record[_STATE] == OPEN:  # as long as the failure asked for, perhaps
-        return (record[_RETRY_AT] - record[_CHANGED_AT]) / SECOND
-    return record[_DELAY] / SECOND
+        history.write(self.store.backend, entry)
 
 
 _states: weakref.WeakSet[BreakerState] = weakref.WeakSet()

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from types import CoroutineType, TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from . import conf
-from .awaiting import ask_in_thread, judged
+from . import conf, history
+from .awaiting import acquired, judged, settled
 from .backends.base import Backend
+from .backends.calls import Call
 from .breaker_config import OPTIONS, CircuitBreakerConfig
+from .breaker_record import MODE, status
 from .breaker_state import BreakerState
-from .clock import Clock, microseconds, monotonic
+from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import CircuitBreakerError, ConfigurationError
 from .permit import Permit
+from .policies import BREAKER
+from .policies.breaker import AUTOMATIC, DISABLED, FORCED_CLOSED, FORCED_OPEN, PEEK, SHADOW
+from .settings import setting
+from .steps import arun, run
+from .templates import Template, is_template
 from .tickets import new_ticket
 
 __all__ = [
@@ -40,6 +50,9 @@ class CircuitBreaker:
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
     ``CircuitBreaker(CircuitBreakerConfig("payments"))``; ``CircuitBreaker("payments")`` refers to it, and is
     resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``.
+
+    A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same settings: one for
+    each tenant. It decorates functions that have such an argument; :meth:`of` names one.
 
     It guards a call in whichever form suits::
 
@@ -80,25 +93,53 @@ class CircuitBreaker:
         self._backend = backend
         self._clock = clock
         self._state: BreakerState | None = None
+        self._family: OrderedDict[str, CircuitBreaker] = OrderedDict()
         if options:
             CircuitBreakerConfig(name).with_options(options)  # wrong options are refused here, not at first use
             circuit_breaker_registry._define(self)
 
+    def of(self, **values: Any) -> CircuitBreaker:
+        """Of a template, the breaker for these values: ``CircuitBreaker("payments:{tenant_id}").of(tenant_id=7)``."""
+        try:
+            return self._named(self.name.format_map(values))
+        except (KeyError, AttributeError, IndexError) as error:
+            raise ConfigurationError(f"breaker {self.name!r}: of({', '.join(values)}) leaves out {error}") from None
+
+    def _named(self, name: str) -> CircuitBreaker:
+        """One of a template's. A process keeps those in use of late; their state is in the store."""
+        with _lock:
+            one = self._family.pop(name, None)
+            if one is None:
+                definition = circuit_breaker_registry._breakers.setdefault(self.name, self)
+                one = copy.copy(definition)
+                one.name, one._family = name, OrderedDict()
+                one._state = one._made()
+            self._family[name] = one
+            if len(self._family) > _MAX_FAMILY:
+                self._family.popitem(last=False)
+            return one
+
+    def _made(self) -> BreakerState:
+        return BreakerState(self._configured(), functools.partial(conf.get_store, self._backend), self._clock)
+
     @property
     def _known(self) -> BreakerState:
         if self._state is None:
+            if is_template(self.name):
+                raise ConfigurationError(
+                    f"breaker {self.name!r} stands for many: decorate a function that has these arguments, or name "
+                    "one, as in breaker.of(tenant_id=7)"
+                )
             definition = circuit_breaker_registry._breakers.setdefault(self.name, self)
             if definition is not self:
                 circuit_breaker_registry._check_backend(definition, self)
                 self._state = definition._known
             else:
-                self._state = BreakerState(
-                    self._configured(), functools.partial(conf.get_store, self._backend), self._clock
-                )
+                self._state = self._made()
         return self._state
 
     def _configured(self) -> CircuitBreakerConfig:
-        defaults = CircuitBreakerConfig(self.name).with_options(conf.setting("circuit_breaker") or {})
+        defaults = CircuitBreakerConfig(self.name).with_options(setting("circuit_breaker") or {})
         return defaults.with_options(self._options)
 
     @property
@@ -125,7 +166,19 @@ class CircuitBreaker:
         Raises:
             CircuitBreakerError: refused; ``retry_after`` says when to ask again.
         """
-        return self._known.ask(ticket or new_ticket())
+        state = self._known
+        ticket = ticket or new_ticket()
+        permit = state.permit_if_fresh(ticket)
+        return run(state.asking(ticket), state.store) if permit is None else permit
+
+    async def aacquire(self, ticket: str = "") -> Permit:
+        """:meth:`acquire` without blocking the event loop; settle it with ``asuccess()`` and the like."""
+        state = self._known
+        ticket = ticket or new_ticket()
+        permit = state.permit_if_fresh(ticket)
+        if permit is None:
+            permit = await acquired(arun(state.asking(ticket), state.store), Permit.acancel)
+        return permit
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``function`` and judge the outcome; refused, call ``fallback_function`` if there is one.
@@ -146,14 +199,12 @@ class CircuitBreaker:
     def _call(
         self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        state = self._known
-        if fallback is None:
-            permit = state.ask(new_ticket())
-        else:
-            try:
-                permit = state.ask(new_ticket())
-            except CircuitBreakerError:
-                return fallback(*args, **kwargs)
+        try:
+            permit = self.acquire()
+        except CircuitBreakerError:
+            if fallback is None:
+                raise
+            return fallback(*args, **kwargs)
         try:
             result = permit.run(function, *args, **kwargs)
         except BaseException as error:
@@ -165,10 +216,8 @@ class CircuitBreaker:
         return result
 
     async def _call_async(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        state = self._known
-        ticket = new_ticket()
         try:
-            permit = state.permit_if_fresh(ticket) or await ask_in_thread(state, ticket)
+            permit = await self.aacquire()
         except CircuitBreakerError:
             fallback = self._fallback
             if fallback is None:
@@ -188,23 +237,32 @@ class CircuitBreaker:
                 f"breaker {self.name!r} can't judge the generator {function.__qualname__}(), which runs only after "
                 "it was called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
             )
+        pick = self._picker(function)
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return await self._call_async(function, args, kwargs)
+                return await pick(args, kwargs)._call_async(function, args, kwargs)
 
             guarded = cast(Callable[P, R], guarded_async)
         else:
 
             @functools.wraps(function)
             def guarded_sync(*args: P.args, **kwargs: P.kwargs) -> R:
-                result: R = self._call(function, self._fallback, args, kwargs)
+                breaker = pick(args, kwargs)
+                result: R = breaker._call(function, breaker._fallback, args, kwargs)
                 return result
 
             guarded = guarded_sync
         guarded.circuit_breaker = self  # type: ignore[attr-defined] # the documented way to reach the breaker
         return guarded
+
+    def _picker(self, function: Callable[..., Any]) -> Callable[[Any, Any], CircuitBreaker]:
+        """Which breaker guards a call of ``function``, by its arguments."""
+        if not is_template(self.name):
+            return lambda args, kwargs: self
+        template = Template(self.name, inspect.signature(function), "breaker")
+        return lambda args, kwargs: self._named(template.render(args, kwargs))
 
     def __enter__(self) -> Permit:
         permit = self.acquire()
@@ -215,6 +273,17 @@ class CircuitBreaker:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._take(_entered).judge(error)
+
+    async def __aenter__(self) -> Permit:
+        permit = await self.aacquire()
+        _entered.set((*_entered.get(), permit))
+        return permit
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        permit = self._take(_entered)
+        await settled(permit, permit.judging(error))
 
     def is_allowed(self) -> bool:
         """Whether a call may be made now. If so, follow it with one of the two reports below.
@@ -256,26 +325,77 @@ class CircuitBreaker:
 
     @property
     def stats(self) -> dict[str, int]:
-        """What this process saw: ``successes``, ``failures``, ``refusals``."""
-        return cast(dict[str, int], self.get_status()["stats"])
+        """What this process saw: ``successes``, ``failures``, ``refusals``, ``shadow_refusals``. No round trip.
+
+        The last are the calls that would have been refused, but for the shadow.
+        """
+        return self._known.stats()
 
     def get_status(self) -> dict[str, Any]:
-        """How the breaker is, from the store: one round trip.
+        """How the breaker is, from the store: one round trip, or two where a mode is in force.
 
-        ``name``, ``state``, ``failure_count``, ``failure_threshold``, ``last_failure_time``, ``changed_at``,
-        ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present or latest
-        wait), ``half_open_calls`` (probes under way) and ``stats`` (of this process). Times are seconds since
-        the epoch on the store's clock; None where there was none.
+        ``name``, ``state`` (as callers feel it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
+        ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present
+        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), and ``mode``,
+        ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's clock; None where
+        there was none.
         """
         return self._known.status()
 
-    def reset(self) -> None:
-        """Close it and forget its history, in the whole fleet (elsewhere it is seen within a second).
+    def force_open(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
+        """Refuse every call in the whole fleet, until further notice.
+
+        Elsewhere it is seen within ``verdict_ttl``, and where calls are refused, within a second. ``ttl``: for so
+        many seconds. Who and why stand in the status and in the history. Three round trips, as for the other modes.
+
+        Raises:
+            BackendError: the store is away, and nothing was changed.
+            ConfigurationError: a ``ttl`` that makes no sense, or an ``author`` or ``reason`` that is no text.
+        """
+        self._force(FORCED_OPEN, author, reason, ttl)
+
+    def force_closed(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
+        """Refuse no call, whatever fails; failures are still counted. See :meth:`force_open`."""
+        self._force(FORCED_CLOSED, author, reason, ttl)
+
+    def disable(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
+        """Refuse no call and count nothing. See :meth:`force_open`."""
+        self._force(DISABLED, author, reason, ttl)
+
+    def shadow(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
+        """Decide and report as always, and refuse no call. See :meth:`force_open`."""
+        self._force(SHADOW, author, reason, ttl)
+
+    def automatic(self, author: str = "", reason: str = "") -> None:
+        """End what was forced: the breaker decides again, from where it stood. See :meth:`force_open`."""
+        self._force(AUTOMATIC, author, reason, None)
+
+    def _force(self, mode: int, author: str, reason: str, ttl: float | None) -> None:
+        if ttl is not None and not (type(ttl) in (int, float) and 0 < ttl <= LONGEST / SECOND):
+            raise ConfigurationError(f"ttl={ttl!r} should be seconds, more than 0 and at most 400 days, or None")
+        self._known.force(mode, author, reason, ttl)
+
+    def history(self) -> list[dict[str, Any]]:
+        """What became of it, newest first: the last 100 changes. One round trip.
+
+        Each has ``at`` (seconds since the epoch), ``event`` (``opened``, ``half_open``, ``closed``, a mode, or
+        ``reset``), ``failure_count``, ``retry_after``, and of what a person did ``author``, ``reason`` and ``ttl``.
+        A change whose process was killed in the very moment is missing.
 
         Raises:
             BackendError: the store is away.
         """
-        self._known.reset()
+        return history.read(self._known.store.backend, self.name)
+
+    def reset(self, author: str = "", reason: str = "") -> None:
+        """Close it, end what was forced, and forget all counts, in the whole fleet (elsewhere seen within a second).
+
+        Its history stays. Four round trips.
+
+        Raises:
+            BackendError: the store is away; what this process knew is forgotten all the same.
+        """
+        self._known.reset(author, reason)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -284,6 +404,10 @@ class CircuitBreaker:
 _entered: ContextVar[tuple[Permit, ...]] = ContextVar("entered", default=())
 _unclaimed: ContextVar[tuple[Permit, ...]] = ContextVar("unclaimed", default=())
 _MAX_UNCLAIMED = 100
+_MAX_FAMILY = 1000
+_lock = threading.Lock()
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+_AT_A_TIME = 500
 os.register_at_fork(after_in_child=lambda: _unclaimed.set(()))  # they are the parent's to report
 
 
@@ -332,31 +456,63 @@ class CircuitBreakerRegistry:
 
     def reset_all(self) -> None:
         """Reset every breaker that this process knows."""
-        for breaker in list(self._breakers.values()):
+        for breaker in self:
             breaker.reset()
 
     def get_all_status(self) -> dict[str, dict[str, Any]]:
         """The status of every breaker that this process knows, by name. One round trip each."""
-        return {name: breaker.get_status() for name, breaker in list(self._breakers.items())}
+        return {breaker.name: breaker.get_status() for breaker in self}
+
+    def get_fleet_status(self) -> dict[str, dict[str, Any]]:
+        """The status of every breaker that the configured store knows, also of other processes', by name.
+
+        Settings that this process does not know are None. One round trip, one more for every 500 breakers, and one
+        for each mode in force.
+
+        Raises:
+            BackendError: the store is away.
+        """
+        backend = conf.get_store().backend
+        names = sorted({name for name, _ in backend.keys(BREAKER)})
+        default = CircuitBreakerConfig().for_policy()
+        calls = [Call(BREAKER, (name, ""), (PEEK, *(0,) * 8), default) for name in names]
+        verdicts = [v for i in range(0, len(calls), _AT_A_TIME) for v in backend.apply(calls[i : i + _AT_A_TIME])]
+        found = {}
+        for name, verdict in zip(names, verdicts, strict=True):
+            known = self._breakers.get(name)
+            threshold = known.config.failure_threshold if known is not None else None
+            found[name] = status(name, verdict, threshold, {}) | history.word_on(backend, name, verdict[MODE])
+        return found
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
-        return iter(list(self._breakers.values()))
+        for breaker in list(self._breakers.values()):
+            if is_template(breaker.name):
+                yield from list(breaker._family.values())
+            else:
+                yield breaker
 
 
 circuit_breaker_registry = CircuitBreakerRegistry()
 
 
+@overload
+def circuit_breaker(function: Callable[P, R], /) -> Callable[P, R]: ...
+@overload
 def circuit_breaker(
     name: str | None = None, *, backend: Backend | None = None, **options: Any
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+def circuit_breaker(name: Any = None, *, backend: Backend | None = None, **options: Any) -> Any:
     """Guard a function by the breaker ``name`` (default: the function's own dotted name).
 
-    ``options`` are those of :class:`CircuitBreakerConfig`. The decorated function has the breaker as its
-    attribute ``circuit_breaker``.
+    With and without parentheses. On a method of a class-based view, give a name: Django decorates another function
+    there than the one you wrote. ``options`` are those of :class:`CircuitBreakerConfig`. The decorated function has
+    the breaker as its attribute ``circuit_breaker``.
 
     Raises:
         ConfigurationError: where the decorator runs, if an option is unknown or wrong.
     """
+    if callable(name):
+        return circuit_breaker()(name)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         full_name = name or f"{function.__module__}.{function.__qualname__}"

@@ -1,56 +1,41 @@
-"""Where settings come from.
-
-The first source that has one wins:
-
-1. :func:`configure`, called by the program;
-2. what a framework registered with :func:`add_source` (the Celery app's ``resilience_*``);
-3. Django's settings, ``RATELIMIT_*``, if Django is in use;
-4. the environment, ``RATELIMIT_*``;
-5. the default.
-"""
+"""This process's stores: what it is configured to use, made when it is first used."""
 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import re
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from .backends.base import Backend
+from .breaker_config import CircuitBreakerConfig
 from .errors import ConfigurationError, unknown_option
+from .settings import SETTINGS, checked, explicit, setting
 from .store import Store
-
-SETTINGS: dict[str, Any] = {
-    "backend": "memory://",
-    "backend_options": None,
-    "circuit_breaker": None,
-    "key_prefix": "resilient",
-    "store_retry_after": 5.0,
-}
-"""The settings that exist, with their defaults."""
 
 _DOTTED_PATH = re.compile(r"\w+(\.\w+)+")
 
-Source = Callable[[str], Any]
-_explicit: dict[str, Any] = {}
-_sources: list[Source] = []
+OF_THE_BACKEND = frozenset(
+    ["backend", "backend_options", "backends", "multi_backend_strategy", "redis", "database", "key_prefix"]
+)
+"""The settings that make another backend of the configured one."""
+
 _store: Store | None = None
 _stores: weakref.WeakKeyDictionary[Backend, Store] = weakref.WeakKeyDictionary()
+_named: dict[str, Backend] = {}
+_registered: dict[str, Callable[..., Backend]] = {}
 _lock = threading.RLock()
 os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
 
 
 def configure(**settings: Any) -> None:
-    """Set what this process uses.
+    """Set what this process uses: any setting of :data:`ratelimit_core.settings.SETTINGS`.
 
-    ``backend`` (a URL, a dotted path or an object), ``backend_options``, ``circuit_breaker`` (defaults for every
-    breaker), ``key_prefix``, ``store_retry_after``.
+    The ones of most use are ``backend`` (a URL, a dotted path, a name or an object), ``backend_options``,
+    ``circuit_breaker`` (defaults for every breaker) and ``key_prefix``.
 
     What is not named keeps its value; None takes a setting back to the next source. Guards that have already
     asked a store keep it.
@@ -58,133 +43,168 @@ def configure(**settings: Any) -> None:
     Raises:
         ConfigurationError: an unknown setting or a backend that can't be made.
     """
-    global _store
     for name, value in settings.items():
         if name not in SETTINGS:
             raise unknown_option("configure()", name, SETTINGS)
         if value is not None:
-            _checked(name, value)
+            checked(name, value)
+    if settings.get("circuit_breaker") is not None:
+        CircuitBreakerConfig().with_options(checked("circuit_breaker", settings["circuit_breaker"]))
     with _lock:
-        before = dict(_explicit)
-        _explicit.update(settings)
-        _store = None
-        if settings.get("backend") is not None or settings.get("backend_options") is not None:
+        before = dict(explicit)
+        explicit.update(settings)
+        forget()
+        if any(settings.get(name) is not None for name in ("backend", "backend_options", "backends")):
             try:
                 get_store()
             except ConfigurationError:
-                _explicit.clear()
-                _explicit.update(before)
+                explicit.clear()
+                explicit.update(before)
                 raise
 
 
-def add_source(source: Source) -> None:
-    """Ask ``source(name)`` for settings before Django and the environment; None means it has none."""
-    if source not in _sources:
-        _sources.append(source)
-
-
-def setting(name: str) -> Any:
-    """The value of a setting, from the first source that has it.
-
-    Raises:
-        ConfigurationError: it has a value that makes no sense.
-    """
-    sources: tuple[Source, ...] = (_explicit.get, *_sources, _django, _environment)
-    for source in sources:
-        value = source(name)
-        if value is not None:
-            return _checked(name, value)
-    return SETTINGS[name]
-
-
-def _checked(name: str, value: Any) -> Any:
-    """``value`` in the type that it should have: the environment knows only text."""
-    match name:
-        case "backend_options" | "circuit_breaker":
-            with suppress(ValueError):
-                value = json.loads(value) if isinstance(value, str) else value
-            if isinstance(value, Mapping):
-                return value
-            raise ConfigurationError(f"{name}={value!r} should be a dictionary (in the environment, as JSON)")
-        case "key_prefix":
-            if isinstance(value, str):
-                return value
-            raise ConfigurationError(f"key_prefix={value!r} should be a string")
-        case "store_retry_after":
-            try:
-                seconds = float(value)
-            except (TypeError, ValueError):
-                seconds = -1.0
-            if 0 < seconds <= 3600:
-                return seconds
-            raise ConfigurationError(f"store_retry_after={value!r} should be seconds, more than 0 and at most 3600")
-    return value
-
-
-def _django(name: str) -> Any:
-    if "DJANGO_SETTINGS_MODULE" not in os.environ and "django.conf" not in sys.modules:
-        return None
-    from django.conf import settings
-
-    if not settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
-        return None
-    return getattr(settings, f"RATELIMIT_{name.upper()}", None)
-
-
-def _environment(name: str) -> Any:
-    return os.environ.get(f"RATELIMIT_{name.upper()}") or None
-
-
-def get_store(backend: Backend | None = None) -> Store:
-    """This process's store of ``backend``: by default the configured one, made at the first call."""
+def forget() -> None:
+    """Make the configured backend anew when it is next needed: the settings have changed."""
     global _store
+    with _lock:
+        _store = None
+        _named.clear()
+
+
+def get_store(backend: Backend | str | None = None) -> Store:
+    """This process's store of ``backend``, or of the one so called; by default the configured one. Made when needed."""
+    global _store
+    if isinstance(backend, str):
+        backend = get_backend(backend)
     store = _store if backend is None else _stores.get(backend)
     if store is not None:
         return store
     with _lock:
         if backend is None:
             if _store is None:
-                _store = get_store(make_backend(setting("backend"), setting("backend_options")))
+                _store = get_store(_configured())
             return _store
         return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_after")))
 
 
-def get_backend() -> Backend:
-    """The configured backend."""
-    return get_store().backend
+def get_backend(name: str | None = None) -> Backend:
+    """The configured backend, or the one called ``name``: the same name is the same object.
+
+    A name is that of an entry of ``RATELIMIT_BACKENDS``, or whatever the setting ``backend`` might say.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it can't be made.
+    """
+    if name is None:
+        return get_store().backend
+    with _lock:
+        if name not in _named:
+            entry = _entries().get(name)
+            _named[name] = make_backend(name) if entry is None else _from_entry(entry)
+        return _named[name]
+
+
+def register_backend(name: str, factory: Callable[..., Backend]) -> None:
+    """Have ``name`` stand for ``factory``, a subclass of :class:`Backend` or a function, wherever one is named."""
+    if not name.isidentifier():
+        raise ConfigurationError(f"register_backend({name!r}, ...): the name should be a word, as in 'mine'")
+    if not callable(factory):
+        raise ConfigurationError(f"register_backend({name!r}, {factory!r}): give a class or a function")
+    _registered[name] = factory
+
+
+def _configured() -> Backend:
+    entries = _entries()
+    if entries and setting("backend") == SETTINGS["backend"].default:
+        from .backends.multi import MultiBackend
+
+        return MultiBackend([get_backend(name) for name in entries])
+    return make_backend(setting("backend"), setting("backend_options"))
+
+
+def _entries() -> dict[str, Any]:
+    """The entries of ``RATELIMIT_BACKENDS``, by name."""
+    found: dict[str, Any] = {}
+    for entry in setting("backends") or ():
+        name = _entry(entry)[0]
+        if name in found:
+            raise ConfigurationError(f"backends: two are called {name!r}; give each a 'name' of its own")
+        found[name] = entry
+    return found
+
+
+def _entry(entry: Any) -> tuple[str, str, Mapping[str, Any]]:
+    """Name, type and options of an entry of ``RATELIMIT_BACKENDS``."""
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
+        raise ConfigurationError(f"backends: {entry!r} should have a 'type', and perhaps 'name' and 'options'")
+    for key in entry:
+        if key not in ("type", "name", "options"):
+            raise unknown_option(f"backends: {entry.get('name', entry['type'])!r}", key, ("type", "name", "options"))
+    name, kind, options = entry.get("name") or entry["type"], entry["type"], entry.get("options") or {}
+    if not isinstance(name, str) or not isinstance(options, Mapping):
+        raise ConfigurationError(f"backends: of {kind!r}, 'name' should be a string and 'options' a dictionary")
+    if kind.partition("://")[0] == "multi":
+        raise ConfigurationError(f"backends: {name!r} can't be made of the others: its type is {kind!r}")
+    return name, kind, options
+
+
+def _from_entry(entry: Any) -> Backend:
+    name, kind, options = _entry(entry)
+    return make_backend(kind, {"name": name, **options})
 
 
 def make_backend(backend: Any, options: Mapping[str, Any] | None = None) -> Backend:
-    """A backend from a URL (``memory://``, ``redis://``, ``rediss://``, ``unix://``), a dotted path, or itself."""
+    """A backend from a URL, a name, a dotted path of a class, or itself.
+
+    URLs: ``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
+    ``django-db://ALIAS``. Names: ``memory``, ``redis``, ``database``, ``multi``, and what was registered.
+    """
     if isinstance(backend, Backend):
         return backend
     if not isinstance(backend, str):
-        raise ConfigurationError(f"backend={backend!r}: give a URL, a dotted path or a Backend")
+        raise ConfigurationError(f"backend={backend!r}: give a URL, a name, a dotted path or a Backend")
     options = dict(options or {})
-    shown = f"backend={re.sub('//[^/@]*@', '//***@', backend)!r}"
-    scheme = backend.partition("://")[0]
-    factory: Any
-    arguments: tuple[str, ...] = ()
-    if scheme == "memory":
-        from .backends.memory import MemoryBackend as factory
-    elif scheme in ("redis", "rediss", "unix") and scheme != backend:
-        from .backends.redis_backend import RedisBackend as factory
-
-        arguments, options = (backend,), {"key_prefix": setting("key_prefix"), **options}
-    elif _DOTTED_PATH.fullmatch(backend):
-        module, _, name = backend.rpartition(".")
-        try:
-            factory = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"{shown} can't be imported: {error}") from error
-    else:
-        raise ConfigurationError(
-            f"{shown}: known are memory://, redis://, rediss://, unix:// and dotted paths of a class"
-        )
+    shown = f"backend={re.sub('//.*@', '//***@', backend)!r}"
+    factory, arguments, defaults = _factory(backend, shown)
     try:
-        made = factory(*arguments, **options)
+        made = factory(*arguments, **{**defaults, **options})
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{shown} with options {sorted(options)}: {error}") from error
     if not isinstance(made, Backend):
         raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is no Backend")
     return made
+
+
+def _factory(backend: str, shown: str) -> tuple[Callable[..., Any], tuple[str, ...], dict[str, Any]]:
+    """What makes it, with its arguments and the options that the settings give."""
+    scheme = backend.partition("://")[0]
+    if backend in _registered:
+        return _registered[backend], (), {}
+    if scheme == "memory":
+        from .backends.memory import MemoryBackend
+
+        return MemoryBackend, (), {}
+    if scheme == "multi":
+        from .backends.multi import MultiBackend
+
+        return MultiBackend, (), {"backends": [get_backend(name) for name in _entries()]}
+    if scheme in ("database", "django-db"):
+        from .backends.database import DatabaseBackend
+
+        alias = backend.partition("://")[2]
+        return DatabaseBackend, (alias,) if alias else (), {}
+    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
+        from .backends.redis_backend import RedisBackend
+
+        return RedisBackend, (backend,) if "://" in backend else (), {}
+    if _DOTTED_PATH.fullmatch(backend):
+        module, _, name = backend.rpartition(".")
+        try:
+            return getattr(importlib.import_module(module), name), (), {}
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(f"{shown} can't be imported: {error}") from error
+    raise ConfigurationError(
+        f"{shown}: known are memory://, redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, "
+        f"django-db://ALIAS, {', '.join(['memory', 'redis', 'database', 'multi', *_registered])}, "
+        "and dotted paths of a class"
+    )

@@ -18,7 +18,7 @@ class BreakerChanged:
     """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
 
     ``retry_after`` is the length of the wait in seconds when it opened; ``local`` says that only this process
-    knows, because the store is away.
+    knows, because the store is away; ``shadow`` that nobody is refused for it.
     """
 
     name: str
@@ -27,6 +27,29 @@ class BreakerChanged:
     failure_count: int = 0
     retry_after: float = 0.0
     local: bool = False
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChanged:
+    """A person said how the breaker ``name`` is to be: see :meth:`CircuitBreaker.force_open`.
+
+    ``mode`` is ``automatic``, ``forced_open``, ``forced_closed``, ``disabled``, ``shadow``, or ``reset``; ``ttl``
+    is in seconds, None for until further notice.
+    """
+
+    name: str
+    mode: str
+    author: str = ""
+    reason: str = ""
+    ttl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsDiffer:
+    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Once in a process."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +60,7 @@ class StoreChanged:
     reason: str = ""
 
 
-Event = BreakerChanged | StoreChanged
+Event = BreakerChanged | ModeChanged | SettingsDiffer | StoreChanged
 Subscriber = Callable[[Event], object]
 
 _subscribers: list[Subscriber] = []
@@ -70,6 +93,23 @@ def emit(event: Event) -> None:
             logger.info(
                 "breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra={"event": event}
             )
+        case ModeChanged():
+            logger.warning(
+                "breaker %r: %s by %s%s: %s",
+                event.name,
+                event.mode,
+                event.author or "nobody named",
+                "" if event.ttl is None else f" for {event.ttl:g} s",
+                event.reason or "no reason given",
+                extra={"event": event},
+            )
+        case SettingsDiffer():
+            logger.warning(
+                "breaker %r has other settings in another process; if that lasts longer than a deploy, "
+                "give it the same ones everywhere",
+                event.name,
+                extra={"event": event},
+            )
         case StoreChanged(up=True):
             logger.warning("the shared store is back", extra={"event": event})
         case StoreChanged():
@@ -86,4 +126,6 @@ def emit(event: Event) -> None:
 
 
 def _scope(event: BreakerChanged) -> str:
-    return " (this process only: the store is away)" if event.local else ""
+    if event.local:
+        return " (this process only: the store is away)"
+    return " (in the shadow: nobody is refused)" if event.shadow else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .backends.base import Call
+from .backends.calls import Call
 from .breaker_state import BreakerState
 from .circuit_breaker import CircuitBreaker
 from .errors import BackendError, CircuitBreakerError, ConfigurationError
@@ -13,6 +13,7 @@ from .limiter import Limiter
 from .limits import Decision, Question, decide
 from .permit import Permit
 from .policies import ALLOWED
+from .steps import run
 from .tickets import new_ticket
 
 R = TypeVar("R")
@@ -66,7 +67,7 @@ class Leave:
             if permit is not None and permit.goes_to(limiter.store, local=decision.local):
                 permit.riders = releases
             else:
-                limiter.store.tell(releases, local=decision.local)
+                limiter.store.tell(releases, decision.local)
         return True
 
 
@@ -95,7 +96,7 @@ class Guard:
         limiter = self.limiter
         if limiter is None:
             if permit is None and state is not None:
-                permit = state.ask(ticket)
+                permit = run(state.asking(ticket), state.store)
             return Leave(self, "", permit, None)
         name = limiter.key if key is None else key
         if slot is None:
@@ -127,10 +128,12 @@ class Guard:
         try:
             verdicts = limiter.store.apply([*limits, ask] if ask is not None else limits)
         except BackendError as error:
+            if ask is not None and state is not None:
+                state.put_back(ask)
             decision = limiter.without_store(question, error)
             if decision.allowed and ask is not None and state is not None:
                 try:
-                    permit = state.ask_without_store(ask.ticket, error)
+                    permit = run(state.asking_without_store(ask.ticket, error), state.store)
                 except CircuitBreakerError:
                     limiter.refund(decision, key=name)
                     raise
@@ -138,9 +141,9 @@ class Guard:
             decision = decide(question, verdicts[: len(limits)], local=False)
             if ask is not None and state is not None:
                 if decision.allowed or not verdicts[-1][ALLOWED]:
-                    permit = state.answered(ask, verdicts[-1])
+                    permit = run(state.answering(ask, verdicts[-1]), state.store)
                 else:
-                    state.observed(verdicts[-1])
+                    state.observed(ask, verdicts[-1])
         if not decision.allowed:
             if not question.redeems:
                 limiter.noted(name, decision)

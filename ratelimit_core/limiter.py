@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import get_args
 
 from . import conf
-from .backends.base import Backend, Call
+from .awaiting import acquired, finished
+from .backends.base import Backend
+from .backends.calls import Call
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited
 from .limits import Algorithm, Decision, Limit, Question, decide
 from .policies import CONCURRENCY
 from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from .rates import Rate, parse_rates
-from .store import Store, WhenDown
+from .settings import WhenDown
+from .store import Store
 from .tickets import new_ticket
 
 __all__ = ["Decision", "Limiter"]
@@ -107,14 +111,28 @@ class Limiter:
         Raises:
             ConfigurationError: the cost is more than the limit: waiting would never help.
         """
-        name = self.key if key is None else key
+        name = self._name(key)
         known = self.known_denial(name, cost)
         return self.noted(name, self._ask(self.calls(name, cost, new_ticket()))) if known is None else known
 
     def peek(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """What :meth:`hit` would answer now; takes nothing. One round trip."""
-        name = self.key if key is None else key
-        return self._ask(Question(self.limits, [limit.call(name, PEEK, cost, "") for limit in self.limits], cost))
+        return self._ask(self._looking(cost, key))
+
+    async def ahit(self, cost: int = 1, *, key: str | None = None) -> Decision:
+        """:meth:`hit` without blocking the event loop. Cancelled meanwhile, it gives back the place to run."""
+        name = self._name(key)
+        known = self.known_denial(name, cost)
+        if known is not None:
+            return known
+        asking = self._aask(self.calls(name, cost, new_ticket()))
+        if any(limit.policy is CONCURRENCY for limit in self.limits):
+            return self.noted(name, await acquired(asking, partial(self.arelease, key=key)))
+        return self.noted(name, await asking)
+
+    async def apeek(self, cost: int = 1, *, key: str | None = None) -> Decision:
+        """:meth:`peek` without blocking the event loop."""
+        return await self._aask(self._looking(cost, key))
 
     def reserve(
         self,
@@ -137,7 +155,7 @@ class Limiter:
         Raises:
             ConfigurationError: no limit here can reserve, or the cost is more than the limit.
         """
-        name = self.key if key is None else key
+        name = self._name(key)
         ticket = ticket or new_ticket()
         which = next((i for i, limit in enumerate(self.limits) if limit.reservable), None) if on is None else on
         if which is None or not self.limits[which].reservable:
@@ -159,33 +177,37 @@ class Limiter:
         """
         if slot.taken:
             return slot
-        name = self.key if key is None else key
+        name = self._name(key)
         return self._ask(self.calls(name, slot.cost, slot.ticket, redeem=slot.which))
 
     def refund(self, decision: Decision, *, key: str | None = None) -> None:
         """Give back what ``decision`` took, as far as the algorithm can. Once. One round trip."""
-        if not decision.allowed:
-            return
-        name = self.key if key is None else key
-        limits = self.limits if decision.taken else [self.limits[decision.which]]
-        self.store.tell(self._refunds(name, limits, decision), local=decision.local)
+        self.store.tell(self._all_refunds(decision, key), decision.local)
+
+    async def arefund(self, decision: Decision, *, key: str | None = None) -> None:
+        """:meth:`refund` without blocking the event loop."""
+        await self.store.atell(self._all_refunds(decision, key), decision.local)
 
     def release(self, decision: Decision, *, key: str | None = None) -> None:
         """Give back the place to run, if there is a limit on those. One round trip then, else none."""
-        self.store.tell(self.releases(decision, key=key), local=decision.local)
+        self.store.tell(self.releases(decision, key=key), decision.local)
+
+    async def arelease(self, decision: Decision, *, key: str | None = None) -> None:
+        """:meth:`release` without blocking the event loop."""
+        await self.store.atell(self.releases(decision, key=key), decision.local)
 
     def releases(self, decision: Decision, *, key: str | None = None) -> list[Call]:
         """The calls that :meth:`release` makes, for who has others to send along."""
         limits = [limit for limit in self.limits if limit.policy is CONCURRENCY]
-        return self._refunds(self.key if key is None else key, limits, decision) if decision.allowed else []
+        return self._refunds(self._name(key), limits, decision) if decision.allowed else []
 
     def reset(self, *, key: str | None = None) -> None:
         """Forget all that was taken. One round trip for each limit.
 
         Raises:
-            BackendError: the store is away.
+            BackendError: the store is away; after some of these, a CircuitBreakerError of its own breaker.
         """
-        name = self.key if key is None else key
+        name = self._name(key)
         try:
             for limit in self.limits:
                 self.store.local.delete(limit.policy, [limit.key(name)])
@@ -206,6 +228,20 @@ class Limiter:
         # The oldest, whosever it is: blocks may end in any order, thread and context, and what is left then
         # never ends before its holder's own would.
         self.release(self._entered.popleft())
+
+    async def __aenter__(self) -> Decision:
+        decision = await self.ahit()
+        if not decision:
+            raise self.refusal(decision)
+        self._entered.append(decision)
+        return decision
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        decision = self._entered.popleft()
+        if self.releases(decision):
+            await finished(self.arelease(decision))
 
     # For those who ask together with others.
 
@@ -277,6 +313,30 @@ class Limiter:
         except BackendError as error:
             return self.without_store(question, error)
         return decide(question, verdicts, local=False)
+
+    def _name(self, key: str | None) -> str:
+        if key is None:
+            return self.key
+        if not isinstance(key, str):
+            raise ConfigurationError(f"key={key!r} should be a string, as in key=str(user.pk)")
+        return key
+
+    async def _aask(self, question: Question) -> Decision:
+        try:
+            verdicts = await self.store.aapply(question.calls)
+        except BackendError as error:
+            return self.without_store(question, error)
+        return decide(question, verdicts, local=False)
+
+    def _looking(self, cost: int, key: str | None) -> Question:
+        name = self._name(key)
+        return Question(self.limits, [limit.call(name, PEEK, cost, "") for limit in self.limits], cost)
+
+    def _all_refunds(self, decision: Decision, key: str | None) -> list[Call]:
+        if not decision.allowed:
+            return []
+        limits = self.limits if decision.taken else [self.limits[decision.which]]
+        return self._refunds(self._name(key), limits, decision)
 
     def _refunds(self, name: str, limits: list[Limit], decision: Decision) -> list[Call]:
         if limits:

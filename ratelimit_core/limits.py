@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .backends.base import Call
+from .backends.calls import Call
 from .clock import LONGEST, SECOND, microseconds
 from .errors import ConfigurationError
 from .policies import (

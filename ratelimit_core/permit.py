@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .backends.base import Call
+from .backends.calls import Call
+from .steps import Steps, arun, run
 from .store import Store
 
 if TYPE_CHECKING:
@@ -38,38 +39,72 @@ class Permit:
 
     def success(self) -> None:
         """The call answered. No round trip while the breaker is closed."""
-        self._settle(good=1)
+        if not self._counted():
+            run(self._settling(good=1), self.store)
 
     def failure(self, error: BaseException | None = None) -> float:
         """The call failed. One round trip. Returns the seconds until the next probe: 0 if it is not open."""
-        return self._settle(bad=1, error=error)
+        return run(self._settling(bad=1, error=error), self.store)
 
     def cancel(self) -> None:
         """Nothing can be said: give the permit back unjudged. One round trip for a probe, else none."""
-        self._settle()
+        run(self._settling(), self.store)
 
     def judge(self, error: BaseException | None) -> float:
         """Settle by what the call raised, as the breaker is configured."""
-        match self._state.verdict_on(error):
-            case True:
-                return self._settle(good=1)
-            case False:
-                return self._settle(bad=1, error=error)
-            case None:
-                return self._settle()
+        return run(self.judging(error), self.store)
 
     def judge_result(self, result: Any) -> None:
         """Settle by what the call returned."""
+        if self._state.config.failure_result is None:
+            self.success()
+        else:
+            run(self.judging_result(result), self.store)
+
+    async def asuccess(self) -> None:
+        """:meth:`success` without blocking the event loop."""
+        await arun(self._settling(good=1), self.store)
+
+    async def afailure(self, error: BaseException | None = None) -> float:
+        """:meth:`failure` without blocking the event loop."""
+        return await arun(self._settling(bad=1, error=error), self.store)
+
+    async def acancel(self) -> None:
+        """:meth:`cancel` without blocking the event loop."""
+        await arun(self._settling(), self.store)
+
+    async def ajudge(self, error: BaseException | None) -> float:
+        """:meth:`judge` without blocking the event loop."""
+        return await arun(self.judging(error), self.store)
+
+    async def ajudge_result(self, result: Any) -> None:
+        """:meth:`judge_result` without blocking the event loop."""
+        await arun(self.judging_result(result), self.store)
+
+    @property
+    def store(self) -> Store:
+        """The store that is told."""
+        return self._state.store
+
+    def judging(self, error: BaseException | None) -> Steps[float]:
+        """:meth:`judge`, as steps."""
+        match self._state.verdict_on(error):
+            case True:
+                return self._settling(good=1)
+            case False:
+                return self._settling(bad=1, error=error)
+            case None:
+                return self._settling()
+
+    def judging_result(self, result: Any) -> Steps[float]:
+        """:meth:`judge_result`, as steps."""
         is_failure = self._state.config.failure_result
         try:
             failed = is_failure is not None and is_failure(result)
         except BaseException:
-            self.cancel()
+            yield from self._settling()
             raise
-        if failed:
-            self.failure()
-        else:
-            self.success()
+        return (yield from self._settling(bad=1) if failed else self._settling(good=1))
 
     def run(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
         """Call ``function``. What a probe calls through its own breaker again is still that probe."""
@@ -85,17 +120,18 @@ class Permit:
         """Whether its outcome is told to that store, or to the local one beside it."""
         return self._state.store is store and self.local == local
 
-    def tells(self) -> bool:
-        """Whether an answer may cost a round trip."""
-        state, config = self._state, self._state.config
-        judged = config.failure_result is not None or config.slow_call_duration is not None
-        return self.probe or judged or bool(self.riders) or state._known_failures > 0
+    def _counted(self) -> bool:
+        """Settle a success that need not be told now; this is the healthy path. False: it is not settled."""
+        if self.settled:
+            return True
+        self.settled = not self.probe and not self.riders and self._state.count(self)
+        return self.settled
 
-    def _settle(self, *, good: int = 0, bad: int = 0, error: BaseException | None = None) -> float:
+    def _settling(self, *, good: int = 0, bad: int = 0, error: BaseException | None = None) -> Steps[float]:
         if self.settled:
             return 0.0
         self.settled = True
-        return self._state.settle(self, self._state.clock() - self._began, good, bad, error)
+        return (yield from self._state.settling(self, self._state.clock() - self._began, good, bad, error))
 
 
 probes: ContextVar[tuple[Permit, ...]] = ContextVar("probes", default=())

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal
 
-from .backends.base import Backend, Call
+from .backends.base import Backend
+from .backends.calls import Call, Key
 from .backends.memory import MemoryBackend
 from .clock import SECOND, Clock, microseconds, monotonic
-from .errors import BackendError
+from .errors import BackendError, CircuitBreakerError
 from .events import StoreChanged, emit
 from .policies import Verdict
-
-WhenDown = Literal["local", "open", "closed"]
-"""What a guard does while the store is away: go on with this process's own state, let all through, or none."""
 
 RETRY_AFTER = 5.0
 """Seconds between two attempts to reach a store that is away."""
@@ -33,7 +31,7 @@ class Store:
     def __init__(self, backend: Backend, *, retry_after: float = RETRY_AFTER, clock: Clock = monotonic) -> None:
         self.backend = backend
         self.shared = backend.shared
-        self.local = MemoryBackend()
+        self.local = MemoryBackend(enable_circuit_breaker=False)
         self._retry_after = microseconds(retry_after)
         self._clock = clock
         self._away_until = 0
@@ -51,8 +49,32 @@ class Store:
         Raises:
             BackendError: the backend is away; ``retry_after`` says when it is tried again.
         """
+        returning = self._enter()
+        try:
+            verdicts = self.backend.attempt(calls)
+        except BackendError as error:
+            self._failed(error)
+            raise
+        if returning:
+            self._changed(0)
+        return verdicts
+
+    async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
+        """:meth:`apply` without blocking the event loop."""
+        returning = self._enter()
+        try:
+            verdicts = await self.backend.aattempt(calls)
+        except BackendError as error:
+            self._failed(error)
+            raise
+        if returning:
+            self._changed(0)
+        return verdicts
+
+    def _enter(self) -> bool:
+        """Whether this is an attempt to reach a store that was away."""
         if not self._away_until:
-            return self._ask(calls)
+            return False
         with self._lock:
             now = self._clock()
             left = self._away_until - now
@@ -60,23 +82,35 @@ class Store:
                 self._away_until = now + self._retry_after
         if left > 0:
             raise BackendError("the shared store is away", retry_after=left / SECOND)
-        verdicts = self._ask(calls)
-        self._changed(0)
-        return verdicts
+        return True
 
-    def tell(self, calls: Sequence[Call], *, local: bool) -> None:
+    def tell(self, calls: Sequence[Call], local: bool) -> None:
         """Apply what need not arrive: a lease that is not given back ends by itself. No round trip for nothing."""
         if calls:
             with suppress(BackendError):
                 (self.local if local else self).apply(calls)
 
-    def _ask(self, calls: Sequence[Call]) -> list[Verdict]:
-        try:
-            return self.backend.apply(calls)
-        except BackendError as error:
-            error.retry_after = self._retry_after / SECOND
-            self._changed(self._clock() + self._retry_after, str(error))
-            raise
+    async def atell(self, calls: Sequence[Call], local: bool) -> None:
+        """:meth:`tell` without blocking the event loop."""
+        if calls:
+            with suppress(BackendError):
+                await (self.local if local else self).aapply(calls)
+
+    def note(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
+        """Add to a journal what need not arrive."""
+        with suppress(BackendError, CircuitBreakerError):
+            (self.local if local else self.backend).append(key, entry, keep=keep, seconds=seconds)
+
+    async def anote(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
+        """:meth:`note` without blocking the event loop."""
+        if local or not self.shared:
+            self.note(key, entry, keep, seconds, local)
+        else:
+            await asyncio.to_thread(self.note, key, entry, keep, seconds, local)
+
+    def _failed(self, error: BackendError) -> None:
+        error.retry_after = self._retry_after / SECOND
+        self._changed(self._clock() + self._retry_after, str(error))
 
     def _changed(self, away_until: int, reason: str = "") -> None:
         up = not away_until

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from string import Formatter
 from typing import Any, Literal, get_args
 
 from ratelimit_core.backoff import Backoff
@@ -18,6 +16,7 @@ from ratelimit_core.guard import Guard, Leave
 from ratelimit_core.limiter import Limiter
 from ratelimit_core.limits import Algorithm, Decision
 from ratelimit_core.rates import Rate, parse_rates
+from ratelimit_core.templates import Template
 
 from .settings import ENABLED
 
@@ -127,9 +126,9 @@ class Protection:
         self.guard = Guard(self.breaker, self.limiter)
         self.release = Limiter(self._release_rate(), key=f"release:{key}", algorithm="leaky_bucket")
         self._key = key
-        self._signature = signature
-        if isinstance(options.rate_key, str):
-            self._check_rate_key(options.rate_key)
+        self._rate_key = (
+            Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
+        )
 
     def _release_rate(self) -> Rate | str:
         if self.options.release_rate is not None:
@@ -138,14 +137,6 @@ class Protection:
             return "100/s"
         rate = self.options.rate
         return min(parse_rates(rate), key=lambda each: each.spacing_us)
-
-    def _check_rate_key(self, template: str) -> None:
-        parameters = self._signature.parameters
-        for _, field_name, _, _ in Formatter().parse(template):
-            name = re.split(r"[.\[]", field_name or "", maxsplit=1)[0]
-            if field_name is not None and name not in parameters:
-                known = ", ".join(f"{{{name}}}" for name in parameters)
-                raise ConfigurationError(f"rate_key={template!r}: the task has no argument {name!r}; it has {known}")
 
     def acquire(self, args: Any, kwargs: Any, slot: Decision | None) -> Leave:
         """Leave to run once. See :meth:`Guard.acquire`."""
@@ -157,14 +148,13 @@ class Protection:
 
     def key(self, args: Any, kwargs: Any) -> str | None:
         """The limits' key for a call with these arguments."""
-        rate_key = self.options.rate_key
-        if rate_key is None or self.limiter is None:
+        if self.limiter is None:
             return None
-        if callable(rate_key):
-            return f"{self._key}:{rate_key(*args, **kwargs)}"
-        bound = self._signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        return f"{self._key}:{rate_key.format_map(bound.arguments)}"
+        if callable(self.options.rate_key):
+            return f"{self._key}:{self.options.rate_key(*args, **kwargs)}"
+        if self._rate_key is None:
+            return None
+        return f"{self._key}:{self._rate_key.render(args, kwargs)}"
 
 
 @cache

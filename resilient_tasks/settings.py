@@ -1,4 +1,4 @@
-"""Settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.conf`."""
+"""Settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.settings`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from celery import Celery
 from celery import _state as celery_state
 
-from ratelimit_core import conf
+from ratelimit_core.settings import add_source
 
 _OFF = {"0", "false", "no", "off"}
 
@@ -28,7 +28,7 @@ def _from_app(name: str) -> Any:
     return None if app is None else app.conf.get(f"resilience_{name}")
 
 
-conf.add_source(_from_app)
+add_source(_from_app)
 
 _DEFAULT_VISIBILITY = {"sqs": 1800.0}
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from ratelimit_core import conf
-from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core import conf, settings
+from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.clock import ManualClock
-from tests import servers
+from tests import databases, servers
 from tests.conformance import profiles  # noqa: F401 - registers them before an option can ask for one
 
-STORES = ["memory", "valkey", "redis"]
+STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
 """Every test that asks for a store runs on each of these."""
 
 
@@ -41,6 +41,27 @@ def redis_url() -> str:
     return url
 
 
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An alias of Django's for a file."""
+    with databases.sqlite(tmp_path_factory.mktemp("database")) as alias:
+        yield alias
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """An alias of Django's for a database of the suite's own on the machine's PostgreSQL."""
+    with databases.postgresql() as alias:
+        yield alias
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[str]:
+    """The same on the machine's MariaDB."""
+    with databases.mariadb() as alias:
+        yield alias
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
@@ -49,11 +70,19 @@ def clock() -> ManualClock:
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
     """Each backend in turn, empty, on the test's clock."""
-    if request.param == "memory":
-        yield MemoryBackend(clock=clock)
-        return
-    url = request.getfixturevalue(f"{request.param}_url")
-    backend = RedisBackend(url, key_prefix=f"test-{uuid.uuid4().hex}", clock=clock)
+    prefix = f"test-{uuid.uuid4().hex}"
+    backend: Backend
+    match request.param:
+        case "memory":
+            backend = MemoryBackend(clock=clock)
+        case "valkey" | "redis":
+            url = request.getfixturevalue(f"{request.param}_url")
+            backend = RedisBackend(url, key_prefix=prefix, clock=clock)
+        case "multi":
+            url = request.getfixturevalue("valkey_url")
+            backend = MultiBackend([RedisBackend(url, key_prefix=prefix, clock=clock), MemoryBackend(clock=clock)])
+        case _:
+            backend = DatabaseBackend(request.getfixturevalue(request.param), key_prefix=prefix, clock=clock)
     yield backend
     backend.clear()
     backend.close()
@@ -62,8 +91,9 @@ def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backen
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's breakers or settings, nor those of a Celery app."""
-    monkeypatch.setattr(conf, "_sources", [])
+    monkeypatch.setattr(settings, "sources", [])
     yield
     circuit_breaker_registry._breakers.clear()
-    conf._explicit.clear()
-    conf._store = None
+    settings.explicit.clear()
+    conf._registered.clear()
+    conf.forget()

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .base import Backend, Call
+from .base import Backend
+from .calls import Call
 from .memory import MemoryBackend
 
 if TYPE_CHECKING:
+    from .database import DatabaseBackend
+    from .multi import MultiBackend
     from .redis_backend import RedisBackend
 
-__all__ = ["Backend", "Call", "MemoryBackend", "RedisBackend"]
+_HOMES = {"DatabaseBackend": "database", "MultiBackend": "multi", "RedisBackend": "redis_backend"}
+
+__all__ = ["Backend", "Call", "DatabaseBackend", "MemoryBackend", "MultiBackend", "RedisBackend"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "RedisBackend":  # the driver is imported only where it is used
-        from .redis_backend import RedisBackend
-
-        return RedisBackend
+    if name in _HOMES:  # a driver is imported only where it is used
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

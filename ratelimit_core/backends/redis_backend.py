@@ -5,174 +5,223 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Sequence
-from functools import cache, partial
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from ..clock import Clock
-from ..errors import BackendError
+from ..breaker_config import CircuitBreakerConfig
+from ..clock import SECOND, Clock, wall
 from ..policies import POLICIES, Policy, Verdict
-from .base import Backend, Call, escape, refuse_duplicates, unescape
+from ..settings import setting
+from .base import Backend
+from .calls import Call, Key, refuse_duplicates
+from .redis_clients import servers
+from .redis_keys import JOURNAL, ClusterKeys, Keys, in_turn
+from .redis_sessions import ClusterSession, Command, LoopSessions, Script, Session
 
-TIMEOUT = 0.25
-"""Seconds to wait for a connection and for a reply, unless the URL or an option says otherwise."""
+_DAY = 24 * 3600
 
 
 @cache
-def script(names: frozenset[str]) -> tuple[str, str]:
-    """The Lua that decides the policies ``names``, and its SHA-1."""
+def script(names: frozenset[str], look: bool = False) -> tuple[str, str]:
+    """The Lua that decides the policies ``names``, and its SHA-1. With ``look`` it writes nothing."""
     lua = files("ratelimit_core") / "lua"
     parts = [(lua / f"{name}.lua").read_text("utf-8") for name in sorted(names)]
-    text = "\n".join(["local policies = {}", *parts, (lua / "apply.lua").read_text("utf-8")])
+    begin = f"local policies, look = {{}}, {str(look).lower()}"
+    text = "\n".join([begin, *parts, (lua / "apply.lua").read_text("utf-8")])
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisBackend(Backend):
-    """State shared through one Redis (6.2 or newer) or Valkey server.
+    """State shared through Redis (6.2 or newer) or Valkey.
 
-    Every :meth:`apply` is one round trip, whatever the number of calls. Connections are redis-py's own pool:
-    thread-safe; in a forked child it is another one. Nothing is retried here: an error or a reply that does not
-    come within the timeout is a :class:`BackendError` at once, and the guard decides what that means.
+    Every :meth:`apply` is one EVALSHA, whatever the number of calls (two commands the first time a server sees
+    the script). Connections are redis-py's own pool: thread-safe; in a forked child it is another one. An event loop
+    has connections of its own, which end with it, and at most 32 questions under way. Nothing is retried here: an
+    error, or a reply that does not come within the timeout, is a :class:`BackendError` at once, and the guard decides
+    what that means.
+
+    **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` asks for the master at every new
+    connection, one Sentinel after the other, each for at most 0.1 s. Until a new master is elected, calls are errors.
+    User and password are the servers'; those of the Sentinels go into the option ``sentinel_kwargs``, a dictionary.
+
+    **Cluster.** ``redis+cluster://:password@host:6379,host2:6379`` uses 64 slots: the name chooses one, and calls of
+    one name are decided together in one EVALSHA. So are those of names with a common tag: of a name with a part in
+    braces, as in ``suppliers:{payments}``, only that part chooses, and it meets what is just called ``payments``.
+    Other calls are atomic slot by slot, with the slot of the last call last, and cost two round trips for each slot,
+    less one: all but the first slot are asked without writing, and where one of them denies nothing is written
+    anywhere. Only if another process takes the last place in between is there a denial that leaves written what was
+    decided before it; an error may do so as well.
+
+    Both take ``rediss+...`` for TLS, and redis-py's options behind a ``?``, as the others do.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it.
-        client: a ``redis.Redis`` of your own instead of a URL; its timeouts and retries are yours then.
-        key_prefix: what every key starts with. Two applications that must not meet take two prefixes.
+        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it, or one of the above; by default what the
+            setting ``redis`` says, a dictionary of redis-py's options (``host``, ``port``, ``db``, ``password``, ...).
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` of your own instead of a URL; its timeouts and retries are
+            yours then, and event loops use it in threads.
+        key_prefix: what every key starts with; the setting ``key_prefix`` by default. Two applications that must not
+            meet take two prefixes.
         clock: decides instead of the server's clock; for tests.
-        options: handed to redis-py's connection pool (``socket_timeout``, ``max_connections``, ...).
+        name, enable_circuit_breaker, circuit_breaker_config: as in :class:`Backend`.
+        options: handed to redis-py's connections (``socket_timeout``, ``max_connections``, ``ssl_ca_certs``, ...).
+
+    Raises:
+        ConfigurationError: the URL or an option makes no sense.
     """
 
     def __init__(
         self,
-        url: str = "redis://localhost:6379/0",
+        url: str = "",
         *,
-        client: redis.Redis | None = None,
-        key_prefix: str = "resilient",
+        client: redis.Redis | redis.RedisCluster | None = None,
+        key_prefix: str | None = None,
         clock: Clock | None = None,
+        name: str = "",
+        enable_circuit_breaker: bool = True,
+        circuit_breaker_config: CircuitBreakerConfig | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
-        defaults = {
-            "socket_timeout": TIMEOUT,
-            "socket_connect_timeout": TIMEOUT,
-            "retry": Retry(NoBackoff(), 0),
-        }
-        self._connect = None if client else partial(redis.Redis.from_url, url, **{**defaults, **options})
-        self._client: Any = client
-        self._renew()
-        self._prefix = escape(key_prefix).replace("%3A", ":")
+        super().__init__(
+            name=name,
+            enable_circuit_breaker=enable_circuit_breaker,
+            circuit_breaker_config=circuit_breaker_config,
+            clock=clock,
+        )
+        if not url and client is None:
+            url, options = "redis://", {**(setting("redis") or {}), **options}
+        self._given = client
+        self._servers = None if client is not None else servers(url, options)
+        self._clustered = isinstance(client, redis.RedisCluster) if self._servers is None else self._servers.clustered
+        prefix = setting("key_prefix") if key_prefix is None else key_prefix
+        self._named = ClusterKeys(prefix) if self._clustered else Keys(prefix)
+        self._prefix = self._named.prefix
+        self._names = self._named.record
         self._clock = clock
+        self._renew()
         _instances.add(self)
 
-    def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide ``calls`` in one EVALSHA (two commands the first time a server sees the script)."""
+    def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         refuse_duplicates(calls)
+        if not self._clustered or not calls:
+            return _verdicts(self._session.evaluate(self._script(calls)))
+        turns = in_turn(calls)
+        question = next(turns)
+        while True:
+            answers = _verdicts(self._session.evaluate(self._script(*question)))
+            try:
+                question = turns.send(answers)
+            except StopIteration as end:
+                return list(end.value)
+
+    async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
+        if self._loops is None:
+            return await super()._aapply(calls)
+        refuse_duplicates(calls)
+        session = self._loops.current()
+        if not self._clustered or not calls:
+            return _verdicts(await session.evaluate(self._script(calls)))
+        turns = in_turn(calls)
+        question = next(turns)
+        while True:
+            answers = _verdicts(await session.evaluate(self._script(*question)))
+            try:
+                question = turns.send(answers)
+            except StopIteration as end:
+                return list(end.value)
+
+    def _script(self, calls: Sequence[Call], look: bool = False) -> Script:
         keys: list[str] = []
         arguments: list[str | int] = ["" if self._clock is None else self._clock()]
         for call in calls:
             policy = call.policy
-            keys += self._keys(policy, call.key)
-            keys.append(self._index(policy))
+            keys += self._names(policy, call.key)
+            keys.append(self._named.index(policy.name, call.key[0]))
             arguments += (policy.name, call.ticket, *call.event, *call.config)
-        text, sha = script(frozenset([call.policy.name for call in calls]))
-        try:
-            try:
-                verdicts = self._client.evalsha(sha, len(keys), *keys, *arguments)
-            except redis.exceptions.NoScriptError:
-                verdicts = self._client.eval(text, len(keys), *keys, *arguments)
-            return [tuple(verdict) for verdict in verdicts]
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
+        text, sha = script(frozenset([call.policy.name for call in calls]), look)
+        return text, sha, [len(keys), *keys, *arguments]
 
-    def delete(self, policy: Policy, keys: Sequence[tuple[str, str]]) -> None:
-        """Forget these records and their leases, with one DEL and one ZREM in a pipeline."""
-        self._forget(policy, [self._keys(policy, key) for key in keys])
+    def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
+        listed: dict[str, list[str]] = {}
+        for key in keys:
+            listed.setdefault(self._named.index(policy.name, key[0]), []).append(self._names(policy, key)[0])
+        self._session.run([command for index in listed for command in self._forgetting(policy, index, listed[index])])
 
-    def keys(self, policy: Policy) -> list[tuple[str, str]]:
-        """The records of ``policy`` that are in use, from the index: two commands."""
-        try:
-            now = self._clock() if self._clock else _time(self._client)
-            members = self._client.zrangebyscore(self._index(policy), f"({now}", "+inf")
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
-        return [self._parse(policy, _text(member)) for member in members]
+    def _keys(self, policy: Policy) -> list[Key]:
+        now = self._clock() if self._clock else self._session.time()
+        found = self._session.run(
+            [("zrangebyscore", index, f"({now}", "+inf") for index in self._named.indexes(policy.name)]
+        )
+        return [self._named.parse(_text(member)) for members in found for member in members]
 
-    def clear(self) -> None:
-        """Forget all that the index lists."""
-        for policy in POLICIES.values():
-            try:
-                members = self._client.zrange(self._index(policy), 0, -1)
-            except redis.RedisError as error:
-                raise _unavailable(error) from error
-            self._forget(policy, [_beside(policy, _text(member)) for member in members])
+    def _clear(self) -> None:
+        kinds = [(policy, index) for policy in (*POLICIES.values(), None) for index in self._indexes(policy)]
+        found = self._session.run([("zrange", index, 0, -1) for _, index in kinds])
+        commands: list[Command] = []
+        for (policy, index), members in zip(kinds, found, strict=True):
+            commands += self._forgetting(policy, index, [_text(member) for member in members])
+        self._session.run(commands)
 
-    def _forget(self, policy: Policy, stored: Sequence[list[str]]) -> None:
-        if not stored:
-            return
-        try:
-            with self._client.pipeline(transaction=False) as pipe:
-                pipe.delete(*(name for names in stored for name in names))
-                pipe.zrem(self._index(policy), *(names[0] for names in stored))
-                pipe.execute()
-        except redis.RedisError as error:
-            raise _unavailable(error) from error
+    def _append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        journal, index = self._named.journal(key), self._named.index(JOURNAL, key[0])
+        now = wall()
+        *_, listed_for = self._session.run(
+            [
+                ("lpush", journal, entry),
+                ("ltrim", journal, 0, keep - 1),
+                ("expire", journal, seconds),
+                ("zadd", index, {journal: now + seconds * SECOND}),
+                ("zremrangebyscore", index, "-inf", now - _DAY * SECOND),
+                ("ttl", index),
+            ]
+        )
+        if listed_for < seconds:  # about once a day
+            self._session.run([("expire", index, seconds + _DAY)])
+
+    def _entries(self, key: Key) -> list[str]:
+        return [_text(entry) for entry in self._session.run([("lrange", self._named.journal(key), 0, -1)])[0]]
+
+    def _indexes(self, policy: Policy | None) -> list[str]:
+        return self._named.indexes(JOURNAL if policy is None else policy.name)
+
+    def _forgetting(self, policy: Policy | None, index: str, listed: Sequence[str]) -> list[Command]:
+        """What forgets records of a policy, or journals, along with their places in the index."""
+        keys = listed if policy is None else [key for first in listed for key in self._named.beside(policy, first)]
+        return [("delete", *keys), ("zrem", index, *listed)] if listed else []
 
     def _renew(self) -> None:
-        """Have connections of one's own, also in a forked child.
-
-        There the parent's pool may be locked by a thread that the child does not have. It is kept, since
-        whoever collects it would wait for that lock.
-        """
-        if self._connect is not None:
-            self._abandoned, self._client = self._client, self._connect()
-            pool = self._client.connection_pool
-            pool.connection_class(**pool.connection_kwargs)  # a wrong option is refused here, not when it connects
+        """Have connections of one's own, also in a forked child."""
+        self._loops: LoopSessions | None = None
+        if self._servers is None:
+            self._session = (ClusterSession if self._clustered else Session)(self._given)
+        else:
+            self._session = (ClusterSession if self._clustered else Session)(None, self._servers)
+            self._loops = LoopSessions(self._servers)
 
     def close(self) -> None:
-        """Close the pool's connections."""
-        self._client.close()
-
-    # Keys: `prefix:{name}:policy:qualifier`, and `...:leases` beside a record. One name, one hash tag.
-
-    def _keys(self, policy: Policy, key: tuple[str, str]) -> list[str]:
-        name, qualifier = key
-        return _beside(policy, f"{self._prefix}:{{{escape(name)}}}:{policy.name}:{escape(qualifier)}")
-
-    def _index(self, policy: Policy) -> str:
-        return f"{self._prefix}:index:{policy.name}"
-
-    def _parse(self, policy: Policy, key: str) -> tuple[str, str]:
-        name, _, qualifier = key[len(self._prefix) + 2 :].partition(f"}}:{policy.name}:")
-        return unescape(name), unescape(qualifier)
+        """Close the connections of threads. Those of event loops are closed along with their loops."""
+        self._session.close()
 
 
-def _beside(policy: Policy, first: str) -> list[str]:
-    """The keys of one record, of which ``first`` is the one that the index lists."""
-    return [first, f"{first}:leases"] if policy.record and policy.leases else [first]
+def _verdicts(answer: Any) -> list[Verdict]:
+    return [tuple(verdict) for verdict in answer]
 
 
 def _text(member: bytes | str) -> str:
     return member if isinstance(member, str) else member.decode()
 
 
-def _time(client: redis.Redis) -> int:
-    seconds, fraction = client.time()
-    return int(seconds) * 1_000_000 + int(fraction)
-
-
-def _unavailable(error: redis.RedisError) -> BackendError:
-    return BackendError(f"Redis: {type(error).__name__}: {error}")
-
-
 _instances: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
+_of_parents: list[Any] = []
+"""What forked children inherited. A thread that they do not have may hold its locks, and who collects it would wait."""
 
 
 def _after_fork() -> None:
     for backend in list(_instances):
+        _of_parents.append((backend._session, backend._loops))
         backend._renew()
 
 

@@ -1,4 +1,5 @@
--- Decides a list of calls, all or none, and writes what they changed. The generated policies stand above.
+-- Decides a list of calls, all or none, and writes what they changed, unless it is only to `look`. That and the
+-- generated policies stand above.
 --
 -- ARGV: the time in µs ('' for the server's own), then for each call: policy, ticket, event and configuration.
 -- KEYS: for each call the key of its record, of its leases (each where the policy has such), and of the index.
@@ -64,7 +65,7 @@ while argument <= #ARGV do
   key = key + policy.keys
   argument = argument + policy.arguments
 end
-if not all then
+if look or not all then
   return verdicts
 end
 

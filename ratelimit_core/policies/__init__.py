@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from .breaker import breaker
 from .concurrency import concurrency
+from .counter import counter
 from .fixed_window import fixed_window
 from .sliding_window import sliding_window
 from .sliding_window_counter import sliding_window_counter
@@ -84,8 +85,9 @@ class Policy:
         )
 
 
-BREAKER = Policy.of(breaker)
+BREAKER = Policy.of(breaker, version=2)
 CONCURRENCY = Policy.of(concurrency)
+COUNTER = Policy.of(counter)
 FIXED_WINDOW = Policy.of(fixed_window)
 SLIDING_WINDOW = Policy.of(sliding_window)
 SLIDING_WINDOW_COUNTER = Policy.of(sliding_window_counter)
@@ -93,5 +95,5 @@ TOKEN_BUCKET = Policy.of(token_bucket)
 
 POLICIES = {
     policy.name: policy
-    for policy in (BREAKER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
+    for policy in (BREAKER, CONCURRENCY, COUNTER, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
 }

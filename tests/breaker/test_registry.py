@@ -258,7 +258,11 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "next_attempt_time": None,
         "backoff_time": 0,
         "half_open_calls": 0,
-        "stats": {"successes": 0, "failures": 0, "refusals": 0},
+        "stats": {"successes": 0, "failures": 0, "refusals": 0, "shadow_refusals": 0},
+        "mode": "automatic",
+        "mode_until": None,
+        "author": "",
+        "reason": "",
     }
     status = breaker.get_status()
     assert status.pop("changed_at") in (None, began)
@@ -274,7 +278,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "changed_at": began,
         "next_attempt_time": began + 60,
         "backoff_time": 60,
-        "stats": {"successes": 1, "failures": 2, "refusals": 1},
+        "stats": {"successes": 1, "failures": 2, "refusals": 1, "shadow_refusals": 0},
     }
     assert breaker.get_status() == expected
 
@@ -293,7 +297,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "half_open_calls": 0,
         "stats": None,
     }
-    assert breaker.stats == {"successes": 4, "failures": 2, "refusals": 1}
+    assert breaker.stats == {"successes": 4, "failures": 2, "refusals": 1, "shadow_refusals": 0}
 
 
 def test_a_refusal_by_busy_probes_names_no_time_that_has_passed(fleet: Fleet) -> None:

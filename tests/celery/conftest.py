@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import CircuitBreaker, conf
+from ratelimit_core import CircuitBreaker
+from ratelimit_core.settings import add_source
 from resilient_tasks import settings
 from tests import servers
 from tests.servers import Process
@@ -20,7 +21,7 @@ from tests.servers import Process
 @pytest.fixture(autouse=True)
 def app_settings(fresh_settings: None) -> None:
     """Here the settings come from the app."""
-    conf.add_source(settings._from_app)
+    add_source(settings._from_app)
 
 
 class Fleet:

@@ -10,28 +10,34 @@ import redis
 from ratelimit_core.clock import Clock
 
 from . import profiles  # noqa: F401 - registers them before an option can ask for one
-from .participants import InMemory, InRedis, Participant, in_lua
+from .participants import InDatabase, InMemory, InRedis, Participant, in_lua, in_multi
 
-Assemble = Callable[[Clock], list[Participant]]
+NewParticipant = Callable[[Clock], Participant]
+
+SERVERS = ["valkey", "redis"]
+DATABASES = ["sqlite", "postgresql", "mariadb"]
+PARTICIPANTS = ["memory", "lua", *SERVERS, *DATABASES, "multi"]
 
 
-@pytest.fixture(scope="session")
-def assemble(valkey_url: str, redis_url: str) -> Iterator[Assemble]:
-    """Everybody who has to agree with the reference, with nothing stored."""
-    run = f"conformance-{uuid.uuid4().hex}"
-    servers = {"Valkey": redis.Redis.from_url(valkey_url), "Redis": redis.Redis.from_url(redis_url)}
-    rounds = itertools.count()
+@pytest.fixture(params=PARTICIPANTS)
+def participant(request: pytest.FixtureRequest) -> Iterator[NewParticipant]:
+    """Everybody who has to agree with the reference, one after the other; each new one has nothing stored."""
+    kind: str = request.param
+    run, rounds = f"conformance-{uuid.uuid4().hex}", itertools.count()
 
-    def assembled(clock: Clock) -> list[Participant]:
-        prefix = f"{run}-{next(rounds)}"
-        return [
-            InMemory(clock),
-            in_lua(clock),
-            *(InRedis(name, client, prefix, clock) for name, client in servers.items()),
-        ]
+    def prefix() -> str:
+        return f"{run}-{next(rounds)}"
 
-    yield assembled
-    for client in servers.values():
+    if kind in SERVERS:
+        client = redis.Redis.from_url(request.getfixturevalue(f"{kind}_url"))
+        yield lambda clock: InRedis(kind, client, prefix(), clock)
         for key in client.scan_iter(f"{run}-*", count=10_000):  # ended by the test's clock, not yet by the server's
             client.delete(key)
         client.close()
+    elif kind in DATABASES:
+        alias: str = request.getfixturevalue(kind)
+        yield lambda clock: InDatabase(alias, prefix(), clock)
+    elif kind == "multi":
+        yield in_multi
+    else:
+        yield InMemory if kind == "memory" else in_lua

@@ -6,7 +6,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ratelimit_core.backends import Call, MemoryBackend, RedisBackend
+from django.db import connections
+
+from ratelimit_core.backends import Backend, Call, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.clock import SECOND, Clock
 from ratelimit_core.policies import Policy, Verdict
 
@@ -28,18 +31,20 @@ class Participant(Protocol):
 class InMemory:
     finest = 1
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, backend: Backend | None = None, memory: MemoryBackend | None = None) -> None:
         self.clock = clock
-        self.backend = MemoryBackend(clock=clock)
+        self.memory = memory or MemoryBackend(clock=clock)
+        self.backend = backend or self.memory
 
     def __repr__(self) -> str:
-        return "MemoryBackend"
+        return self.backend.name
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self.backend.apply(calls)
 
     def state(self, policy: Policy, key: Key) -> State:
-        entry = self.backend._entries.get((policy.name, key))
+        entries = self.memory._records._entries.get(policy.name)
+        entry = entries.get(key) if entries else None
         if entry is None:
             return State((), 0, [])
         return _in_use(self.clock(), entry.record, entry.expires, entry.leases.ends)
@@ -65,7 +70,7 @@ class InRedis:
         return self.backend.apply(calls)
 
     def state(self, policy: Policy, key: Key) -> State:
-        stored = self.backend._keys(policy, key)
+        stored = self.backend._names(policy, key)
         record: tuple[int, ...] = ()
         expires = 0
         data = self.client.get(stored[0]) if policy.record else None
@@ -80,6 +85,42 @@ class InRedis:
 
     def keys(self, policy: Policy) -> set[Key]:
         return set(self.backend.keys(policy))
+
+
+class InDatabase:
+    """A :class:`DatabaseBackend` on the test's clock. Tickets are short and in small letters."""
+
+    finest = 1
+
+    def __init__(self, alias: str, prefix: str, clock: Clock) -> None:
+        self.alias, self.prefix, self.clock = alias, prefix, clock
+        self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+
+    def __repr__(self) -> str:
+        return self.alias
+
+    def apply(self, calls: Sequence[Call]) -> list[Verdict]:
+        return self.backend.apply(calls)
+
+    def keys(self, policy: Policy) -> set[Key]:
+        return set(self.backend.keys(policy))
+
+    def state(self, policy: Policy, key: Key) -> State:
+        """What is in use, from the tables."""
+        record, now = row(foldless(self.prefix), policy.name, key).id, self.clock()
+        with connections[self.alias].cursor() as cursor:
+            cursor.execute(f"SELECT expires, data FROM {RECORDS} WHERE id = %s AND expires > %s", [record, now])
+            expires, data = cursor.fetchone() or (0, "")
+            cursor.execute(f"SELECT ends, owner FROM {LEASES} WHERE record = %s AND ends > %s", [record, now])
+            leases = [Lease(ends, owner) for ends, owner in cursor.fetchall()]
+        return State(tuple(map(int, data.split())), expires, sorted(leases))
+
+
+def in_multi(clock: Clock) -> InMemory:
+    """Behind a store that is away."""
+    memory = InMemory(clock)
+    away = RedisBackend("redis://127.0.0.1:1/0", circuit_breaker_config={"failure_threshold": 1})
+    return InMemory(clock, MultiBackend([away, memory.memory]), memory.memory)
 
 
 def in_lua(clock: Clock, damage: Callable[[str], str] = str) -> InRedis:
@@ -97,4 +138,4 @@ def _owner(member: str) -> str:
     return "" if "!" in member else member.partition("/")[0]
 
 
-__all__ = ["InMemory", "InRedis", "Participant", "Reference", "in_lua"]
+__all__ = ["InDatabase", "InMemory", "InRedis", "Participant", "Reference", "in_lua", "in_multi"]

@@ -11,9 +11,10 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from ratelimit_core.backends import Call
+from ratelimit_core.breaker_record import MODES
 from ratelimit_core.clock import LONGEST
 from ratelimit_core.policies import Policy
-from ratelimit_core.policies.breaker import ASK, PEEK, REPORT
+from ratelimit_core.policies.breaker import ASK, FORCE, PEEK, REPORT
 
 from .reference import Key, Reference
 
@@ -22,6 +23,7 @@ Config = dict[str, int]
 OPERATIONS = {
     "breaker": 3,
     "concurrency": 3,
+    "counter": 2,
     "fixed_window": 3,
     "sliding_window": 5,
     "sliding_window_counter": 3,
@@ -64,6 +66,9 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
         "window": st.just(0) | span,
         "failure_rate": st.sampled_from([0, 1, 500, 1000]),
         "slow_rate": st.sampled_from([0, 500, 1000]),
+        "ramp": st.just(0) | span,
+        "shadow": st.sampled_from([0] * 7 + [1]),
+        "fingerprint": st.sampled_from([1, 2]),
     }
     return st.fixed_dictionaries({name: values[name] for name in policy.config})
 
@@ -71,7 +76,7 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
 def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple[int, ...]]:
     if policy.name == "breaker":
         testimony = [
-            # good, age, bad, slow, retry_after
+            # good, age, bad, slow, span
             (0, 0, 0, 0, 0),
             (1, 0, 0, 0, 0),
             (2, unit, 0, 0, 0),
@@ -82,7 +87,15 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
             (0, 0, 1, 0, 5 * unit),
         ]
         seen = [CURRENT, CURRENT, CURRENT, STALE]
-        return [(op, which, *said) for op in (ASK, ASK, REPORT, REPORT, PEEK) for which in seen for said in testimony]
+        asked = [
+            (op, which, *said, dice, 0)
+            for op in (ASK, ASK, REPORT, REPORT, PEEK)
+            for which in seen
+            for said in testimony
+            for dice in (0, 100, 500)
+        ]
+        forced = [(FORCE, CURRENT, 0, 0, 0, 0, span, 0, mode) for mode in MODES for span in (0, 3 * unit)][1:]
+        return [*asked, *forced, *[(FORCE, CURRENT, *(0,) * 7)] * 8]
     most = config.get("limit", config.get("burst", 1))
     cost = min(most, COSTS[ticket])
     each = {
@@ -91,6 +104,7 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
         "slots": [most - cost],
         "floor": [0, 0, unit, 5 * unit],
         "max_wait": [0, 3 * unit, 20 * unit],
+        "period": [unit, 5 * unit],
     }
     return list(itertools.product(*(each[name] for name in policy.event)))
 
@@ -120,4 +134,5 @@ def plain_config(policy: Policy, unit: int) -> Config:
     values = dict.fromkeys(policy.config, 4 * unit)
     values |= {"limit": 3, "burst": 3, "failure_threshold": 2, "success_threshold": 1, "slots": 0}
     values |= {"multiplier": 2000, "window": 0, "minimum_calls": 1, "failure_rate": 0, "slow_rate": 0}
+    values |= {"ramp": 0, "shadow": 0}
     return {name: values[name] for name in policy.config}

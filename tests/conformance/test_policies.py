@@ -17,6 +17,7 @@ from ratelimit_core.policies import (
     ANSWER,
     BREAKER,
     CONCURRENCY,
+    COUNTER,
     EXPIRES,
     FIXED_WINDOW,
     OTHER_ANSWER,
@@ -29,7 +30,7 @@ from ratelimit_core.policies import (
     Policy,
     Verdict,
 )
-from ratelimit_core.policies.breaker import ASK, CLOSED, HALF_OPEN, OPEN, REPORT
+from ratelimit_core.policies.breaker import ASK, CLOSED, FORCE, HALF_OPEN, OPEN, REPORT
 from ratelimit_core.policies.breaker import PEEK as LOOK
 from ratelimit_core.policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 
@@ -224,7 +225,7 @@ def test_concurrency_is_never_above_the_limit(moves: list[tuple[int, int, str]],
             assert in_use + cost > limit, "refused only for want of room"
 
 
-LIMITS = [policy for policy in POLICIES.values() if policy is not BREAKER]
+LIMITS = [policy for policy in POLICIES.values() if policy not in (BREAKER, COUNTER)]
 
 
 @pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
@@ -381,6 +382,9 @@ DEFAULTS = {
     "minimum_calls": 10,
     "failure_rate": 0,
     "slow_rate": 0,
+    "ramp": 0,
+    "shadow": 0,
+    "fingerprint": 7,
 }
 
 
@@ -465,7 +469,7 @@ def test_retry_after_opens_for_exactly_that_long_and_does_not_keep_what_was_forg
     breaker.probe()
     breaker.ask(REPORT, "probe", good=1)
     breaker.clock.now += 300
-    assert breaker.ask(REPORT, bad=1, retry_after=7)[WAIT] == 7
+    assert breaker.ask(REPORT, bad=1, span=7)[WAIT] == 7
     breaker.probe()
     assert breaker.ask(REPORT, "probe", bad=1)[WAIT] == 60, "a first opening of this outage"
 
@@ -522,15 +526,17 @@ def test_what_holds_for_every_breaker_whatever_happens(calls: int) -> None:
     @given(scenarios(BREAKER, 1))
     def check(scenario: tuple[Config, list[Step]]) -> None:
         config, steps = scenario
-        config = {**config, "slots": calls - 1, "keep": 100 * 365 * 86_400 * 10**6}
+        config = {**config, "slots": calls - 1, "keep": 100 * 365 * 86_400 * 10**6, "ramp": 0, "shadow": 0}
         one = One(BREAKER, **config)
         generation, state = 0, CLOSED
         for step in steps:
+            if step.event[0] == FORCE:
+                continue
             one.clock.now += step.elapsed
             before = one.store.state(BREAKER, KEY)
             call = step.call(BREAKER, KEY, config, one.store)
             if step.event[0] == ASK:  # it may carry successes, no failures
-                call = call._replace(event=(*call.event[:4], 0, 0, 0))
+                call = call._replace(event=(*call.event[:4], *(0,) * 5))
             verdict = one.store.apply([call])[0]
             after = one.store.state(BREAKER, KEY)
             assert len(after.leases) <= calls

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.base import MAX_KEY, escape
+from ratelimit_core.backends.calls import MAX_KEY, escape
 from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy
@@ -143,7 +143,7 @@ def test_a_record_of_another_version_or_garbage_is_replaced_never_misread(
     call = use(policy)
     width = 1 + len(policy.record)
     backend.apply([call])
-    record = backend._keys(policy, call.key)[0]
+    record = backend._names(policy, call.key)[0]
     good = client.get(record)
     assert isinstance(good, bytes)
     far, version, expires = 2**52, good[0], int.from_bytes(good[1:9])
@@ -164,7 +164,7 @@ def test_a_record_of_another_version_or_garbage_is_replaced_never_misread(
 
 def test_a_key_of_another_type_is_an_error_of_the_backend(backend: RedisBackend, client: redis.Redis) -> None:
     call = ask(LIMITS[0])
-    key = backend._keys(call.policy, call.key)[0]
+    key = backend._names(call.policy, call.key)[0]
     client.set(key, "a string", px=60_000)
     with pytest.raises(BackendError, match="WRONGTYPE"):
         backend.apply([call])
@@ -184,7 +184,7 @@ def test_the_servers_clock_decides(backend: RedisBackend, client: redis.Redis, p
 
 def test_records_of_one_name_share_a_hash_tag_whatever_the_name(backend: RedisBackend) -> None:
     for name in ("a", "{", "}{", "a}b{c", "é" * 1000):
-        keys = [key for policy in POLICIES.values() for q in ("", "}{") for key in backend._keys(policy, (name, q))]
+        keys = [key for policy in POLICIES.values() for q in ("", "}{") for key in backend._names(policy, (name, q))]
         tags = {key.partition("{")[2].partition("}")[0] for key in keys}
         assert tags == {escape(name)}
         assert all(key.count("{") == key.count("}") == 1 for key in keys)

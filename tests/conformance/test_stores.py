@@ -13,6 +13,7 @@ from ratelimit_core.policies import (
     ANSWER,
     BREAKER,
     CONCURRENCY,
+    COUNTER,
     FIXED_WINDOW,
     POLICIES,
     SLIDING_WINDOW,
@@ -32,6 +33,7 @@ def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, tick
     """A call that takes one of three (of a breaker: reports a failure), for four minutes."""
     config = plain_config(policy, UNIT)
     values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": 1, "slots": config.get("limit", 1) - 1, "bad": 1}
+    values["period"] = 4 * UNIT
     return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), ticket)
 
 
@@ -44,7 +46,7 @@ def left(store: Backend, policy: Policy, key: tuple[str, str] = ("name", "")) ->
     return store.apply([ask(policy, key, PEEK)])[0][ANSWER]
 
 
-LIMITS = [policy for policy in POLICIES.values() if policy is not BREAKER]
+LIMITS = [policy for policy in POLICIES.values() if policy not in (BREAKER, COUNTER)]
 every_limit = pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -110,7 +112,7 @@ def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) 
 def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Backend, clock: ManualClock) -> None:
     config = plain_config(BREAKER, UNIT) | {"failure_threshold": 1, "keep": 100 * UNIT, "slots": 2}
     values = tuple(config.values())
-    report, asking = (1, 0, 0, 0, 1, 0, 0), (0, 0, 0, 0, 0, 0, 0)
+    report, asking = (1, 0, 0, 0, 1, 0, 0, 0, 0), (0,) * 9
     store.apply([Call(BREAKER, ("p", ""), report, values, "a")])
     clock.advance(4 * 60)
     for ticket in "ab":  # the second probe changes no record, and adds a lease of four minutes
@@ -200,4 +202,4 @@ def test_memory_sweeps_out_what_has_ended(clock: ManualClock) -> None:
     for _ in range(60):
         memory.apply([ask(FIXED_WINDOW, ("new", ""))])
         memory.apply([ask(FIXED_WINDOW, ("new", ""), REFUND)])
-    assert len(memory._entries) == 1
+    assert len(memory._records._entries[FIXED_WINDOW.name]) == 1

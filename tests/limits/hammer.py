@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 from ratelimit_core import Limiter
-from ratelimit_core.backends import RedisBackend
+from ratelimit_core.backends import Backend, RedisBackend
 from ratelimit_core.limits import Algorithm
 
 THREADS = 8
@@ -22,8 +22,7 @@ Spans = list[tuple[int, int]]
 """In ns: not before and not after."""
 
 
-def main(url: str) -> None:
-    backend = RedisBackend(url, key_prefix="hammer", socket_timeout=30)
+def hammer(backend: Backend) -> None:
     limiters = {
         algorithm: Limiter(f"{LIMIT}/{PERIOD * 1000:.0f}ms", key=algorithm, algorithm=algorithm, backend=backend)
         for algorithm in get_args(Algorithm)
@@ -52,4 +51,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    hammer(RedisBackend(sys.argv[1], key_prefix="hammer", socket_timeout=30))

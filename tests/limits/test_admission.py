@@ -6,7 +6,9 @@ counted only in the intervals in which it was for certain: no delay of this mach
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 
 import pytest
@@ -19,12 +21,10 @@ PROCESSES = 4
 PERIOD_NS = int(hammer.PERIOD * 1e9)
 
 
-@pytest.fixture(scope="module")
-def spans(valkey_url: str) -> dict[str, hammer.Spans]:
+def hammered(*command: str, environ: Mapping[str, str] | None = None) -> dict[str, hammer.Spans]:
+    """What the processes got that were started with ``command``, and when."""
     with ExitStack() as stack:
-        processes = [
-            stack.enter_context(Process.python("-m", "tests.limits.hammer", valkey_url)) for _ in range(PROCESSES)
-        ]
+        processes = [stack.enter_context(Process.python(*command, environ=environ)) for _ in range(PROCESSES)]
         for process in processes:
             process.wait_for("ready")
         for process in processes:
@@ -33,21 +33,27 @@ def spans(valkey_url: str) -> dict[str, hammer.Spans]:
     return {name: [(start, end) for spans in told for start, end in spans[name]] for name in told[0]}
 
 
+@pytest.fixture(scope="module")
+def spans(valkey_url: str) -> dict[str, hammer.Spans]:
+    return hammered("-m", "tests.limits.hammer", valkey_url)
+
+
 def busiest(spans: hammer.Spans) -> int:
     """The most that were for certain in one interval of one period."""
     return max(sum(start <= other and end < start + PERIOD_NS for other, end in spans) for start, _ in spans)
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "documented"),
-    [
-        ("sliding_window", hammer.LIMIT),
-        ("sliding_window_counter", hammer.LIMIT),
-        ("fixed_window", 2 * hammer.LIMIT),
-        ("token_bucket", hammer.LIMIT + hammer.LIMIT),
-        ("leaky_bucket", 1 + hammer.LIMIT),
-    ],
-)
+DOCUMENTED = {
+    "sliding_window": hammer.LIMIT,
+    "sliding_window_counter": hammer.LIMIT,
+    "fixed_window": 2 * hammer.LIMIT,
+    "token_bucket": hammer.LIMIT + hammer.LIMIT,
+    "leaky_bucket": 1 + hammer.LIMIT,
+}
+"""The most in an interval of one period."""
+
+
+@pytest.mark.parametrize(("algorithm", "documented"), DOCUMENTED.items())
 def test_no_interval_sees_more_than_is_documented(
     spans: dict[str, hammer.Spans], algorithm: str, documented: int
 ) -> None:
@@ -55,10 +61,10 @@ def test_no_interval_sees_more_than_is_documented(
     assert len(spans[algorithm]) > documented  # they wanted more than once what there is
 
 
+def most_at_a_time(spans: hammer.Spans) -> int:
+    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    return max(itertools.accumulate(step for _, step in edges))
+
+
 def test_no_more_run_at_a_time_than_there_are_places(spans: dict[str, hammer.Spans]) -> None:
-    edges = sorted([(start, 1) for start, _ in spans["places"]] + [(end, -1) for _, end in spans["places"]])
-    held = most = 0
-    for _, step in edges:
-        held += step
-        most = max(most, held)
-    assert 1 < most <= hammer.PLACES
+    assert 1 < most_at_a_time(spans["places"]) <= hammer.PLACES

@@ -17,9 +17,10 @@ from ratelimit_core import (
     circuit_breaker_registry,
     configure,
     get_backend,
+    register_backend,
     retry_after_of,
 )
-from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import Permit, circuit_breaker
 from resilient_tasks import breaker_task, rate_limited_task
 
@@ -29,6 +30,20 @@ def configuration() -> None:
     assert_type(get_backend(), Backend)
     backends: list[Backend] = [MemoryBackend(max_keys=10), RedisBackend("redis://localhost", socket_timeout=1)]
     configure(backend=backends[0])
+    several = MultiBackend([*backends, DatabaseBackend("default", name="last")], strategy="round_robin")
+    register_backend("mine", MemoryBackend)
+    assert_type(get_backend("mine"), Backend)
+    MemoryBackend(enable_circuit_breaker=True, circuit_breaker_config={"failure_threshold": 3})
+    assert_type(several.incr("user:123", 60), int)
+    assert_type(several.get_count("user:123"), int)
+    assert_type(several.get_reset_time("user:123"), int | None)
+    several.reset("user:123")
+    assert_type(several.is_circuit_breaker_enabled(), bool)
+    assert_type(several.get_circuit_breaker_status(), dict[str, Any] | None)
+    assert_type(several.get_backend_health_status(), dict[str, Any])
+    several.reset_circuit_breaker()
+    several.incr(123, 60)  # type: ignore[arg-type] # a key is text
+    MultiBackend(["redis://localhost"])  # type: ignore[list-item] # stores, not their URLs
     configure("redis://localhost")  # type: ignore[call-arg] # settings have names
 
 
@@ -51,6 +66,17 @@ def limits() -> None:
     slot.allowed = True  # type: ignore[misc] # a decision is final
 
 
+async def limits_in_an_event_loop() -> None:
+    limiter = Limiter("10/s", key="supplier", concurrency=8)
+    decision = await limiter.ahit(2, key="tenant")
+    assert_type(decision, Decision)
+    assert_type(await limiter.apeek(), Decision)
+    await limiter.arefund(decision)
+    await limiter.arelease(decision)
+    async with limiter as entered:
+        assert_type(entered, Decision)
+
+
 def breakers() -> None:
     breaker = CircuitBreaker("payments", failure_threshold=3)
     CircuitBreaker(CircuitBreakerConfig("payments", failure_threshold=3))
@@ -69,6 +95,29 @@ def breakers() -> None:
         assert_type(entered, Permit)
     for known in circuit_breaker_registry:
         assert_type(known, CircuitBreaker)
+    breaker.force_open("ann", "migration", ttl=600)
+    breaker.force_closed(author="ann")
+    breaker.disable(reason="broken")
+    breaker.shadow()
+    breaker.automatic("ann")
+    breaker.reset(author="ann", reason="over")
+    assert_type(breaker.state, str)
+    assert_type(breaker.stats, dict[str, int])
+    assert_type(breaker.get_status(), dict[str, Any])
+    assert_type(breaker.history(), list[dict[str, Any]])
+    assert_type(circuit_breaker_registry.get_fleet_status(), dict[str, dict[str, Any]])
+    breaker.automatic(ttl=5)  # type: ignore[call-arg] # it is what there is without a mode
+
+
+async def breakers_in_an_event_loop() -> None:
+    breaker = CircuitBreaker("payments")
+    permit = await breaker.aacquire()
+    assert_type(permit, Permit)
+    await permit.asuccess()
+    assert_type(await permit.afailure(ValueError()), float)
+    await permit.acancel()
+    async with breaker as entered:
+        assert_type(entered, Permit)
 
 
 @circuit_breaker("payments", failure_threshold=3)

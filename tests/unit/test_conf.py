@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, conf, configure, get_backend
+from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, conf, configure, get_backend, settings
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 from tests.servers import ROOT, free_port
 
@@ -47,22 +47,22 @@ def fresh(code: str, environ: Mapping[str, str] | None = None, path: Path | None
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(conf, "_sources", [])
+    monkeypatch.setattr(settings, "sources", [])
     return monkeypatch
 
 
 # The order
 
 ORDER = """
-    from ratelimit_core import conf
+    from ratelimit_core import conf, settings
     answer = []
-    def see(): answer.append(conf.setting("key_prefix"))
+    def see(): answer.append(settings.setting("key_prefix"))
     conf.configure(key_prefix="configured")
-    conf.add_source({"key_prefix": "source"}.get)
+    settings.add_source({"key_prefix": "source"}.get)
     see()
     conf.configure(key_prefix=None)
     see()
-    conf._sources.clear()
+    settings.sources.clear()
     see()
 """
 
@@ -79,10 +79,10 @@ def test_configure_then_a_source_then_django_then_the_environment_then_the_defau
 def test_django_that_was_configured_by_hand_counts_and_unconfigured_does_not() -> None:
     code = """
         import django.conf
-        from ratelimit_core import conf
-        before = conf.setting("key_prefix")
+        from ratelimit_core import settings
+        before = settings.setting("key_prefix")
         django.conf.settings.configure(RATELIMIT_KEY_PREFIX="by hand")
-        answer = [before, conf.setting("key_prefix")]
+        answer = [before, settings.setting("key_prefix")]
     """
     assert fresh(code) == ["resilient", "by hand"]
 
@@ -99,8 +99,8 @@ def test_the_backend_of_the_environment_is_used() -> None:
 
 def test_the_environment_holds_text() -> None:
     code = """
-        from ratelimit_core import CircuitBreaker, conf
-        answer = [conf.setting("store_retry_after"), CircuitBreaker("b").config.failure_threshold]
+        from ratelimit_core import CircuitBreaker, settings
+        answer = [settings.setting("store_retry_after"), CircuitBreaker("b").config.failure_threshold]
     """
     environ = {"RATELIMIT_STORE_RETRY_AFTER": "2.5", "RATELIMIT_CIRCUIT_BREAKER": '{"failure_threshold": 9}'}
     assert fresh(code, environ) == [2.5, 9]
@@ -120,7 +120,7 @@ def test_importing_the_package_imports_no_framework_and_no_driver() -> None:
 
 def test_using_the_core_in_memory_imports_neither() -> None:
     code = """
-        from ratelimit_core import *
+        from ratelimit_core import Backoff, CircuitBreaker, Limiter, circuit_breaker_registry, retry_after_of
         with Limiter("10/s", key="k", concurrency=1), CircuitBreaker("b", failure_threshold=3): pass
         Backoff().delay(1), retry_after_of(ValueError())
         answer = sorted({name.partition(".")[0] for name in sys.modules} & {"django", "celery", "kombu", "redis"})
@@ -143,7 +143,7 @@ def test_using_redis_imports_no_django_and_no_celery(valkey_url: str) -> None:
 def test_what_is_not_named_keeps_its_value(clean: pytest.MonkeyPatch) -> None:
     configure(key_prefix="mine")
     configure(store_retry_after=1)
-    assert (conf.setting("key_prefix"), conf.setting("store_retry_after")) == ("mine", 1.0)
+    assert (settings.setting("key_prefix"), settings.setting("store_retry_after")) == ("mine", 1.0)
 
 
 def test_a_backend_may_be_an_object_a_url_or_a_dotted_path(clean: pytest.MonkeyPatch) -> None:
@@ -207,7 +207,7 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
             made.append(self)
 
     clean.setattr(sys.modules[__name__], "Custom", Counted)
-    conf._explicit["backend"] = f"{__name__}.Custom"
+    settings.explicit["backend"] = f"{__name__}.Custom"
     stores: list[object] = []
     threads = [threading.Thread(target=lambda: stores.append(conf.get_store())) for _ in range(16)]
     for thread in threads:
@@ -223,14 +223,17 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("given", "says"),
     [
         ({"backnd": "memory://"}, "did you mean 'backend'?"),
         ({"keyprefix": "x"}, "did you mean 'key_prefix'?"),
-        ({"zzz": 1}, "known are: backend, backend_options, circuit_breaker, key_prefix, store_retry_after"),
-        *(({"backend": nonsense}, "known are memory://") for nonsense in ("", "redis", "redis:", "mongodb://x", "..a")),
+        ({"zzz": 1}, "known are: algorithm, backend, backend_options"),
+        *(({"backend": nonsense}, "known are memory://") for nonsense in ("", "redis:", "mongodb://x", "..a")),
         *(({"backend": nonsense}, "known are memory://") for nonsense in ("redis:/127.0.0.1", "REDIS://x", "a b.c")),
-        *(({"backend": nonsense}, "a URL, a dotted path or a Backend") for nonsense in (5, object, ["memory://"])),
+        *(
+            ({"backend": nonsense}, "a URL, a name, a dotted path or a Backend")
+            for nonsense in (5, object, ["memory://"])
+        ),
         *(({"backend": nonsense}, "can't be imported") for nonsense in ("no.such.Thing", "os.nothing", "os.path.x.y")),
         *(
             ({"backend": nonsense}, "no Backend|not callable|argument")
@@ -250,15 +253,13 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
     ],
     ids=lambda value: f"{value!a:.60}",
 )
-def test_nonsense_is_refused_and_changes_nothing(
-    clean: pytest.MonkeyPatch, settings: dict[str, Any], says: str
-) -> None:
+def test_nonsense_is_refused_and_changes_nothing(clean: pytest.MonkeyPatch, given: dict[str, Any], says: str) -> None:
     before = MemoryBackend()
     configure(backend=before, key_prefix="kept")
     with pytest.raises(ConfigurationError, match=says):
-        configure(**settings)
+        configure(**given)
     assert get_backend() is before
-    assert conf.setting("key_prefix") == "kept"
+    assert settings.setting("key_prefix") == "kept"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,19 @@ import ratelimit_core
 
 HOMES = {
     "ratelimit_core": {
-        *("configure", "get_backend", "Rate", "Limiter", "Decision", "Backoff", "retry_after_of"),
+        *(
+            "rate_limit",
+            "ratelimit",
+            "aratelimit",
+            "register_backend",
+            "configure",
+            "get_backend",
+            "Rate",
+            "Limiter",
+            "Decision",
+            "Backoff",
+            "retry_after_of",
+        ),
         *("circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
         *("ResilienceError", "CircuitBreakerError", "RateLimited", "BackendError", "ConfigurationError"),
     },
@@ -18,7 +30,7 @@ HOMES = {
         *("circuit_breaker", "circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
         "CircuitBreakerError",
     },
-    "ratelimit_core.backends": {"Backend", "MemoryBackend", "RedisBackend"},
+    "ratelimit_core.backends": {"Backend", "MemoryBackend", "RedisBackend", "DatabaseBackend", "MultiBackend"},
     "resilient_tasks": {"breaker_task", "rate_limited_task", "ResilientTask"},
 }
 """The names that people type."""

@@ -1,0 +1,78 @@
+"""What is asked of a store, and how it is named there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..policies import Policy
+
+Key = tuple[str, str]
+"""``(name, qualifier)``. What has one name lies together: in a Redis Cluster, in one slot."""
+
+
+class Call(NamedTuple):
+    """One question to one policy.
+
+    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature; ``ticket`` names
+    the lease that is the caller's own, and always comes with the same cost.
+    """
+
+    policy: Policy
+    key: Key
+    event: tuple[int, ...]
+    config: tuple[int, ...]
+    ticket: str = ""
+
+
+def refuse_duplicates(calls: Sequence[Call]) -> None:
+    """A record can be decided once in a call: the second would not see what the first is about to write."""
+    if len(calls) > 1:
+        seen = set()
+        for call in calls:
+            record = call.policy.name, call.key
+            if record in seen:
+                raise ValueError(f"the same record twice in one call: {record[0]} of {record[1]}")
+            seen.add(record)
+
+
+MAX_KEY = 200
+"""Names longer than this many bytes are cut, and end in a hash of the whole."""
+
+
+class Hashed(str):
+    """What is left of a name that was too long to be stored. Asked for by this, its record is found again."""
+
+    __slots__ = ()
+
+
+def escape(text: str) -> str:
+    """Make ``text`` safe inside a key: no braces (they would choose the slot), spaces or control characters.
+
+    Injective; bounded by hashing what is longer than :data:`MAX_KEY`.
+    """
+    if isinstance(text, Hashed):
+        return str(text)
+    if text.isascii() and len(text) <= MAX_KEY and text.isprintable() and not _UNSAFE.intersection(text):
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    start = data[: MAX_KEY + 1]
+    safe = "".join(chr(b) if 33 <= b <= 126 and chr(b) not in _UNSAFE else f"%{b:02X}" for b in start)
+    if len(safe) > MAX_KEY:
+        safe = f"{safe[:100]}%%{hashlib.sha256(data).hexdigest()[:40]}"
+    return safe
+
+
+def unescape(text: str) -> str:
+    """The name that was escaped; of a hashed one, what is left of it."""
+    if "%%" in text:
+        return Hashed(text)
+    if "%" not in text:
+        return text
+    parts = text.split("%")
+    data = parts[0].encode() + b"".join(bytes([int(part[:2], 16)]) + part[2:].encode() for part in parts[1:])
+    return data.decode("utf-8", "surrogatepass")
+
+
+_UNSAFE = frozenset("{}% :")

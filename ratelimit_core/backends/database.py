@@ -1,0 +1,276 @@
+"""Django's databases: SQLite, PostgreSQL, MariaDB and MySQL. Policies run here, between lock and commit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
+from django.utils.connection import ConnectionDoesNotExist
+
+from ..clock import SECOND, Clock, wall
+from ..errors import BackendError, ConfigurationError
+from ..policies import Policy, Verdict
+from ..settings import setting
+from .base import Backend
+from .calls import Call, Key, refuse_duplicates, unescape
+from .database_rows import Rows
+from .database_sql import BATCH, DIALECTS, RECORDS, Dialect, foldless, listing, places, reading, row
+from .database_threads import off_loop, this_threads
+
+R = TypeVar("R")
+
+_ATTEMPTS = 5
+_JOURNAL = "journal"
+"""Journals are records of this name in place of a policy's."""
+
+_BEGIN_AGAIN = frozenset(["40001", "40P01", 1213, 1020])
+"""Serialization failures and deadlocks, in PostgreSQL and MariaDB: nobody is to blame, the next attempt may do."""
+
+
+class DatabaseBackend(Backend):
+    """State in a database of Django's ``DATABASES``; its tables are made by ``manage.py migrate --database ALIAS``.
+
+    A call is one short transaction: the records are locked in an order that all keep to, and time is read once
+    they are; so it is exact among threads, processes and machines, on the database's clock (SQLite: this
+    machine's). What is denied is rolled back. A call takes 5 statements, BEGIN and COMMIT included, however many
+    records it decides; up to 3 more for each exact log or other set of leases; up to 7 more where a record is new.
+    On PostgreSQL a crash of the server may take the last half second of decisions with it, as with Redis.
+
+    **An alias of its own** (the setting ``database``) is recommended: while a transaction is open on the alias,
+    calls join it. A rollback then undoes what was decided, such as the failure of which the rollback is a
+    consequence; and records stay locked for other processes until the transaction ends. On SQLite an alias of its
+    own is a file of its own.
+
+    Connections are Django's: one for each thread and alias, closed when the thread ends. ``aapply`` asks in threads
+    and closes their connections after each call, unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``)
+    keeps them. A forked child makes connections of its own; a pool is for programs that don't fork once it is open.
+
+    Args:
+        alias: the setting ``database`` by default.
+        key_prefix: two applications that must not meet in the same tables take two prefixes; the setting
+            ``key_prefix`` by default.
+        clock: decides instead of the database's clock; for tests.
+        options: those of :class:`Backend`.
+
+    Raises:
+        ConfigurationError: there is no such alias, or it is of a database that is not supported.
+    """
+
+    def __init__(
+        self,
+        alias: str | None = None,
+        *,
+        key_prefix: str | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(clock=clock, **options)
+        self.alias = setting("database") if alias is None else alias
+        self._prefix = foldless(setting("key_prefix") if key_prefix is None else key_prefix)
+        self._dialect = _dialect(self.alias)
+        self._clock = clock if clock or self._dialect.clock else wall
+        _instances.add(self)
+
+    def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
+        refuse_duplicates(calls)
+        if not calls:
+            return []
+        rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
+        return self._run(lambda locked: locked.decide(calls, rows))
+
+    async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
+        return await asyncio.to_thread(self._apply_in_a_thread, calls)
+
+    def _apply_in_a_thread(self, calls: Sequence[Call]) -> list[Verdict]:
+        connection = this_threads(self.alias)
+        try:
+            return self._apply(calls)
+        finally:  # no request and no task ends in this thread, which is when Django would look after its connection
+            connection.close_if_unusable_or_obsolete()
+
+    def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
+        ids = [row(self._prefix, policy.name, key).id for key in keys]
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            self._run(partial(Rows.remove, condition=f"id IN {places(batch)}", parameters=batch))
+
+    def _keys(self, policy: Policy) -> list[Key]:
+        text = listing(self._now())
+        found = self._read(text, [self._prefix, policy.name])
+        return [(unescape(name), unescape(qualifier)) for name, qualifier in found]
+
+    def _clear(self) -> None:
+        while self._run(lambda rows: rows.remove("prefix = %s", [self._prefix])):
+            pass
+
+    def _append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        journal = row(self._prefix, _JOURNAL, key)
+
+        def append(rows: Rows) -> None:
+            stored = rows.lock([journal])[journal.id]
+            now = rows.now()
+            entries = json.loads(stored.data) if stored.expires > now else []
+            ends = now + seconds * SECOND
+            data = json.dumps([entry, *entries][:keep])  # ASCII: no text is too much for any database
+            rows.replace([stored._replace(expires=ends, data=data, kept_until=ends)], now)
+
+        self._run(append)
+
+    def _entries(self, key: Key) -> list[str]:
+        found = self._read(reading(self._now()), [row(self._prefix, _JOURNAL, key).id])
+        entries: list[str] = json.loads(found[0][0]) if found else []
+        return entries
+
+    def prune(self, batch: int = 1000) -> tuple[int, int]:
+        """Delete up to ``batch`` records that have ended, of any prefix, and their leases; how many of each.
+
+        Nobody waits for it, nor it for anybody: what is locked is passed over.
+        """
+        return self._run(lambda rows: rows.remove_ended(rows.now(), batch))
+
+    def close(self) -> None:
+        """Close this thread's connection, unless a transaction is open on it."""
+        connection = connections[self.alias]
+        if not connection.in_atomic_block:
+            connection.close()
+
+    # Transactions
+
+    def _run(self, work: Callable[[Rows], R]) -> R:
+        """What ``work`` returns, done in one transaction.
+
+        Raises:
+            BackendError: from the driver's own error.
+        """
+        return off_loop(partial(self._attempt, work))
+
+    def _attempt(self, work: Callable[[Rows], R]) -> R:
+        attempt = 1
+        while True:
+            connection = this_threads(self.alias)
+            joins = False
+            try:
+                joins = not connection.get_autocommit()
+                return self._join(connection, work) if joins else self._transact(connection, work)
+            except Error as error:
+                if joins or attempt == _ATTEMPTS or _code(error) not in _BEGIN_AGAIN:
+                    raise self._unavailable(error) from error
+                attempt += 1
+
+    def _transact(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R]) -> R:
+        """In a transaction of its own; without Django's ``atomic``, which takes more round trips."""
+        with self._begun(connection, self._dialect.begin) as cursor:
+            try:
+                rows = Rows(cursor, self._dialect, self._clock)
+                result = work(rows)
+                cursor.execute("COMMIT" if rows.written else "ROLLBACK")
+            except Error:
+                try:
+                    cursor.execute("ROLLBACK")
+                except Error:
+                    connection.close()
+                raise
+            except BaseException:  # interrupted: nobody knows what the connection is in the middle of
+                connection.close()
+                raise
+            return result
+
+    def _join(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R]) -> R:
+        """In the transaction that is open on the alias; a savepoint takes back what is denied or fails."""
+        savepoint = str(connection.savepoint())
+        try:
+            with connection.cursor() as cursor:
+                if self._dialect.join:
+                    cursor.execute(self._dialect.join)
+                rows = Rows(cursor, self._dialect, self._clock, joined=True)
+                result = work(rows)
+        except BaseException:
+            try:
+                connection.savepoint_rollback(savepoint)
+            except Error:
+                connection.needs_rollback = True  # the database has given up the whole of it
+            raise
+        if rows.written:
+            connection.savepoint_commit(savepoint)
+        else:
+            connection.savepoint_rollback(savepoint)
+        return result
+
+    def _read(self, text: str, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
+        """One SELECT, outside of any transaction of ours."""
+
+        def read() -> list[tuple[Any, ...]]:
+            try:
+                with self._begun(this_threads(self.alias), text, parameters) as cursor:
+                    return list(cursor.fetchall())
+            except Error as error:
+                raise self._unavailable(error) from error
+
+        return off_loop(read)
+
+    def _begun(self, connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str] = ()) -> CursorWrapper:
+        """A cursor that has executed ``text``; on a new connection, if the old one turns out to have been cut."""
+        cursor = connection.cursor()
+        try:
+            cursor.execute(text, parameters or None)
+        except Error:
+            cursor.close()
+            if connection.in_atomic_block or connection.is_usable():
+                raise
+            connection.close()
+            cursor = connection.cursor()
+            cursor.execute(text, parameters or None)
+        return cursor
+
+    def _now(self) -> str:
+        return self._dialect.clock if self._clock is None else str(self._clock())
+
+    def _unavailable(self, error: Error) -> BackendError:
+        hint = f" (manage.py migrate --database {self.alias} makes the tables)" if RECORDS in str(error) else ""
+        return BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
+
+
+def _code(error: Error) -> object:
+    """The database's own number for it."""
+    cause = error.__cause__
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or next(iter(error.args), None)
+
+
+def _dialect(alias: str) -> Dialect:
+    try:
+        connection = connections[alias]
+    except (ConnectionDoesNotExist, ImproperlyConfigured) as error:
+        hint = "give an alias of DATABASES in Django's settings"
+        raise ConfigurationError(f"database={alias!r}: {error}; {hint}") from error
+    if connection.vendor not in DIALECTS:
+        hint = "use SQLite, PostgreSQL, MariaDB or MySQL"
+        raise ConfigurationError(f"database={alias!r} is {connection.display_name}; {hint}")
+    return DIALECTS[connection.vendor]
+
+
+_instances: weakref.WeakSet[DatabaseBackend] = weakref.WeakSet()
+_set_aside: list[BaseDatabaseWrapper] = []
+
+
+def _after_fork() -> None:
+    """Leave the parent's connections alone in a child: to close one there would end the parent's session.
+
+    They are kept, since to collect them would be to close them.
+    """
+    for alias in {backend.alias for backend in list(_instances)}:
+        for connection in connections.all(initialized_only=True):
+            if connection.alias == alias:
+                _set_aside.append(connection)
+                del connections[alias]
+
+
+os.register_at_fork(after_in_child=_after_fork)

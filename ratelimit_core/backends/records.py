@@ -1,0 +1,214 @@
+"""Records and leases in a dictionary, next to which policies run as they are written."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from bisect import bisect_left, insort
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from ..clock import SECOND, Clock
+from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
+from .calls import Call, Key, refuse_duplicates
+
+
+class _Leases:
+    """A lease set: members that each end at a time of their own."""
+
+    __slots__ = ("by_end", "ends")
+
+    def __init__(self) -> None:
+        self.by_end: list[tuple[int, str]] = []
+        self.ends: dict[str, int] = {}
+
+    def add(self, member: str, end: int) -> None:
+        self.ends[member] = end
+        insort(self.by_end, (end, member))
+
+    def remove(self, member: str) -> int:
+        """When it would have ended, or 0."""
+        end = self.ends.pop(member, 0)
+        if end:
+            del self.by_end[bisect_left(self.by_end, (end, member))]
+        return end
+
+    def prune(self, now: int) -> None:
+        """Drop what has ended."""
+        ended = self.ending_by(now)
+        for _, member in self.by_end[:ended]:
+            del self.ends[member]
+        del self.by_end[:ended]
+
+    def exchange(self, ticket: str, drop: int, add: int, ends: int, now: int) -> None:
+        """What a policy asked for: see :mod:`ratelimit_core.policies`."""
+        self.prune(now)
+        for part in range(1, drop + 1):
+            self.remove(_named(ticket, part))
+        for _ in range(-add):
+            self._add_nameless(ticket, ends)
+        for part in range(1, add + 1):
+            member = _named(ticket, part)
+            before = self.remove(member)
+            if before:
+                self._add_nameless(ticket, before)
+            self.add(member, ends)
+
+    def _add_nameless(self, ticket: str, end: int) -> None:
+        n = len(self.ends) + 1
+        while f"{ticket}!{n}" in self.ends:
+            n += 1
+        self.add(f"{ticket}!{n}", end)
+
+    # What has not been pruned yet may have ended: nobody is told of it.
+
+    def ending_by(self, time: int) -> int:
+        return bisect_left(self.by_end, (time + 1, ""))
+
+    def end_of(self, ticket: str, now: int) -> int:
+        end = self.ends.get(ticket, 0)
+        return end if end > now else 0
+
+    def end_of_first(self, now: int) -> int:
+        ended = self.ending_by(now)
+        return self.by_end[ended][0] if ended < len(self.by_end) else 0
+
+    def end_of_last_but(self, skip: int, now: int) -> int:
+        end = self.by_end[-1 - skip][0] if skip < len(self.by_end) else 0
+        return end if end > now else 0
+
+
+def _named(ticket: str, part: int) -> str:
+    return ticket if part == 1 else f"{ticket}/{part}"
+
+
+# What each name in `policies.LEASES` is, given the set and the values of the other parameters.
+_READS: dict[str, Callable[[_Leases, str, int, dict[str, int]], int]] = {
+    "held": lambda leases, ticket, now, values: len(leases.by_end) - leases.ending_by(now),
+    "current": lambda leases, ticket, now, values: leases.ending_by(now + values["period"]) - leases.ending_by(now),
+    "next_end": lambda leases, ticket, now, values: leases.end_of_first(now),
+    "newest": lambda leases, ticket, now, values: leases.end_of_last_but(0, now),
+    "room_at": lambda leases, ticket, now, values: leases.end_of_last_but(values["slots"], now),
+    "mine": lambda leases, ticket, now, values: leases.end_of(ticket, now),
+}
+
+
+class _Entry:
+    """What is stored under one key: a record with its end, and leases."""
+
+    __slots__ = ("expires", "leases", "record")
+
+    def __init__(self) -> None:
+        self.record: tuple[int, ...] = ()
+        self.expires = 0
+        self.leases = _Leases()
+
+    def in_use(self, now: int) -> bool:
+        return self.expires > now or self.leases.end_of_last_but(0, now) > now
+
+
+class Records:
+    """The dictionary, with one lock. Of each policy it keeps ``max_keys``: what was not written for longest goes."""
+
+    def __init__(self, max_keys: int, clock: Clock) -> None:
+        self._clock = clock
+        self._max_keys = max_keys
+        self._entries: dict[str, OrderedDict[Key, _Entry]] = {}
+        self._journals: OrderedDict[Key, tuple[int, deque[str]]] = OrderedDict()
+        self._lock = threading.Lock()
+        _instances.add(self)
+
+    def apply(self, calls: Sequence[Call]) -> list[Verdict]:
+        """Decide ``calls`` under the lock; if one is denied, nothing is written for any."""
+        refuse_duplicates(calls)
+        with self._lock:
+            now = self._clock()
+            decided = [self._decide(call, now) for call in calls]
+            if all(verdict[ALLOWED] for _, _, verdict in decided):
+                for call, (entry, record, verdict) in zip(calls, decided, strict=True):
+                    self._write(call, entry, record, verdict, now)
+            return [verdict for _, _, verdict in decided]
+
+    def _decide(self, call: Call, now: int) -> tuple[_Entry, tuple[int, ...], Verdict]:
+        policy = call.policy
+        entries = self._entries.get(policy.name)
+        entry = (entries.get(call.key) if entries else None) or _Entry()
+        record = entry.record if entry.expires > now else (0,) * len(policy.record)
+        config = dict(zip(policy.config, call.config, strict=True))
+        held: list[int] = []
+        if policy.leases:
+            values = config | dict(zip(policy.event, call.event, strict=True))
+            held = [_READS[name](entry.leases, call.ticket, now, values) for name in policy.leases]
+        return entry, record, policy.decide(*record, *call.event, now, *held, **config)
+
+    def _write(self, call: Call, entry: _Entry, was: tuple[int, ...], verdict: Verdict, now: int) -> None:
+        policy = call.policy
+        width = len(policy.record)
+        record = verdict[RECORD : RECORD + width]
+        written = verdict[EXPIRES] > 0 and record != was
+        if written:
+            entry.record, entry.expires = record, verdict[EXPIRES]
+        if policy.leases:
+            drop, add, ends = verdict[RECORD + width :]
+            if drop or add:
+                entry.leases.exchange(call.ticket, drop, add, ends, now)
+                written = True
+        if written:
+            entries = self._entries.setdefault(policy.name, OrderedDict())
+            entries[call.key] = entry
+            entries.move_to_end(call.key)
+            for key in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
+                if entries[key].in_use(now) and len(entries) <= self._max_keys:
+                    return
+                del entries[key]
+
+    def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
+        """Forget these records and their leases."""
+        with self._lock:
+            for key in keys:
+                self._entries.get(policy.name, OrderedDict()).pop(key, None)
+
+    def keys(self, policy: Policy) -> list[Key]:
+        """The records of ``policy`` that have not expired."""
+        with self._lock:
+            now = self._clock()
+            return [key for key, entry in self._entries.get(policy.name, {}).items() if entry.in_use(now)]
+
+    def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        """Add to the journal ``key``."""
+        with self._lock:
+            now = self._clock()
+            expires, journal = self._journals.get(key, (0, deque()))
+            self._journals[key] = now + seconds * SECOND, deque(islice(journal, keep - 1) if expires > now else ())
+            self._journals[key][1].appendleft(entry)
+            self._journals.move_to_end(key)
+            while len(self._journals) > self._max_keys:
+                self._journals.popitem(last=False)
+
+    def entries(self, key: Key) -> list[str]:
+        """The journal ``key``, newest first."""
+        with self._lock:
+            expires, journal = self._journals.get(key, (0, deque()))
+            return list(journal) if expires > self._clock() else []
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._entries.clear()
+            self._journals.clear()
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()  # the parent's may be held by a thread that this child does not have
+
+
+_instances: weakref.WeakSet[Records] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for records in list(_instances):
+        records._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

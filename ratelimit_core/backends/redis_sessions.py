@@ -1,0 +1,278 @@
+"""Talking to Redis: what a backend asks, in the words of redis-py, in threads and in event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import redis
+from redis.exceptions import RedisClusterException
+
+from ..errors import BackendError, ConfigurationError
+from .redis_clients import Servers
+
+ERRORS = (redis.RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
+_UNREACHED = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError)
+
+Command = tuple[Any, ...]
+"""The name of a method of redis-py, a key, and the other arguments."""
+
+Script = tuple[str, str, list[Any]]
+"""Lua, its SHA-1, and what it is called with: the number of keys, the keys, and the arguments."""
+
+_OTHERS = "no answer to others, who asked a moment before"
+
+
+class Session:
+    """A blocking client, for all threads of this process."""
+
+    def __init__(self, given: Any, servers: Servers | None = None) -> None:
+        self._given = given
+        self._servers = servers
+        self._client = given
+        self._lock = threading.Lock()
+        self._failures = 0
+
+    @property
+    def client(self) -> Any:
+        """The client, made at the first use: that of a cluster connects then.
+
+        Who waited while another thread failed to connect fails with it: they must not try one after the other.
+        """
+        client, seen = self._client, self._failures
+        if client is None and self._servers is not None:
+            with self._lock:
+                client = self._client
+                if client is None:
+                    if self._failures != seen:
+                        raise redis.ConnectionError(_OTHERS)
+                    try:
+                        client = self._client = self._servers.client()
+                    except ERRORS:
+                        self._failures += 1
+                        raise
+        return client
+
+    def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, self._given
+        if self._given is not None:
+            self._given.close()
+        elif client is not None and self._servers is not None:
+            self._servers.close(client)
+
+    def evaluate(self, script: Script) -> Any:
+        """What the script answers: one command, two where the server does not know it yet."""
+        text, sha, arguments = script
+        try:
+            client = self._client or self.client
+            try:
+                return client.evalsha(sha, *arguments)
+            except redis.exceptions.NoScriptError:
+                return client.eval(text, *arguments)
+        except ERRORS as error:
+            pool = _outdated(self._client, error)
+            if pool is not None:
+                pool.disconnect(inuse_connections=False)
+            raise unavailable(error) from error
+
+    def run(self, commands: Sequence[Command]) -> list[Any]:
+        """What the commands answer: one round trip to each server that they go to."""
+        try:
+            if len(commands) == 1:
+                return [_call(self.client, commands[0])]
+            return self._pipelined(commands) if commands else []
+        except ERRORS as error:
+            raise unavailable(error) from error
+
+    def time(self) -> int:
+        """The server's, in µs. One round trip."""
+        try:
+            seconds, fraction = self._node().time()
+        except ERRORS as error:
+            raise unavailable(error) from error
+        return int(seconds) * 1_000_000 + int(fraction)
+
+    def _node(self) -> Any:
+        return self.client
+
+    def _pipelined(self, commands: Sequence[Command]) -> list[Any]:
+        answers = _pipelined(self.client, commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers
+
+
+class ClusterSession(Session):
+    """The same for a cluster.
+
+    Pipelines go to each of its servers in turn. Those of redis-py would try again, command by command, whatever a
+    server that hangs did not answer.
+    """
+
+    def _node(self) -> Any:
+        return self.client.get_redis_connection(self.client.get_primaries()[0])
+
+    def _pipelined(self, commands: Sequence[Command]) -> list[Any]:
+        try:
+            answers = self._spread(commands)
+        except _UNREACHED:
+            self.client.nodes_manager.initialize()  # whoever asks next finds who took over
+            raise
+        for place, answer in enumerate(answers):
+            if isinstance(answer, redis.exceptions.AskError):  # or MovedError: was not done here
+                answers[place] = _call(self.client, commands[place])
+            elif isinstance(answer, Exception):
+                raise answer
+        return answers
+
+    def _spread(self, commands: Sequence[Command]) -> list[Any]:
+        parts: dict[Any, list[int]] = {}
+        for place, command in enumerate(commands):
+            parts.setdefault(self.client.get_node_from_key(command[1]), []).append(place)
+        answers: list[Any] = [None] * len(commands)
+        for node, places in parts.items():
+            found = _pipelined(self.client.get_redis_connection(node), [commands[place] for place in places])
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+        return answers
+
+
+class LoopSession:
+    """A client of one event loop.
+
+    A question costs at most ``patience``, and those that were waiting for a connection when Redis failed to answer
+    another fail with it, so that a crowd does not wait one after the other.
+    """
+
+    def __init__(self, servers: Servers, client: Any) -> None:
+        self._servers = servers
+        self._client = client
+        self._places = asyncio.Semaphore(servers.places)
+        self._failures = 0
+
+    async def evaluate(self, script: Script) -> Any:
+        """:meth:`Session.evaluate` without blocking the event loop."""
+        seen = self._failures
+        async with self._places:
+            if self._failures != seen:
+                raise BackendError(f"Redis: {_OTHERS}")
+            try:
+                async with _within(self._servers.patience):
+                    return await self._evaluate(script)
+            except ERRORS as error:
+                if isinstance(error, _UNREACHED):
+                    self._failures += 1
+                pool = _outdated(self._client, error)
+                if pool is not None:
+                    await pool.disconnect(inuse_connections=False)
+                raise unavailable(error) from error
+
+    async def _evaluate(self, script: Script) -> Any:
+        client = self._client
+        text, sha, arguments = script
+        if self._servers.clustered:
+            await client.initialize()
+        try:
+            return await client.evalsha(sha, *arguments)
+        except redis.exceptions.NoScriptError:
+            return await client.eval(text, *arguments)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        with suppress(*ERRORS):
+            await self._servers.aclose(self._client)
+
+
+class LoopSessions:
+    """One :class:`LoopSession` for each event loop that asks, which ends with its loop."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._known: weakref.WeakKeyDictionary[Any, weakref.ref[LoopSession]] = weakref.WeakKeyDictionary()
+
+    def current(self) -> LoopSession:
+        """That of the running loop."""
+        loop = asyncio.get_running_loop()
+        reference = self._known.get(loop)
+        session = reference() if reference is not None else None
+        if session is None:
+            try:
+                client = self._servers.async_client()
+            except TypeError as error:
+                raise ConfigurationError(f"an option is none of redis.asyncio's: {error}") from error
+            session = LoopSession(self._servers, client)
+            self._known[loop] = weakref.ref(session)
+            _close_with(loop, session.aclose)
+        return session
+
+
+def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have ``loop.close()`` do this first.
+
+    Connections can be closed only by the loop that they were opened in, and nothing else says when it ends. The
+    loop holds what is to be closed, and nobody else does, so a loop that is forgotten takes its connections along.
+    """
+    close = loop.close
+
+    def closing() -> None:
+        try:
+            if not loop.is_closed() and not loop.is_running() and asyncio._get_running_loop() is None:
+                pass
+        finally:
+            close()
+
+    loop.close = closing  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def _within(seconds: float | None) -> AsyncIterator[None]:
+    """Raise TimeoutError if it takes longer.
+
+    Unlike ``asyncio.timeout(seconds)`` it does not count against Redis what arrived in time, but was not looked at
+    because something else kept the loop busy: that is handled before what is put off here.
+    """
+    if seconds is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as deadline:
+            timer = loop.call_later(seconds, lambda: deadline.reschedule(loop.time()))
+            try:
+                yield
+            finally:
+                timer.cancel()
+    except TimeoutError:
+        if deadline.expired():
+            raise TimeoutError(f"no answer within {seconds} s") from None
+        raise
+
+
+def _call(client: Any, command: Command) -> Any:
+    return getattr(client, command[0])(*command[1:])
+
+
+def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
+    """What they answer; errors are answers too."""
+    with client.pipeline(transaction=False) as pipe:
+        for command in commands:
+            _call(pipe, command)
+        answers: list[Any] = pipe.execute(raise_on_error=False)
+    return answers
+
+
+def _outdated(client: Any, error: BaseException) -> Any:
+    """The pool of connections to a server that is not the master any more, if it said so: new ones may find who is."""
+    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # before Redis 7, of a script
+    return getattr(client, "connection_pool", None) if said else None
+
+
+def unavailable(error: BaseException) -> BackendError:
+    """The error for what the driver raised."""
+    return BackendError(f"Redis: {type(error).__name__}: {error}")

@@ -1,0 +1,1 @@
+"""``manage.py ratelimit_...``: one command in each module."""

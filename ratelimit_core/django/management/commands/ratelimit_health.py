@@ -1,0 +1,75 @@
+"""``manage.py ratelimit_health``: an exit code for probes and cron."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ...health import circuit_breaker_health
+
+STORE_AWAY = 1
+BREAKER_OPEN = 2
+
+
+class Command(BaseCommand):
+    """Exit 0 if all is well, 1 if the store does not answer, 2 (if asked to) if a breaker is open."""
+
+    help = (
+        "Say whether the store answers and how many breakers are open. Exit code 0: the store answers; "
+        f"{STORE_AWAY}: it does not, or not in time; {BREAKER_OPEN}, with --fail-on-open only: a breaker is open. "
+        "Of a container's liveness none of this says anything: without its store a process goes on alone."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See ``help``."""
+        parser.add_argument(
+            "--fail-on-open", action="store_true", help=f"exit {BREAKER_OPEN} if a breaker is open, also by force"
+        )
+        parser.add_argument("--timeout", type=_seconds, default=5.0, help="seconds to wait for the store (default: 5)")
+        parser.add_argument(
+            "--json", action="store_true", dest="as_json", help="print what the health endpoint answers"
+        )
+
+    def handle(self, *args: Any, fail_on_open: bool, timeout: float, as_json: bool, **options: Any) -> None:
+        """Print one line, and raise CommandError with the exit code if something is wrong."""
+        found = _within(timeout)
+        self.stdout.write(json.dumps(found) if as_json else _as_text(found))
+        if not found["store"]["up"]:
+            raise CommandError(
+                f"the store can't be asked: {found['store']['error']}. Is it running, and is RATELIMIT_BACKEND right?",
+                returncode=STORE_AWAY,
+            )
+        if fail_on_open and found["failing"]:
+            raise CommandError(
+                f"{found['failing']} of {found['total']} breakers are open; `manage.py ratelimit_status` names them",
+                returncode=BREAKER_OPEN,
+            )
+
+
+def _within(timeout: float) -> dict[str, Any]:
+    """What is found within ``timeout``. A store that hangs longer holds up a thread that nobody waits for."""
+    found: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: found.append(circuit_breaker_health()), daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if found:
+        return found[0]
+    store = {"up": False, "backend": "", "error": f"no answer within {timeout:g} s"}
+    return {"total": None, "failing": None, "healthy": False, "store": store}
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    if not found["store"]["up"]:
+        return "store: away"
+    return f"store: up ({found['store']['backend']}); breakers: {found['total']}, open: {found['failing']}"
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise ValueError
+    return seconds

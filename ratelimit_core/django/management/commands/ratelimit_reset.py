@@ -1,0 +1,109 @@
+"""``manage.py ratelimit_reset``: close breakers, and forget what was counted."""
+
+from __future__ import annotations
+
+import difflib
+import getpass
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ....backends.base import Backend
+from ....backends.calls import escape, unescape
+from ....circuit_breaker import circuit_breaker_registry
+from ....conf import get_backend
+from ....errors import ResilienceError
+from ....policies import POLICIES
+from ...control import act, limits_in_use
+from ...words import printable
+
+
+class Command(BaseCommand):
+    """Reset what is named, and nothing if one name is wrong."""
+
+    help = (
+        "Reset breakers, so that they are closed and without a mode, and limits, so that nothing counts as used, "
+        "in the whole fleet. Elsewhere it is seen within a second. `manage.py ratelimit_status` lists the names."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See ``help``."""
+        parser.add_argument("names", nargs="*", metavar="NAME", help="a breaker")
+        parser.add_argument("--all-breakers", action="store_true", help="every breaker that the store lists")
+        parser.add_argument(
+            "--limits", nargs="+", action="extend", default=[], metavar="KEY", help="all limits on this key"
+        )
+        parser.add_argument("--reason", required=True, help="why; it is kept in the history, with your user name")
+        parser.add_argument(
+            "--no-input", action="store_false", dest="interactive", help="do not ask before --all-breakers"
+        )
+
+    def handle(
+        self,
+        *args: Any,
+        names: list[str],
+        all_breakers: bool,
+        limits: list[str],
+        reason: str,
+        interactive: bool,
+        **options: Any,
+    ) -> None:
+        """Print what was reset; CommandError if there is nothing of that name or the store does not answer."""
+        if not reason.strip():
+            raise CommandError("--reason is empty: say why, for those who read the history")
+        if not (names or all_breakers or limits):
+            raise CommandError("name breakers, or give --all-breakers or --limits KEY")
+        if names and all_breakers:
+            raise CommandError(f"--all-breakers includes {names[0]!r}: give one or the other")
+        try:
+            backend = get_backend()
+            known = circuit_breaker_registry.get_fleet_status() if names or all_breakers else {}
+            if wrong := [name for name in names if name not in known]:
+                raise CommandError(_unknown("breaker", wrong[0], known))
+            found = _records(backend, limits)
+            breakers = list(known) if all_breakers else names
+            if all_breakers and interactive and sys.stdin.isatty() and not _agreed(len(breakers)):
+                raise CommandError("nothing was reset")
+            for name in breakers:
+                act(name, "reset", author=_author(), reason=reason)
+                self.stdout.write(f"reset breaker {printable(name)}")
+            for key, limit, algorithm in found:
+                backend.delete(POLICIES[algorithm], [(key, limit)])
+                self.stdout.write(f"reset limit {printable(limit)} ({algorithm}) on {printable(key)}")
+        except ResilienceError as error:
+            raise CommandError(
+                f"the store can't be asked: {error}. What is printed above was reset, nothing else; "
+                "try again when it answers"
+            ) from error
+
+
+def _records(backend: Backend, keys: list[str]) -> list[tuple[str, str, str]]:
+    """The limits in use on ``keys``. A store lists a long key by its start and a hash, and is asked by the whole."""
+    in_use = limits_in_use(backend) if keys else []
+    found = []
+    for key in dict.fromkeys(keys):
+        listed = {key, unescape(escape(key))}
+        records = [(key, limit, algorithm) for name, limit, algorithm in in_use if name in listed]
+        if not records:
+            raise CommandError(_unknown("limit on", key, [name for name, _, _ in in_use]))
+        found += records
+    return found
+
+
+def _unknown(what: str, name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "`manage.py ratelimit_status` lists those that are"
+    return f"no {what} {name!r} is in use, so nothing was reset; {hint}"
+
+
+def _agreed(number: int) -> bool:
+    return input(f"Reset {number} breakers in the whole fleet? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _author() -> str:
+    """Who is logged in; in a container that may be nobody with a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "manage.py"

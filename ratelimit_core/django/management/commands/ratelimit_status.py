@@ -1,0 +1,87 @@
+"""``manage.py ratelimit_status``: the breakers of the fleet, and the limits in use."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from ....circuit_breaker import circuit_breaker_registry
+from ....conf import get_backend
+from ....errors import ResilienceError
+from ...control import limits_in_use
+from ...words import printable, span
+
+SHOWN = 100
+"""So many limits are printed; ``--json`` prints all."""
+
+
+class Command(BaseCommand):
+    """Print two tables, or JSON. Two round trips for the breakers, and one for each algorithm."""
+
+    help = "Show every breaker that the store lists and the limits in use, of the whole fleet."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See ``help``."""
+        parser.add_argument(
+            "--json", action="store_true", dest="as_json", help="print all of it as JSON, times in epoch seconds"
+        )
+
+    def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
+        """Print what is found; CommandError if the store does not answer."""
+        try:
+            backend = get_backend()
+            fleet = circuit_breaker_registry.get_fleet_status()
+            limits = limits_in_use(backend)
+        except ResilienceError as error:
+            raise CommandError(
+                f"the store can't be asked: {error}. Is it running, and is RATELIMIT_BACKEND right?"
+            ) from error
+        if as_json:
+            self.stdout.write(_as_json(fleet, limits))
+            return
+        if not backend.shared:
+            self.stderr.write("The backend is this process's own memory: what other processes do is not in it.")
+        self._print_breakers(fleet)
+        self.stdout.write("")
+        self._print_limits(limits)
+
+    def _print_breakers(self, fleet: dict[str, dict[str, Any]]) -> None:
+        rows = [_row(status) for _, status in sorted(fleet.items())]
+        self._print(("BREAKER", "STATE", "MODE", "FAILURES", "NEXT ATTEMPT", "BY", "REASON"), rows, "no breakers")
+
+    def _print_limits(self, limits: list[tuple[str, str, str]]) -> None:
+        rows = [tuple(map(printable, limit)) for limit in limits[:SHOWN]]
+        self._print(("LIMIT ON", "OF", "ALGORITHM"), rows, "no limits in use")
+        if len(limits) > SHOWN:
+            self.stdout.write(f"... and {len(limits) - SHOWN} more; --json prints all")
+
+    def _print(self, head: tuple[str, ...], rows: list[tuple[str, ...]], nothing: str) -> None:
+        if not rows:
+            self.stdout.write(nothing)
+            return
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            self.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _row(status: dict[str, Any]) -> tuple[str, ...]:
+    now = time.time()
+    threshold, at, until = (status[name] for name in ("failure_threshold", "next_attempt_time", "mode_until"))
+    return (
+        printable(status["name"]),
+        status["state"],
+        status["mode"] + (f" for {span(until - now)}" if until else ""),
+        str(status["failure_count"]) + (f" of {threshold}" if threshold else ""),
+        f"in {span(at - now)}" if at else "",
+        printable(status["author"]),
+        printable(status["reason"]),
+    )
+
+
+def _as_json(fleet: dict[str, dict[str, Any]], limits: list[tuple[str, str, str]]) -> str:
+    found = [{"key": key, "limit": limit, "algorithm": algorithm} for key, limit, algorithm in limits]
+    return json.dumps({"breakers": fleet, "limits": found}, indent=2)

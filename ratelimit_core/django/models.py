@@ -1,0 +1,60 @@
+"""The tables of the database backend, which writes them with SQL of its own; and what the admin hangs on."""
+
+from __future__ import annotations
+
+from django.db import models
+
+from ..backends.database_sql import LEASES, RECORDS
+from .breaker_model import Breaker
+
+__all__ = ["Breaker", "Lease", "Record"]
+
+
+class Record(models.Model):
+    """What is stored under one key: see :mod:`ratelimit_core.backends.database_sql`. Times are µs."""
+
+    id = models.CharField(max_length=64, primary_key=True)
+    prefix = models.CharField(max_length=64)
+    policy = models.CharField(max_length=64)
+    name = models.CharField(max_length=200)
+    qualifier = models.CharField(max_length=200)
+    version = models.IntegerField()
+    expires = models.BigIntegerField()
+    data = models.TextField()
+    kept_until = models.BigIntegerField()
+
+    class Meta:
+        """Listed by policy, pruned by end."""
+
+        db_table = RECORDS
+        default_permissions = ()
+        indexes = (
+            models.Index(fields=["prefix", "policy"], name="ratelimit_core_record_policy"),
+            models.Index(fields=["kept_until"], name="ratelimit_core_record_until"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.policy} {self.name} {self.qualifier}".rstrip()
+
+
+class Lease(models.Model):
+    """One place of a record, until ``ends`` (µs)."""
+
+    id = models.BigAutoField(primary_key=True)
+    record = models.CharField(max_length=64)
+    owner = models.CharField(max_length=64)
+    part = models.IntegerField()
+    ends = models.BigIntegerField()
+
+    class Meta:
+        """No foreign key: its row lock would add nothing to that of the record."""
+
+        db_table = LEASES
+        default_permissions = ()
+        indexes = (
+            models.Index(fields=["record", "ends"], name="ratelimit_core_lease_ends"),
+            models.Index(fields=["record", "owner"], name="ratelimit_core_lease_owner"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.record[:8]} {self.owner}".rstrip()

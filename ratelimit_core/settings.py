@@ -1,0 +1,166 @@
+"""Where settings come from, and what they may be.
+
+The first source that has one wins:
+
+1. :func:`ratelimit_core.configure`, called by the program;
+2. what a framework registered with :func:`add_source` (the Celery app's ``resilience_*``);
+3. Django's settings, ``RATELIMIT_*``, if Django is in use;
+4. the environment, ``RATELIMIT_*``;
+5. the default.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
+
+from .errors import ConfigurationError
+
+WhenDown = Literal["local", "open", "closed"]
+"""What a guard does while the store is away: go on with this process's own state, let all through, or none."""
+
+
+class Setting(NamedTuple):
+    """A setting: its default, whether a value is right (or what it means), and what to write instead."""
+
+    default: Any
+    check: Callable[[Any], Any]
+    expected: str
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, Mapping):
+        return value
+    raise ValueError
+
+
+def _list(value: Any) -> Sequence[Any]:
+    if isinstance(value, str):
+        value = json.loads(value) if value.lstrip().startswith("[") else [part.strip() for part in value.split(",")]
+    if isinstance(value, Sequence):
+        return value
+    raise ValueError
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError
+
+
+def _seconds(value: Any) -> float:
+    if 0 < float(value) <= 3600:
+        return float(value)
+    raise ValueError
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, bool) and int(value) >= 1 and float(value) == int(value):
+        return int(value)
+    raise ValueError
+
+
+def _flag(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    return words[value.strip().lower()] if isinstance(value, str) else words[repr(value)]
+
+
+def _one_of(*known: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value in known:
+            return str(value)
+        raise ValueError
+
+    return check
+
+
+def _callable(value: Any) -> Any:
+    if callable(value) or (isinstance(value, str) and value.replace(".", "").replace("_", "").isalnum()):
+        return value
+    raise ValueError
+
+
+_ALGORITHMS = ("sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket")
+_DICTIONARY = "a dictionary (in the environment, as JSON)"
+_FUNCTION = "a function, or the dotted path of one"
+
+SETTINGS: dict[str, Setting] = {
+    "enable": Setting(True, _flag, "True or False"),
+    "backend": Setting("memory://", lambda value: value, "a URL, a dotted path, a registered name or a Backend"),
+    "backend_options": Setting(None, _mapping, _DICTIONARY),
+    "backends": Setting(None, _list, "a list of dictionaries with 'type', 'name' and 'options'"),
+    "multi_backend_strategy": Setting(
+        "first_healthy", _one_of("first_healthy", "round_robin"), "'first_healthy' or 'round_robin'"
+    ),
+    "redis": Setting(None, _mapping, _DICTIONARY),
+    "database": Setting("default", _text, "the alias of a database in DATABASES"),
+    "memory_max_keys": Setting(100_000, _count, "a whole number, 1 or more"),
+    "circuit_breaker": Setting(None, _mapping, _DICTIONARY),
+    "key_prefix": Setting("resilient", _text, "a string"),
+    "store_retry_after": Setting(5.0, _seconds, "seconds, more than 0 and at most 3600"),
+    "algorithm": Setting("sliding_window", _one_of(*_ALGORITHMS), f"one of {', '.join(map(repr, _ALGORITHMS))}"),
+    "fail_open": Setting(None, _flag, "True, False, or None to go on with this process's own state"),
+    "trusted_proxies": Setting((), _list, "a list of addresses and networks, as in ['10.0.0.0/8']"),
+    "response_handler": Setting(None, _callable, _FUNCTION),
+    "exception_handler": Setting(None, _callable, _FUNCTION),
+    "middleware": Setting(None, _mapping, _DICTIONARY),
+}
+"""The settings that exist. In Django and in the environment they begin with ``RATELIMIT_``, and are in capitals."""
+
+Source = Callable[[str], Any]
+explicit: dict[str, Any] = {}
+"""What :func:`ratelimit_core.configure` was told."""
+sources: list[Source] = []
+
+
+def add_source(source: Source) -> None:
+    """Ask ``source(name)`` for settings before Django and the environment; None means it has none."""
+    if source not in sources:
+        sources.append(source)
+
+
+def setting(name: str) -> Any:
+    """The value of a setting, from the first source that has it.
+
+    Raises:
+        ConfigurationError: it has a value that makes no sense.
+    """
+    where: tuple[Source, ...] = (explicit.get, *sources, _django, _environment)
+    for source in where:
+        value = source(name)
+        if value is not None:
+            return checked(name, value)
+    return SETTINGS[name].default
+
+
+def checked(name: str, value: Any) -> Any:
+    """``value`` in the type that it should have: the environment knows only text.
+
+    Raises:
+        ConfigurationError: it makes no sense.
+    """
+    _, check, expected = SETTINGS[name]
+    with suppress(ValueError, TypeError, KeyError, OverflowError):
+        return check(value)
+    raise ConfigurationError(f"{name}={value!r} should be {expected}")
+
+
+def _django(name: str) -> Any:
+    if "DJANGO_SETTINGS_MODULE" not in os.environ and "django.conf" not in sys.modules:
+        return None
+    from django.conf import settings
+
+    if not settings.configured and "DJANGO_SETTINGS_MODULE" not in os.environ:
+        return None
+    return getattr(settings, f"RATELIMIT_{name.upper()}", None)
+
+
+def _environment(name: str) -> Any:
+    return os.environ.get(f"RATELIMIT_{name.upper()}") or None

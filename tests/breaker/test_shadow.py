@@ -1,0 +1,134 @@
+"""A breaker in the shadow decides and reports as always, and refuses nobody."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import redis
+
+from ratelimit_core import CircuitBreaker
+from ratelimit_core.backends import RedisBackend
+from ratelimit_core.clock import ManualClock
+from ratelimit_core.events import BreakerChanged, Event
+from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
+
+
+@pytest.fixture(params=["configured", "forced"])
+def how(request: pytest.FixtureRequest) -> str:
+    """By the configuration of each process, or by a person's word for all."""
+    return str(request.param)
+
+
+def in_shadow(fleet: Fleet, how: str, **options: Any) -> CircuitBreaker:
+    breaker = fleet.process(**options, shadow=how == "configured")
+    if how == "forced":
+        breaker.shadow()
+    return breaker
+
+
+def changes(happened: list[Event]) -> list[tuple[str, bool]]:
+    return [(event.new, event.shadow) for event in happened if isinstance(event, BreakerChanged)]
+
+
+def test_nobody_is_refused_and_everything_is_reported(fleet: Fleet, how: str, happened: list[Event]) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=3)
+    fail(breaker, 3)
+    assert breaker.state == "open"
+    succeed(breaker, 50)
+    assert breaker.state == "open", "what it would not have let through says nothing"
+    fleet.clock.advance(60)
+    probe(breaker).success()
+    assert breaker.state == "closed"
+    assert changes(happened) == [("open", True), ("half_open", True), ("closed", True)]
+    assert [entry["event"] for entry in breaker.history()][:3] == ["closed", "half_open", "opened"]
+
+
+def test_it_probes_as_many_as_it_would_and_lets_the_others_through(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1, half_open_max_calls=2, verdict_ttl=0)
+    fail(breaker)
+    fleet.clock.advance(60)
+    permits = [breaker.acquire() for _ in range(5)]
+    assert [permit.probe for permit in permits] == [True, True, False, False, False]
+    assert breaker.get_status()["half_open_calls"] == 2
+
+
+def test_a_failed_probe_opens_it_for_longer(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1)
+    fail(breaker)
+    fleet.clock.advance(60)
+    probe(breaker).failure()
+    status = breaker.get_status()
+    assert (status["state"], status["backoff_time"]) == ("open", 120)
+
+
+def test_it_counts_what_it_would_have_refused(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1)
+    succeed(breaker, 5)
+    fail(breaker)
+    for _ in range(10):  # on what is known, and asked anew
+        succeed(breaker, 10)
+        fleet.clock.advance(1)
+    assert breaker.stats == {"successes": 105, "failures": 1, "refusals": 0, "shadow_refusals": 100}
+    fleet.clock.advance(60)
+    succeed(breaker, 10)  # the first is the probe, and closes it
+    assert breaker.stats["shadow_refusals"] == 100
+
+
+def test_a_failure_that_would_have_been_refused_says_nothing(fleet: Fleet, how: str, happened: list[Event]) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1)
+    fail(breaker, 20)
+    assert changes(happened) == [("open", True)]
+    assert breaker.get_status()["backoff_time"] == 60
+
+
+def test_a_failure_in_the_shadow_waits_for_nobody(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1)
+    assert breaker.acquire().failure() == 0, "the seconds until it makes sense to call again"
+
+
+def test_a_ramp_refuses_nobody_either(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1, ramp=60, verdict_ttl=0)
+    fail(breaker)
+    fleet.clock.advance(60)
+    probe(breaker).success()
+    succeed(breaker, 100)
+
+
+def test_one_process_in_the_shadow_and_one_that_is_not_share_one_breaker(fleet: Fleet) -> None:
+    """A deploy that takes it out of the shadow, half done."""
+    shadow, real = fleet.process(failure_threshold=1, shadow=True), fleet.process(failure_threshold=1)
+    succeed(real)
+    fail(shadow)
+    fleet.clock.advance(0.25)
+    assert ask(shadow)
+    refused(real)
+    fleet.clock.advance(60)
+    probe(real).success()
+    assert shadow.state == "closed"
+
+
+@pytest.mark.parametrize("how", ["configured", "shadow", "force_closed", "disable"])
+@pytest.mark.parametrize("state", ["closed", "failing", "open"])
+def test_what_refuses_nobody_costs_no_more_than_a_closed_one(
+    valkey_url: str, clock: ManualClock, how: str, state: str
+) -> None:
+    backend = RedisBackend(valkey_url, key_prefix="test-shadow", clock=clock)
+    with redis.Redis.from_url(valkey_url) as client:
+
+        def asked() -> int:
+            stats: Any = client.info("commandstats")
+            return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+
+        breaker = Fleet(backend, clock).process(failure_threshold=2, recovery_timeout=3600, shadow=how == "configured")
+        succeed(breaker)
+        fail(breaker, {"closed": 0, "failing": 1, "open": 2}[state])
+        if how != "configured":
+            getattr(breaker, how)()
+        before = asked()
+        for _ in range(1000):
+            succeed(breaker)
+            clock.advance(0.01)
+        assert asked() - before <= 52, "in 10 seconds"
+    backend.clear()
+    backend.close()

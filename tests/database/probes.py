@@ -1,0 +1,49 @@
+"""One of several processes that want the one probe of each of some open breakers; tells how many it got."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from ratelimit_core.backends import Call
+from ratelimit_core.backends.database import DatabaseBackend
+from ratelimit_core.clock import SECOND
+from ratelimit_core.policies import ALLOWED, BREAKER
+from ratelimit_core.policies.breaker import ASK, REPORT
+from ratelimit_core.tickets import new_ticket
+from tests import databases
+from tests.conformance.scenarios import plain_config
+
+ROUNDS = 10
+THREADS = 4
+
+_CONFIG = plain_config(BREAKER, 60 * SECOND) | {"failure_threshold": 1, "recovery": 1, "max_delay": 1}
+
+
+def _call(number: int, **event: int) -> Call:
+    values = dict.fromkeys(BREAKER.event, 0) | event
+    return Call(BREAKER, (f"breaker {number}", ""), tuple(values.values()), tuple(_CONFIG.values()), new_ticket())
+
+
+def opening(number: int) -> Call:
+    """A failure that opens breaker ``number``, for 1 µs."""
+    return _call(number, op=REPORT, bad=1)
+
+
+def main(alias: str, prefix: str) -> None:
+    databases.setup()
+    backend = DatabaseBackend(alias, key_prefix=prefix)
+
+    def ask(number: int) -> int:
+        return backend.apply([_call(number, op=ASK)])[0][ALLOWED]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        got = [sum(pool.map(ask, [number] * THREADS)) for number in range(ROUNDS)]
+    print("got", json.dumps(got), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,338 @@
+"""Whose transaction it is, what is left when it ends, and what becomes of a connection that breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from django.db import Error, connections, transaction
+from django.test.utils import CaptureQueriesContext
+
+from ratelimit_core.backends import Call
+from ratelimit_core.backends.database import DatabaseBackend
+from ratelimit_core.backends.database_sql import LEASES, RECORDS
+from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.errors import BackendError
+from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
+from tests import databases
+from tests.conformance.test_stores import ask
+from tests.servers import Process, eventually
+
+
+def rows(alias: str, prefix: str) -> tuple[int, int]:
+    """How many records and leases are stored."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {RECORDS} WHERE prefix = %s", [prefix])
+        ids = [values[0] for values in cursor.fetchall()]
+        cursor.execute(f"SELECT record FROM {LEASES}")
+        return len(ids), sum(values[0] in ids for values in cursor.fetchall())
+
+
+def session(alias: str) -> int:
+    """The server's number for this thread's connection."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_backend_pid()" if connections[alias].vendor == "postgresql" else "SELECT CONNECTION_ID()"
+        )
+        number: int = cursor.fetchone()[0]
+        return number
+
+
+def cut(alias: str, number: int) -> None:
+    """Have the server end a session."""
+    kill = "SELECT pg_terminate_backend(%s)" if connections[alias].vendor == "postgresql" else "KILL %s"
+    with connections[f"{alias}-admin"].cursor() as cursor:
+        cursor.execute(kill, [number])
+
+
+def hits(backend: DatabaseBackend, count: int) -> list[int]:
+    return [backend.apply([ask(FIXED_WINDOW, ticket=str(i))])[0][ALLOWED] for i in range(count)]
+
+
+def left(backend: DatabaseBackend) -> int:
+    return backend.apply([ask(FIXED_WINDOW, op=1)])[0][ANSWER]
+
+
+@contextmanager
+def request_that_fails(alias: str) -> Iterator[None]:
+    """A request's transaction that is rolled back."""
+    with suppress(ZeroDivisionError), transaction.atomic(alias):
+        yield
+        raise ZeroDivisionError
+
+
+def test_a_rollback_undoes_what_was_decided_on_a_shared_alias(backend: DatabaseBackend, alias: str) -> None:
+    hits(backend, 1)
+    with request_that_fails(alias):
+        assert hits(backend, 2) == [1, 1]
+        assert left(backend) == 0
+    assert left(backend) == 2
+
+
+def test_a_rollback_undoes_nothing_on_an_alias_of_its_own(backend: DatabaseBackend, tmp_path: Path, alias: str) -> None:
+    with databases.sqlite(tmp_path, "request") as request, request_that_fails(request):
+        hits(backend, 2)
+    assert left(backend) == 1
+
+
+def test_on_a_server_an_alias_of_its_own_may_be_the_same_database(server: str, prefix: str, clock: ManualClock) -> None:
+    with databases.twin(server) as own:
+        backend = DatabaseBackend(own, key_prefix=prefix, clock=clock)
+        with request_that_fails(server):
+            hits(backend, 2)
+            rows(server, prefix)
+        assert left(backend) == 1
+        backend.clear()
+
+
+def test_what_is_denied_leaves_nothing_behind(backend: DatabaseBackend, alias: str, prefix: str) -> None:
+    places = [ask(CONCURRENCY, ("full", ""), ticket=str(i)) for i in range(4)]
+    assert [backend.apply([place])[0][ALLOWED] for place in places] == [1, 1, 1, 0]
+    new = [ask(policy, ("new", "")) for policy in (FIXED_WINDOW, SLIDING_WINDOW)]
+    before = rows(alias, prefix)
+    assert before == (1, 3)
+    assert backend.apply([*new, places[3]])[2][ALLOWED] == 0
+    assert rows(alias, prefix) == before
+    with transaction.atomic(alias):
+        assert backend.apply([*new, places[3]])[2][ALLOWED] == 0
+        assert left(backend) == 3
+    assert rows(alias, prefix) == before
+
+
+def test_a_request_goes_on_after_an_error_of_ours(backend: DatabaseBackend, alias: str, prefix: str) -> None:
+    with transaction.atomic(alias):
+        hits(backend, 1)
+        broken = ask(SLIDING_WINDOW)._replace(config=(2**70,) * 3)
+        with pytest.raises(BackendError):
+            backend.apply([broken])
+        hits(backend, 1)
+    assert rows(alias, prefix) == (1, 0)
+    assert left(backend) == 1
+
+
+def test_what_was_committed_since_is_seen_in_an_older_transaction(
+    mariadb: str, prefix: str, clock: ManualClock
+) -> None:
+    """Where reads are repeatable: MariaDB's own default, though not Django's."""
+    with databases.twin(mariadb, isolation_level="repeatable read") as older:
+        joined, other = (DatabaseBackend(each, key_prefix=prefix, clock=clock) for each in (older, mariadb))
+        with transaction.atomic(older):
+            rows(older, prefix)  # from here on it sees no more than there is now
+            for ticket in "abc":
+                assert other.apply([ask(SLIDING_WINDOW, ticket=ticket), ask(FIXED_WINDOW)])[0][ALLOWED]
+            verdicts = joined.apply([ask(SLIDING_WINDOW, ticket="d"), ask(FIXED_WINDOW)])
+            assert [verdict[ALLOWED] for verdict in verdicts] == [0, 0]
+        other.clear()
+
+
+@pytest.mark.parametrize("policy", [FIXED_WINDOW, SLIDING_WINDOW, CONCURRENCY], ids=lambda policy: policy.name)
+def test_a_decision_takes_five_statements(alias: str, prefix: str, policy: Policy) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix)
+    config = {"limit": 100, "period": 3600 * SECOND, "spacing": SECOND, "timeout": 3600 * SECOND}
+    most = 4 if alias.startswith("sqlite") and policy is FIXED_WINDOW else 5
+    for number in range(5):
+        call = ask(policy, ticket=f"ticket {number}")
+        event = tuple(99 if name == "slots" else value for name, value in zip(policy.event, call.event, strict=True))
+        call = call._replace(event=event, config=tuple(config[name] for name in policy.config))
+        with CaptureQueriesContext(connections[alias]) as queries:
+            assert backend.apply([call])[0][ALLOWED]
+        if number > 1:
+            assert len(queries) == most, [query["sql"] for query in queries]
+    backend.clear()
+
+
+def test_several_records_take_no_more_statements_than_one(alias: str, prefix: str) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix)
+    calls = [ask(FIXED_WINDOW, (name, "")) for name in "abcdefgh"]
+    backend.apply(calls)
+    with CaptureQueriesContext(connections[alias]) as queries:
+        backend.apply(calls)
+    assert len(queries) <= 5
+    backend.clear()
+
+
+def test_a_connection_that_was_cut_while_idle_is_replaced(server: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    hits(backend, 1)
+    for use in (lambda: hits(backend, 1), lambda: backend.keys(FIXED_WINDOW)):
+        cut(server, session(server))
+        use()
+    assert left(backend) == 1
+    backend.clear()
+
+
+def test_a_connection_that_is_cut_in_use_costs_one_error(server: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    hits(backend, 1)
+    outcomes: list[object] = []
+    ready = threading.Event()
+    victims: list[int] = []
+
+    def waits() -> None:
+        victims.append(session(server))
+        ready.set()
+        for _ in range(2):
+            try:
+                outcomes.append(hits(backend, 1))
+            except BackendError as error:
+                outcomes.append(error.__cause__)
+        backend.close()
+
+    with transaction.atomic(server):
+        hits(backend, 1)  # holds the record until the end of the transaction
+        thread = threading.Thread(target=waits)
+        thread.start()
+        ready.wait()
+        eventually(lambda: waiting(server, victims[0]), every=0.2)  # MariaDB looks anew no more than ten times a second
+        cut(server, victims[0])
+        eventually(lambda: outcomes)
+    thread.join()
+    assert isinstance(outcomes[0], Error)
+    assert outcomes[1:] == [[1]]
+    assert left(backend) == 0
+    backend.clear()
+
+
+def waiting(alias: str, number: int) -> bool:
+    """Whether a session waits for a lock."""
+    asks = {
+        "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+        "mysql": "SELECT count(*) FROM information_schema.innodb_trx"
+        " WHERE trx_mysql_thread_id = %s AND trx_state = 'LOCK WAIT'",
+    }
+    with connections[f"{alias}-admin"].cursor() as cursor:
+        cursor.execute(asks[connections[alias].vendor], [number])
+        return bool(cursor.fetchone()[0])
+
+
+def test_who_holds_a_record_is_not_waited_for_for_ever(server: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    hits(backend, 1)
+    with databases.twin(server) as other, transaction.atomic(server):
+        hits(backend, 1)
+        with pytest.raises(BackendError):
+            hits(DatabaseBackend(other, key_prefix=prefix, clock=clock), 1)
+    assert left(backend) == 1
+    backend.clear()
+
+
+def test_two_that_lock_each_others_records_both_get_through(server: str, prefix: str, clock: ManualClock) -> None:
+    """Inside transactions of others the order of locks is not ours; who is rolled back for it begins again."""
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    calls = {name: Call(FIXED_WINDOW, (name, ""), (0, 1), (1000, 3600 * SECOND)) for name in "abcdefgh"}
+    backend.apply([calls["a"]])
+    start = threading.Barrier(4)
+    errors: list[Exception] = []
+
+    def work(names: str) -> None:
+        start.wait()
+        try:
+            for _ in range(50):
+                backend.apply([calls[name] for name in names])
+                backend.delete(FIXED_WINDOW, [(name, "") for name in names[:2]])
+        except BackendError as error:
+            errors.append(error)
+        backend.close()
+
+    threads = [threading.Thread(target=work, args=[names]) for names in ("abc", "cba", "bcd", "dab")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    backend.clear()
+
+
+def test_transactions_of_others_join_without_losing_a_hit(alias: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    start = threading.Barrier(4)
+    errors: list[Exception] = []
+
+    def work() -> None:
+        start.wait()
+        try:
+            for _ in range(20):
+                with transaction.atomic(alias):
+                    backend.incr("key", 60)
+        except BackendError as error:
+            errors.append(error)
+        backend.close()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert backend.get_count("key") == 80
+    backend.clear()
+
+
+def test_who_is_interrupted_holds_nothing(alias: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    hits(backend, 1)
+
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hits(DatabaseBackend(alias, key_prefix=prefix, clock=interrupted), 1)
+    with databases.twin(alias) as other:
+        assert hits(DatabaseBackend(other, key_prefix=prefix, clock=clock), 1) == [1]
+    assert left(backend) == 1
+    backend.clear()
+
+
+def test_a_child_leaves_the_connections_of_its_parent_alone(alias: str, prefix: str) -> None:
+    with Process.python("-m", "tests.database.forks", alias, prefix, environ=databases.child_environ(alias)) as process:
+        assert process.wait_for("counted").split()[1:] == ["4", "True"]
+    DatabaseBackend(alias, key_prefix=prefix).clear()
+
+
+def test_a_plain_call_in_an_event_loop_is_answered_too(backend: DatabaseBackend) -> None:
+    async def main() -> tuple[list[int], int]:
+        return hits(backend, 4), len(backend.keys(FIXED_WINDOW))
+
+    assert asyncio.run(main()) == ([1, 1, 1, 0], 1)
+
+
+def test_a_thread_that_ends_leaves_no_connection_behind(alias: str, prefix: str) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix)
+    thread = threading.Thread(target=backend.incr, args=["key", 60])
+    thread.start()
+    thread.join()
+    gc.collect()  # it would complain now
+    assert backend.incr("key", 60) == 2
+    backend.clear()
+
+
+@pytest.mark.parametrize("age", [0, None])
+def test_an_event_loop_asks_in_threads_whose_connections_follow_the_settings(
+    alias: str, prefix: str, clock: ManualClock, age: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(connections.settings[alias], "CONN_MAX_AGE", age)
+    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    opened: list[object] = []
+
+    def is_open() -> object:
+        return connections[alias].connection
+
+    async def main() -> list[int]:
+        verdicts = await asyncio.gather(*[backend.aapply([ask(FIXED_WINDOW)]) for _ in range(8)])
+        with ThreadPoolExecutor(1) as one_thread:
+            asyncio.get_running_loop().set_default_executor(one_thread)
+            for _ in range(3):
+                await backend.aapply([ask(FIXED_WINDOW, op=1)])
+                opened.append(await asyncio.to_thread(is_open))
+        return sorted(verdict[0][ALLOWED] for verdict in verdicts)
+
+    assert asyncio.run(main()) == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert opened == [None] * 3 if age == 0 else opened == opened[:1] * 3 != [None] * 3
+    backend.clear()
+    gc.collect()  # whatever a thread that ended did not close would complain now

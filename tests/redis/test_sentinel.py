@@ -1,0 +1,146 @@
+"""Behind a Sentinel: a failover is a bounded time of errors, in a process that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from ratelimit_core.backends import RedisBackend
+from ratelimit_core.errors import BackendError
+from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW
+from tests.conformance.test_stores import ask
+from tests.servers import eventually, free_port
+
+from .topology import HOST, SERVICE, Watched, refused, watched
+
+SLACK = 0.7
+CALLS = [ask(FIXED_WINDOW)]
+
+
+@pytest.fixture
+def setup() -> Iterator[Watched]:
+    with watched() as setup:
+        yield setup
+
+
+@pytest.fixture
+def backend(setup: Watched, prefix: str) -> Iterator[RedisBackend]:
+    backend = RedisBackend(setup.url, key_prefix=prefix)
+    yield backend
+    backend.close()
+
+
+def asked(backend: RedisBackend, loop: asyncio.AbstractEventLoop) -> None:
+    """Once from a thread and once from an event loop."""
+    backend.attempt(CALLS)
+    loop.run_until_complete(backend.aattempt(CALLS))
+
+
+def longest_wait_until_well(backend: RedisBackend, loop: asyncio.AbstractEventLoop, within: float = 20) -> float:
+    """Ask until there are answers; how long the slowest error took."""
+    slowest, deadline = 0.0, time.monotonic() + within
+    while True:
+        began = time.monotonic()
+        try:
+            asked(backend, loop)
+            return slowest
+        except BackendError:
+            slowest = max(slowest, time.monotonic() - began)
+            assert time.monotonic() < deadline
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_the_new_master_is_asked_when_the_old_one_was_killed(
+    setup: Watched, backend: RedisBackend, loop: asyncio.AbstractEventLoop
+) -> None:
+    asked(backend, loop)
+    setup.master.kill()
+    with pytest.raises(BackendError):
+        backend.attempt(CALLS)
+    with pytest.raises(BackendError):
+        loop.run_until_complete(backend.aattempt(CALLS))
+    assert longest_wait_until_well(backend, loop) < 0.5 + SLACK
+    assert setup.replica.client.role()[0] == b"master"
+    assert setup.replica.client.exists(backend._names(FIXED_WINDOW, ("name", ""))[0])
+
+
+def test_the_new_master_is_asked_when_the_old_one_hangs(
+    setup: Watched, backend: RedisBackend, loop: asyncio.AbstractEventLoop
+) -> None:
+    asked(backend, loop)
+    setup.master.hang()
+    assert refused(lambda: backend.attempt(CALLS)) < 0.25 + SLACK
+    assert longest_wait_until_well(backend, loop) < 0.7 + SLACK
+
+
+def test_a_master_that_was_demoted_is_not_held_on_to(
+    setup: Watched, backend: RedisBackend, loop: asyncio.AbstractEventLoop
+) -> None:
+    asked(backend, loop)
+
+    def begun() -> bool:
+        try:
+            return bool(setup.sentinel.client.execute_command("SENTINEL", "FAILOVER", SERVICE))
+        except redis.ResponseError:  # it does not know the replica well enough yet
+            return False
+
+    eventually(begun)
+    eventually(lambda: setup.replica.client.role()[0] == b"master")
+    setup.master.client.replicaof(HOST, setup.replica.port)  # sooner than the Sentinel does it
+    with pytest.raises(BackendError):
+        backend.attempt(CALLS)
+    with pytest.raises(BackendError):
+        loop.run_until_complete(backend.aattempt(CALLS))
+    longest_wait_until_well(backend, loop)
+    before = setup.replica.client.dbsize()
+    backend.attempt([ask(FIXED_WINDOW, ("another", ""))])
+    loop.run_until_complete(backend.aattempt([ask(FIXED_WINDOW, ("a third", ""))]))
+    assert setup.replica.client.dbsize() == before + 2
+
+
+def test_without_sentinels_there_is_an_error_and_soon(
+    setup: Watched, prefix: str, loop: asyncio.AbstractEventLoop
+) -> None:
+    backend = RedisBackend(setup.url, key_prefix=prefix)
+    asked(backend, loop)
+    setup.sentinel.hang()
+    asked(backend, loop)  # who has connections needs no Sentinel
+    backend.close()
+    assert refused(lambda: backend.attempt(CALLS)) < 0.35 + SLACK
+    other = RedisBackend(setup.url, key_prefix=prefix)
+    assert refused(lambda: loop.run_until_complete(other.aattempt(CALLS))) < 0.35 + SLACK
+    setup.sentinel.end_hang()
+    asked(backend, loop)
+    asked(other, loop)
+    for each in (backend, other):
+        each.close()
+
+
+def test_a_service_that_no_sentinel_knows_is_an_error(setup: Watched) -> None:
+    backend = RedisBackend(f"redis+sentinel://127.0.0.1:{free_port()},{setup.sentinel.address}/other")
+    with pytest.raises(BackendError, match="other"):
+        backend.apply(CALLS)
+    backend.close()
+
+
+def test_passwords_of_the_servers_and_of_the_sentinels(prefix: str) -> None:
+    with watched(password="secret", of_sentinel="of the sentinel") as setup:
+        url = setup.url.replace("redis+sentinel://", "redis+sentinel://:secret@")
+        backend = RedisBackend(url, key_prefix=prefix, sentinel_kwargs={"password": "of the sentinel"})
+        assert backend.apply(CALLS)[0][ALLOWED]
+        assert asyncio.run(backend.aapply(CALLS))[0][ANSWER] == 1
+        backend.close()
+        without = RedisBackend(url, key_prefix=prefix)
+        with pytest.raises(BackendError, match="Authentication"):
+            without.apply(CALLS)
+        without.close()
