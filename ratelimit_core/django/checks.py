@@ -1,0 +1,208 @@
+"""What ``manage.py check`` says of the settings. Nothing here asks a store.
+
+=====================  ========================================================================================
+``ratelimit.E001``     a setting that does not exist, and the nearest that does
+``ratelimit.E002``     a wrong value, also of a handler that can't be imported
+``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an unknown option or a wrong value
+``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` that can't be made
+``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` that is no network
+``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an unknown option or a wrong value
+``ratelimit.E007``     the backend can't be made; of the database backend also: ``DATABASES`` has no such alias
+``ratelimit.W001``     each process has a memory of its own, and this is no development server
+``ratelimit.W002``     the database backend shares the connection of the requests
+``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` without the middleware
+``ratelimit.W004``     the middleware limits users before it is known who they are
+=====================  ========================================================================================
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.utils.module_loading import import_string
+
+from .. import conf
+from ..breaker_config import CircuitBreakerConfig
+from ..errors import ConfigurationError, ResilienceError
+from ..settings import SETTINGS, setting
+from .addresses import Proxies
+from .middleware import SiteLimits
+
+TAG = "ratelimit"
+_PREFIX = "RATELIMIT_"
+_MIDDLEWARE = "ratelimit_core.django.middleware.ResilienceMiddleware"
+_AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+_REFUSALS = (ResilienceError, ImportError, TypeError, ValueError)  # a class of one's own may raise any of these
+
+Apps = Iterable[AppConfig] | None
+
+
+@register(TAG)
+def check_names(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E001."""
+    return [
+        Error(
+            f"{name} is not a setting.",
+            hint=f"{_nearest(name)} If it is another library's, silence ratelimit.E001.",
+            id="ratelimit.E001",
+        )
+        for name in dir(settings)
+        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).lower() not in SETTINGS
+    ]
+
+
+@register(TAG)
+def check_values(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E002."""
+    errors = []
+    for name in SETTINGS:
+        value, error = _read(name)
+        if not error and name.endswith("_handler") and isinstance(value, str):
+            error = _not_imported(name, value)
+        if error:
+            errors.append(Error(error, id="ratelimit.E002"))
+    return [*errors]
+
+
+@register(TAG)
+def check_circuit_breaker(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E003."""
+    name = "RATELIMIT_CIRCUIT_BREAKER"
+    options = {str(option): value for option, value in (_read("circuit_breaker")[0] or {}).items()}
+    errors: list[CheckMessage] = []
+    while error := _refusal(name, options):
+        errors.append(Error(error.replace(f"breaker {name!r}", name), id="ratelimit.E003"))
+        if not (named := [option for option in options if option in error]):
+            break
+        for option in named:  # what it complains of was said; there may be more
+            del options[option]
+    return errors
+
+
+@register(TAG)
+def check_trusted_proxies(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E005."""
+    errors = []
+    for entry in _read("trusted_proxies")[0] or ():
+        try:
+            Proxies([entry])
+        except ConfigurationError as error:
+            errors.append(Error(str(error), id="ratelimit.E005"))
+    return [*errors]
+
+
+@register(TAG)
+def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E006, W003, W004."""
+    options = _read("middleware")[0]
+    if not options:
+        return []
+    try:
+        SiteLimits(options)
+    except _REFUSALS as error:
+        message = str(error).removeprefix("RATELIMIT_MIDDLEWARE: ")
+        return [Error(f"RATELIMIT_MIDDLEWARE: {message}", id="ratelimit.E006")]
+    installed = list(settings.MIDDLEWARE)
+    if _MIDDLEWARE not in installed:
+        return [
+            Warning(
+                "RATELIMIT_MIDDLEWARE limits nothing: the middleware that reads it is not installed.",
+                hint=f"Add {_MIDDLEWARE!r} to MIDDLEWARE.",
+                id="ratelimit.W003",
+            )
+        ]
+    by_user = str(options.get("key", "")).startswith("user")
+    if by_user and _AUTHENTICATION not in installed[: installed.index(_MIDDLEWARE)]:
+        return [
+            Warning(
+                "RATELIMIT_MIDDLEWARE limits users, but nobody is logged in yet where it runs: addresses count.",
+                hint=f"Put {_MIDDLEWARE!r} after {_AUTHENTICATION!r} in MIDDLEWARE.",
+                id="ratelimit.W004",
+            )
+        ]
+    return []
+
+
+@register(TAG)
+def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E004, E007, W001, W002. Backends are made, which connects to nothing."""
+    errors: list[CheckMessage] = []
+    names = set()
+    for entry in _read("backends")[0] or ():
+        try:
+            conf._from_entry(entry)
+            name = conf._entry(entry)[0]
+            if name in names:
+                raise ConfigurationError(f"two are called {name!r}; give each a 'name' of its own")
+            names.add(name)
+        except _REFUSALS as error:
+            message = _without_passwords(str(error)).removeprefix("backends: ")
+            errors.append(Error(f"RATELIMIT_BACKENDS: {message}", id="ratelimit.E004"))
+    if errors or any(_read(name)[1] for name in SETTINGS):
+        return errors
+    try:
+        backend = conf._configured()
+    except _REFUSALS as error:
+        return [Error(f"RATELIMIT_BACKEND: {_without_passwords(str(error))}", id="ratelimit.E007")]
+    members = getattr(backend, "backends", (backend,))
+    if not backend.shared and not settings.DEBUG:
+        errors.append(
+            Warning(
+                "The backend is memory: each process counts for itself, so a limit of 10/s lets 10/s through in each.",
+                hint="Set RATELIMIT_BACKEND = 'redis://...' or 'django-db://ALIAS'; with one process, silence this.",
+                id="ratelimit.W001",
+            )
+        )
+    if any(getattr(each, "alias", "") == "default" for each in members):
+        errors.append(
+            Warning(
+                "The database backend shares the requests' connection: a rollback undoes what was counted.",
+                hint="Give it an alias of its own: DATABASES['resilience'] = {...} and RATELIMIT_DATABASE = "
+                "'resilience'; on SQLite with a file of its own.",
+                id="ratelimit.W002",
+            )
+        )
+    return errors
+
+
+def _read(name: str) -> tuple[Any, str]:
+    """The value of a setting, or what is wrong with it."""
+    try:
+        return setting(name), ""
+    except ConfigurationError as error:
+        message = _without_passwords(str(error))
+        return None, message.replace(f"{name}=", f"{_PREFIX}{name.upper()} = ", 1)
+
+
+def _not_imported(name: str, value: str) -> str:
+    try:
+        import_string(value)
+    except ImportError as error:
+        return f"{_PREFIX}{name.upper()} = {value!r} can't be imported: {error}"
+    return ""
+
+
+def _refusal(name: str, options: Mapping[str, Any]) -> str:
+    """What is wrong with the settings of a breaker, if anything."""
+    try:
+        CircuitBreakerConfig(name).with_options(options)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def _nearest(name: str) -> str:
+    known = [known.upper() for known in SETTINGS]
+    near = difflib.get_close_matches(name.removeprefix(_PREFIX).upper(), known, n=1, cutoff=0.5)
+    return f"Did you mean {_PREFIX}{near[0]}?" if near else f"Known are {_PREFIX} and {', '.join(known)}."
+
+
+def _without_passwords(text: str) -> str:
+    return re.sub(r"//[^@\s'\"]*@", "//***@", text)

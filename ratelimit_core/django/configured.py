@@ -1,0 +1,71 @@
+"""The settings that every request needs, read once and not for each request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+from .. import conf, settings
+from ..errors import ConfigurationError
+from .addresses import Proxies
+from .functions import with_two
+
+
+class Configured(NamedTuple):
+    """Settings in the form in which they are used."""
+
+    enabled: bool
+    proxies: Proxies
+    response_handler: Callable[[Any, Any], Any] | None
+    exception_handler: Callable[[Any, Any], Any] | None
+
+
+_now: Configured | None = None
+_explicit: dict[str, Any] = {}
+
+
+def configured() -> Configured:
+    """The settings as they are now: what ``override_settings`` and ``configure()`` change is seen at once.
+
+    Raises:
+        ConfigurationError: a setting makes no sense.
+    """
+    global _now, _explicit
+    if _now is None or settings.explicit != _explicit:
+        explicit = dict(settings.explicit)
+        _now = Configured(
+            enabled=settings.setting("enable"),
+            proxies=Proxies(settings.setting("trusted_proxies")),
+            response_handler=_function("response_handler"),
+            exception_handler=_function("exception_handler"),
+        )
+        _explicit = explicit
+    return _now
+
+
+def _function(name: str) -> Callable[[Any, Any], Any] | None:
+    value = settings.setting(name)
+    if isinstance(value, str):
+        try:
+            value = import_string(value)
+        except ImportError as error:
+            raise ConfigurationError(f"{name}={value!r} can't be imported: {error}") from error
+    if value is None:
+        return None
+    if not callable(value):
+        raise ConfigurationError(f"{name}={value!r} should be a function, or the dotted path of one")
+    return with_two(value, name)
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    global _now
+    if setting.startswith("RATELIMIT_"):
+        _now = None
+    if setting.removeprefix("RATELIMIT_").lower() in conf.OF_THE_BACKEND:
+        conf.forget()
+
+
+setting_changed.connect(_forget, dispatch_uid="ratelimit_core.django.configured")

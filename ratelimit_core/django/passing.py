@@ -1,0 +1,119 @@
+"""How a request passes a limit on its way to the view: once for ordinary views, and once for asynchronous ones."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..limits import Decision
+from . import headers
+from .functions import in_loop
+from .responses import Refusal
+from .signals import asend, rate_limit_allowed, rate_limit_denied, send
+from .view_limit import Question, ViewLimit, plain
+
+View = Callable[..., Any]
+
+
+class Passage(NamedTuple):
+    """What was asked for a request, and the answer. Without a question it is not limited, or refused unasked."""
+
+    question: Question | None
+    decision: Decision | None
+    refusal: Refusal | None
+
+
+def ask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
+    """Ask for ``request``, and tell the signals and ``request.rate_limit_exceeded``. One round trip at most.
+
+    The passage has a refusal only if that keeps the request from its view.
+    """
+    inner = plain(request)
+    question = limit.question(request, scope)
+    if not isinstance(question, Question):
+        return Passage(None, None, limit.refuses(inner, question))
+    decision = question.limiter.hit(question.cost, key=question.key)
+    refusal = limit.answered(inner, question, decision)
+    signal = rate_limit_allowed if decision.allowed else rate_limit_denied
+    if signal.receivers:
+        send(signal, sender, **limit.told(inner, scope, question, decision))
+    return Passage(question, decision, limit.refuses(inner, refusal))
+
+
+async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
+    """:func:`ask` without blocking the event loop."""
+    inner = plain(request)
+    question = await in_loop(limit.question, request, scope)
+    if not isinstance(question, Question):
+        return Passage(None, None, limit.refuses(inner, question))
+    decision = await question.limiter.ahit(question.cost, key=question.key)
+    refusal = limit.answered(inner, question, decision)
+    signal = rate_limit_allowed if decision.allowed else rate_limit_denied
+    if signal.receivers:
+        await asend(signal, sender, **limit.told(inner, scope, question, decision))
+    return Passage(question, decision, limit.refuses(inner, refusal))
+
+
+def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
+    """The view's response, or the refusal's. The view runs once at most, whatever it raises.
+
+    One round trip; one more if a limit on how many run at a time is to be told that this one has ended.
+    """
+    question, decision, refusal = ask(limit, request, scope, sender)
+    if refusal is not None:
+        return limit.respond(request, refusal)
+    if question is None or decision is None or not limit.holds_place(decision):
+        response = view(*args, **kwargs)
+    else:
+        try:
+            response = view(*args, **kwargs)
+        except BaseException:
+            question.limiter.release(decision, key=question.key)
+            raise
+        if not _released_on_close(question, decision, response):
+            question.limiter.release(decision, key=question.key)
+    headers.show(plain(request), response)
+    return response
+
+
+async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
+    """:func:`run` without blocking the event loop. Cancelled, it gives back the place to run."""
+    question, decision, refusal = await aask(limit, request, scope, sender)
+    if refusal is not None:
+        return await in_loop(limit.respond, request, refusal)
+    if question is None or decision is None or not limit.holds_place(decision):
+        response = await _awaited(view(*args, **kwargs))
+    else:
+        try:
+            response = await _awaited(view(*args, **kwargs))
+        except GeneratorExit:  # closed, and may not await: the place is free again after its time
+            raise
+        except BaseException:
+            await asyncio.shield(question.limiter.arelease(decision, key=question.key))
+            raise
+        if not _released_on_close(question, decision, response):
+            await asyncio.shield(question.limiter.arelease(decision, key=question.key))
+    headers.show(plain(request), response)
+    return response
+
+
+async def _awaited(response: Any) -> Any:
+    return await response if inspect.isawaitable(response) else response
+
+
+def _released_on_close(question: Question, decision: Decision, response: Any) -> bool:
+    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread."""
+    if not getattr(response, "streaming", False):
+        return False
+    close = response.close
+
+    def close_and_release() -> None:
+        try:
+            close()
+        finally:
+            question.limiter.release(decision, key=question.key)
+
+    response.close = close_and_release
+    return True

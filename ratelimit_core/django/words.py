@@ -1,0 +1,37 @@
+"""What operators read and click: names that may hold anything, and spans of time."""
+
+from __future__ import annotations
+
+import re
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
+_UNSAFE = re.compile(rb"[^A-Za-z0-9-]")
+_ESCAPED = re.compile(rb"~([0-9A-F]{2})")
+
+
+def printable(text: str) -> str:
+    r"""``text`` for the eyes: what does not print, and what could order a terminal about, is escaped as ``\x1b``."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def span(seconds: float) -> str:
+    """A span of time in the unit that suits it, as ``42 s``, ``5 min``, ``3 h``, ``9 d``."""
+    whole = max(round(seconds), 0)
+    size, unit = next((each for each in _UNITS if whole >= 2 * each[0]), (1, "s"))
+    return f"{whole / size:.0f} {unit}"
+
+
+def address(name: str) -> str:
+    """``name`` as a part of a URL that no server, proxy or browser changes: letters, digits, ``-`` and ``~XX``."""
+    data = name.encode("utf-8", "surrogatepass")
+    return _UNSAFE.sub(lambda found: b"~%02X" % found[0][0], data).decode()
+
+
+def name_at(address: str) -> str:
+    """The name that :func:`address` made safe.
+
+    Raises:
+        ValueError: it did not make this.
+    """
+    data = _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), address.encode("utf-8", "surrogatepass"))
+    return data.decode("utf-8", "surrogatepass")

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.operators.conftest import Checker, Site
+
+RESILIENCE = "ratelimit_core.django.middleware.ResilienceMiddleware"
+AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+
+WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"RATELIMIT_BACKNED": "redis://"}, "E001", ["RATELIMIT_BACKNED is not", "Did you mean RATELIMIT_BACKEND?"]),
+    ({"RATELIMIT_TRUST_PROXIES": []}, "E001", ["Did you mean RATELIMIT_TRUSTED_PROXIES?"]),
+    ({"RATELIMIT_XYLOPHONE": 1}, "E001", ["RATELIMIT_XYLOPHONE is not", "Known are", "BACKEND"]),
+    ({"RATELIMIT_ENABLE": "perhaps"}, "E002", ["RATELIMIT_ENABLE = 'perhaps' should be True or False"]),
+    ({"RATELIMIT_ALGORITHM": "fixed"}, "E002", ["RATELIMIT_ALGORITHM = 'fixed'", "'fixed_window'"]),
+    ({"RATELIMIT_FAIL_OPEN": "maybe"}, "E002", ["RATELIMIT_FAIL_OPEN = 'maybe' should be True, False, or None"]),
+    ({"RATELIMIT_KEY_PREFIX": 5}, "E002", ["RATELIMIT_KEY_PREFIX = 5 should be a string"]),
+    ({"RATELIMIT_MEMORY_MAX_KEYS": 0}, "E002", ["RATELIMIT_MEMORY_MAX_KEYS = 0 should be a whole number"]),
+    ({"RATELIMIT_STORE_RETRY_AFTER": -1}, "E002", ["RATELIMIT_STORE_RETRY_AFTER = -1 should be seconds"]),
+    ({"RATELIMIT_MULTI_BACKEND_STRATEGY": "random"}, "E002", ["'first_healthy' or 'round_robin'"]),
+    ({"RATELIMIT_BACKEND_OPTIONS": 3}, "E002", ["RATELIMIT_BACKEND_OPTIONS = 3 should be a dictionary"]),
+    ({"RATELIMIT_REDIS": "redis://:hidden@host/0"}, "E002", ["RATELIMIT_REDIS = 'redis://***@host/0'"]),
+    ({"RATELIMIT_TRUSTED_PROXIES": 5}, "E002", ["RATELIMIT_TRUSTED_PROXIES = 5 should be a list of addresses"]),
+    ({"RATELIMIT_RESPONSE_HANDLER": 5}, "E002", ["RATELIMIT_RESPONSE_HANDLER = 5 should be a function"]),
+    ({"RATELIMIT_EXCEPTION_HANDLER": "no.such"}, "E002", ["RATELIMIT_EXCEPTION_HANDLER", "No module named 'no'"]),
+    (
+        {"RATELIMIT_CIRCUIT_BREAKER": {"failure_treshold": 3}},
+        "E003",
+        ["RATELIMIT_CIRCUIT_BREAKER: unknown option 'failure_treshold'; did you mean 'failure_threshold'?"],
+    ),
+    (
+        {"RATELIMIT_CIRCUIT_BREAKER": {"recovery_timeout": "60"}},
+        "E003",
+        ["RATELIMIT_CIRCUIT_BREAKER: recovery_timeout='60' should be seconds"],
+    ),
+    ({"RATELIMIT_CIRCUIT_BREAKER": {"slow_call_rate": 0.5}}, "E003", ["slow_call_duration go together"]),
+    ({"RATELIMIT_BACKENDS": [5]}, "E004", ["RATELIMIT_BACKENDS: 5 should", "'type'"]),
+    (
+        {"RATELIMIT_BACKENDS": [{"type": "memory", "option": {}}]},
+        "E004",
+        ["RATELIMIT_BACKENDS: 'memory': unknown option 'option'; did you mean 'options'?"],
+    ),
+    ({"RATELIMIT_BACKENDS": [{"type": "memori"}]}, "E004", ["'memori': known are memory://"]),
+    (
+        {"RATELIMIT_BACKENDS": [{"type": "memory", "options": {"circuit_breaker_config": {"windo": 1}}}]},
+        "E004",
+        ["unknown option 'windo'; did you mean 'window'?"],
+    ),
+    (
+        {"RATELIMIT_BACKENDS": [{"type": "memory"}, {"type": "memory"}]},
+        "E004",
+        ["two are called 'memory'; give each a 'name' of its own"],
+    ),
+    ({"RATELIMIT_TRUSTED_PROXIES": ["10.0.0.0/8", "10.0.0.0/33"]}, "E005", ["'10.0.0.0/33' should be an address"]),
+    ({"RATELIMIT_MIDDLEWARE": {"rats": {}}}, "E006", ["unknown option 'rats'; did you mean 'rate"]),
+    ({"RATELIMIT_MIDDLEWARE": {"rate": "ten"}}, "E006", ["RATELIMIT_MIDDLEWARE: 'ten' is not a rate; write"]),
+    ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "key": "usr"}}, "E006", ["'usr'; did you mean 'user'?"]),
+    ({"RATELIMIT_BACKEND": 7}, "E007", ["RATELIMIT_BACKEND: backend=7: give a URL"]),
+    ({"RATELIMIT_BACKEND": "mongo://me:hidden@host/0"}, "E007", ["'mongo://***@host/0': known are"]),
+    ({"RATELIMIT_BACKEND": "no.such.Backend"}, "E007", ["can't be imported"]),
+    ({"RATELIMIT_BACKEND": "builtins.int"}, "E007", ["which is no Backend"]),
+    ({"RATELIMIT_BACKEND": "redis://host:port/0"}, "E007", ["RATELIMIT_BACKEND: ", "'port'"]),
+    (
+        {"RATELIMIT_BACKEND": "redis://h", "RATELIMIT_BACKEND_OPTIONS": {"socket_timeuot": 1}},
+        "E007",
+        ["socket_timeuot"],
+    ),
+    ({"RATELIMIT_BACKEND": "django-db://nowhere"}, "E007", ["'nowhere'", "DATABASES"]),
+    ({"DEBUG": False}, "W001", ["The backend is memory", "RATELIMIT_BACKEND = 'redis://...'"]),
+    ({"RATELIMIT_BACKEND": "database"}, "W002", ["rollback", "RATELIMIT_DATABASE = 'resilience'"]),
+    ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s"}}, "W003", ["limits nothing", f"Add '{RESILIENCE}'"]),
+    (
+        {"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "key": "user"}, "MIDDLEWARE": [RESILIENCE, AUTHENTICATION]},
+        "W004",
+        [f"Put '{RESILIENCE}' after '{AUTHENTICATION}'"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "number", "words"), WRONG, ids=[str(settings) for settings, _, _ in WRONG])
+def test_a_wrong_setting_is_named_with_what_to_write(
+    check: Checker, settings: dict[str, Any], number: str, words: list[str]
+) -> None:
+    found = check(**settings)
+    assert [each for each, _, _ in found] == [f"ratelimit.{number}"], found
+    text = " ".join(found[0][1:])
+    for word in words:
+        assert word in text
+    assert "hidden" not in text
+
+
+RIGHT: list[dict[str, Any]] = [
+    {},
+    {"RATELIMIT_BACKEND": "redis://127.0.0.1:1/0", "DEBUG": False},
+    {"RATELIMIT_BACKEND": "django-db://resilience", "DEBUG": False},
+    {"RATELIMIT_BACKEND": None, "RATELIMIT_REDIS": {"host": "127.0.0.1", "port": 1}},
+    {
+        "RATELIMIT_BACKENDS": [
+            {"type": "redis", "name": "first", "options": {"url": "redis://127.0.0.1:1", "socket_timeout": 1}},
+            {"type": "ratelimit_core.backends.memory.MemoryBackend", "name": "second"},
+        ],
+        "DEBUG": False,
+    },
+    {"RATELIMIT_CIRCUIT_BREAKER": {"slow_call_rate": 0.5, "slow_call_duration": 1, "failure_threshold": 3}},
+    {"RATELIMIT_TRUSTED_PROXIES": ["10.0.0.0/8", "2001:db8::1"]},
+    {
+        "RATELIMIT_MIDDLEWARE": {"rate": "100/m", "key": "user", "skip_paths": ["/health/"]},
+        "MIDDLEWARE": [AUTHENTICATION, RESILIENCE],
+    },
+]
+
+
+@pytest.mark.parametrize("settings", RIGHT, ids=str)
+def test_right_settings_pass_without_asking_a_store(check: Checker, settings: dict[str, Any]) -> None:
+    assert check(**settings) == []
+
+
+def test_every_wrong_setting_is_told_at_once(check: Checker) -> None:
+    wrong = check(
+        RATELIMIT_BACKNED=1,
+        RATELIMIT_ALGORITHM="fixed",
+        RATELIMIT_CIRCUIT_BREAKER={"windo": 1, "recovery_timeout": -1},
+        RATELIMIT_TRUSTED_PROXIES=["a", "b"],
+    )
+    numbers = sorted(number.removeprefix("ratelimit.") for number, _, _ in wrong)
+    assert numbers == ["E001", "E002", "E003", "E003", "E005", "E005"]
+
+
+def test_manage_py_check_fails_on_errors(site: Site) -> None:
+    good = site.manage("check")
+    assert (good.returncode, good.stderr) == (0, ""), good
+    bad = site.python("-m", "django", "check", "--tag", "ratelimit", environ={"RATELIMIT_ALGORITHM": "fixed"})
+    assert bad.returncode == 1
+    assert "(ratelimit.E002) RATELIMIT_ALGORITHM = 'fixed' should be one of" in bad.stderr
+
+
+def test_the_migrations_are_complete(site: Site) -> None:
+    assert site.manage("makemigrations", "--check", "--dry-run").returncode == 0
