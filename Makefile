@@ -5,7 +5,7 @@ INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.tx
 DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 
-.PHONY: help demo run test lint format generate clean
+.PHONY: help demo run test test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ run: $(DEMO)  ## Start the example project and leave it running
 
 test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
+
+test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
+	.venv/bin/nox
 
 lint: $(DEV)  ## Check style, generated Lua, types and layers
 	.venv/bin/ruff check .
@@ -34,7 +37,7 @@ generate: $(DEV)  ## Write the Lua again from the policies
 	.venv/bin/python -m ratelimit_core.translate
 
 clean:  ## Remove everything that was built or installed
-	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .nox build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(DEMO): pyproject.toml constraints.txt | .venv/bin/pip

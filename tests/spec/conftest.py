@@ -1,0 +1,120 @@
+"""Every backend in turn, each of which can be made to fail."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.http import HttpRequest
+from django.test import RequestFactory
+
+from ratelimit_core import configure
+from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.clock import ManualClock
+from tests import databases
+from tests.django.conftest import configured
+
+__all__ = ["configured"]
+
+Make = Callable[..., Backend]
+Get = Callable[..., HttpRequest]
+
+KINDS = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
+
+
+@pytest.fixture(scope="session")
+def sqlite_alias(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with databases.sqlite(tmp_path_factory.mktemp("spec"), "sqlite-spec") as alias:
+        yield alias
+
+
+@pytest.fixture(scope="session")
+def postgresql_alias() -> Iterator[str]:
+    with databases.postgresql("postgresql-spec") as alias:
+        yield alias
+
+
+@pytest.fixture(scope="session")
+def mariadb_alias() -> Iterator[str]:
+    with databases.mariadb("mariadb-spec") as alias:
+        yield alias
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Make]:
+    """Makes backends of each kind in turn, with options, empty and on the test's clock."""
+    kind: str = request.param
+    made: list[Backend] = []
+    place = "" if kind == "memory" else request.getfixturevalue(_PLACES.get(kind, f"{kind}_alias"))
+
+    def make(**options: Any) -> Backend:
+        prefix = f"spec-{uuid.uuid4().hex}"
+        options = {"clock": clock, **options}
+        if kind == "memory":
+            backend: Backend = MemoryBackend(**options)
+        elif kind == "multi":
+            stores = [RedisBackend(place, key_prefix=prefix, **options), MemoryBackend(**options)]
+            backend = MultiBackend(stores, **options)
+        elif kind in _PLACES:
+            backend = RedisBackend(place, key_prefix=prefix, **options)
+        else:
+            backend = DatabaseBackend(place, key_prefix=prefix, **options)
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.reset_circuit_breaker()
+        backend.clear()
+        backend.close()
+
+
+_PLACES = {"valkey": "valkey_url", "redis": "redis_url", "multi": "valkey_url"}
+
+
+@pytest.fixture
+def backend(make: Make) -> Backend:
+    """Each backend in turn, which is also the configured one."""
+    backend = make()
+    configure(backend=backend)
+    return backend
+
+
+_DRIVER = ("_apply", "_aapply", "_delete", "_keys", "_clear", "_append", "_entries")
+
+
+@contextmanager
+def failing(backend: Backend, error: type[BaseException] = ConnectionError) -> Iterator[list[str]]:
+    """Has everything that ``backend`` asks its store, or its stores, raise ``error``; what was asked."""
+    asked: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for store in getattr(backend, "backends", (backend,)):
+            for name in _DRIVER:
+
+                def fail(*_: object, name: str = name) -> Any:
+                    asked.append(name)
+                    raise error("the store is broken")
+
+                patch.setattr(store, name, fail)
+        yield asked
+
+
+@pytest.fixture
+def get() -> Get:
+    """A request of a user, who is logged in if he has a number."""
+
+    def get(user: int | None = None, **headers: Any) -> HttpRequest:
+        request = RequestFactory().get("/", **headers)
+        request.user = User(user)  # type: ignore[assignment] # all that a limit asks of one
+        return request
+
+    return get
+
+
+class User:
+    def __init__(self, pk: int | None) -> None:
+        self.pk = pk
+        self.is_authenticated = pk is not None
