@@ -82,6 +82,7 @@ def get_store(backend: Backend | str | None = None) -> Store:
     with _lock:
         if backend is None:
             if _store is None:
+                CircuitBreakerConfig().with_options(setting("circuit_breaker") or {})  # now, not when something fails
                 _store = get_store(_configured())
             return _store
         return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_after")))

@@ -22,7 +22,7 @@ class CircuitBreakerError(ResilienceError):
 
     Attributes:
         breaker_name: whose refusal it is.
-        state: ``"open"``, or ``"half_open"`` when all probes are taken.
+        state: ``"open"``; ``"half_open"`` when all probes are taken; ``"ramping_up"`` when it has closed of late.
         retry_after: seconds until the next probe may be let through.
         failure_count: consecutive failures, as the store counts them.
         last_failure_time, next_attempt_time: seconds since the epoch on the store's clock, or None.

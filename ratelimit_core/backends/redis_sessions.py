@@ -223,7 +223,7 @@ def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[
     def closing() -> None:
         try:
             if not loop.is_closed() and not loop.is_running() and asyncio._get_running_loop() is None:
-                pass
+                loop.run_until_complete(aclose())
         finally:
             close()
 

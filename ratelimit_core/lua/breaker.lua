@@ -159,7 +159,7 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
   if (op == 0 and seen ~= generation) then
     settings = fingerprint
   end
-  if (op == 0 and generation == 0) then
+  if ((op == 0 or op == 3) and generation == 0) then
     generation = now
   end
   expires = 0

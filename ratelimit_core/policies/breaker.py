@@ -232,8 +232,8 @@ def breaker(
 
     if op == ASK and seen != generation:
         settings = fingerprint
-    # The first question makes the first generation, so that none is used again after the store was flushed.
-    if op == ASK and generation == 0:
+    # Who comes first makes the first generation, so that none is used again after the store was flushed.
+    if (op == ASK or op == FORCE) and generation == 0:
         generation = now
 
     expires = 0

@@ -19,6 +19,7 @@ from ratelimit_core import (
     CircuitBreakerConfig,
     CircuitBreakerError,
     ConfigurationError,
+    Limiter,
     configure,
     get_backend,
 )
@@ -397,6 +398,13 @@ def test_a_wrong_option_is_refused_where_it_is_written(make: MakeBackend, config
     with pytest.raises(ConfigurationError, match=r"failure_thres?hold"):
         configure(circuit_breaker=config)
     assert setting("circuit_breaker") is None
+
+
+def test_a_wrong_option_in_the_environment_is_refused_at_the_first_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not when the store fails for the first time."""
+    monkeypatch.setenv("RATELIMIT_CIRCUIT_BREAKER", '{"failure_treshold": 1}')
+    with pytest.raises(ConfigurationError, match="did you mean 'failure_threshold'"):
+        Limiter("1/s", key="supplier").hit()
 
 
 def test_rates_are_for_breakers_that_see_every_call(make: MakeBackend) -> None:
