@@ -8,7 +8,11 @@ from celery.signals import worker_process_init
 
 from example_worker.processes import die_with_parent
 
+SITE = "example_worker.settings"
+
 app = Celery("example_worker", include=["example_worker.tasks"])
+if os.environ.get("DJANGO_SETTINGS_MODULE") == SITE:  # there is a database to write to
+    app.conf.include.append("example_worker.progress")
 
 
 def connect(environ: Mapping[str, str]) -> None:

@@ -1,55 +1,33 @@
-"""What the demo runs on: a Valkey, the payment service and Celery workers."""
+"""What the demo runs on: a Valkey, the payment service, Celery workers and the site."""
 
 import os
 import secrets
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import redis
 import requests
 
 from example_worker.celery_app import app, connect
+from example_worker.payments import Upstream
+from example_worker.prepare import site_environ
 from example_worker.processes import Processes, free_port
 
 WORKERS = 2
 CONCURRENCY = 4  # of each
 STARTUP = 30.0  # seconds within which everything has to answer
 
-Stats = dict[str, Any]
-
-
-class Upstream:
-    """The payment service, as its operator sees it."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._session = requests.Session()
-
-    def stats(self) -> Stats:
-        return self._ask("GET", "/stats")
-
-    def reset(self) -> None:
-        self._ask("POST", "/reset")
-
-    def switch(self, mode: str) -> None:
-        self._ask("POST", "/mode", {"mode": mode})
-
-    def _ask(self, method: str, path: str, body: Stats | None = None) -> Stats:
-        reply = self._session.request(method, self._url + path, json=body, timeout=5)
-        reply.raise_for_status()
-        stats: Stats = reply.json()
-        return stats
-
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A running fleet: the service it calls, and the messages it has not finished with."""
+    """A running fleet: the service it calls, the site, and the messages it has not finished with."""
 
     upstream: Upstream
+    site: str
     store: "redis.Redis"
     prefix: str
 
@@ -63,9 +41,18 @@ class Fleet:
 @contextmanager
 def running_fleet(log: str) -> Iterator[Fleet]:
     """Start everything on free ports; where ``REDIS_URL`` names a server, use that, with keys of its own."""
-    valkey_port, upstream_port = free_port(), free_port()
+    with (
+        tempfile.TemporaryDirectory(prefix="example-worker-") as directory,
+        _running(log, site_environ(directory)) as fleet,
+    ):
+        yield fleet
+
+
+@contextmanager
+def _running(log: str, site: dict[str, str]) -> Iterator[Fleet]:
+    valkey_port, upstream_port, web_port = free_port(), free_port(), free_port()
     embedded = "REDIS_URL" not in os.environ
-    environ = {
+    environ = site | {
         "REDIS_URL": f"redis://127.0.0.1:{valkey_port}/0" if embedded else os.environ["REDIS_URL"],
         "UPSTREAM_URL": f"http://127.0.0.1:{upstream_port}",
         "EXAMPLE_PREFIX": f"resilient-demo-{secrets.token_hex(4)}.",
@@ -73,6 +60,7 @@ def running_fleet(log: str) -> Iterator[Fleet]:
     connect(environ)
     fleet = Fleet(
         upstream=Upstream(environ["UPSTREAM_URL"]),
+        site=f"http://127.0.0.1:{web_port}",
         store=redis.Redis.from_url(environ["REDIS_URL"]),
         prefix=environ["EXAMPLE_PREFIX"],
     )
@@ -80,13 +68,16 @@ def running_fleet(log: str) -> Iterator[Fleet]:
         if embedded:
             servers.start("example_worker.valkey", "--port", str(valkey_port), when_orphaned=signal.SIGTERM)
         servers.start("example_worker.upstream", "--port", str(upstream_port))
+        servers.run("example_worker.prepare")
         wait_until("the store", fleet.store.ping, redis.ConnectionError)
         wait_until("the payment service", fleet.upstream.stats, requests.ConnectionError)
         try:
             with Processes(environ, log) as workers:
                 for number in range(WORKERS):
                     workers.start(*worker(f"demo{number}@%h"))
+                workers.start(*web(web_port))
                 wait_until("the workers", lambda: len(app.control.ping(timeout=0.5) or []) == WORKERS)
+                wait_until("the site", lambda: requests.get(fleet.site, timeout=5).ok, requests.RequestException)
                 yield fleet
         finally:
             for key in fleet.store.scan_iter(match=fleet.prefix + "*", count=1000):
@@ -96,6 +87,11 @@ def running_fleet(log: str) -> Iterator[Fleet]:
 def worker(name: str) -> list[str]:
     options = f"-n {name} -c {CONCURRENCY} --without-gossip --without-mingle"
     return ["celery", *f"-A example_worker.celery_app worker {options}".split()]
+
+
+def web(port: int) -> list[str]:
+    options = f"--host 127.0.0.1 --port {port} --workers 2 --lifespan off --no-access-log"
+    return ["uvicorn", *f"example_worker.asgi:application {options}".split()]
 
 
 def wait_until(what: str, answers: Callable[[], object], *not_yet: type[Exception]) -> None:

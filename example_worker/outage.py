@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from example_worker.enqueue import Order
-from example_worker.fleet import Fleet, Stats
+from example_worker.fleet import Fleet
+from example_worker.payments import Stats
 from example_worker.tasks import BREAKER
+from example_worker.visitor import Visitor
 from ratelimit_core import CircuitBreaker
 
 if TYPE_CHECKING:
@@ -63,12 +65,16 @@ class Sample:
 def run_pass(
     name: str,
     task: "Task[[str, str], str]",
+    visitor: Visitor,
     orders: Sequence[Order],
     plan: Plan,
     fleet: Fleet,
     show: Callable[[Sample], None],
 ) -> tuple[Sample, list[str]]:
-    """Send ``orders`` through ``task`` and an outage; return the last sample and the ids of the tasks."""
+    """Send ``orders`` through ``task`` and an outage, in which there is a ``visitor``.
+
+    Returns the last sample and the ids of the tasks.
+    """
     fleet.upstream.reset()
     began = time.monotonic()
     switches = [(plan.outage_begins, "down"), (plan.outage_ends, "up")]
@@ -77,7 +83,12 @@ def run_pass(
     while True:
         elapsed = time.monotonic() - began
         if switches and elapsed >= switches[0][0]:
-            fleet.upstream.switch(switches.pop(0)[1])
+            mode = switches.pop(0)[1]
+            if mode == "up":
+                visitor.stop()
+            fleet.upstream.switch(mode)
+            if mode == "down":
+                visitor.start()
         for order in orders[len(ids) : int(elapsed * plan.orders_per_second)]:
             ids.append(task.delay(order.id, order.amount).id)
         if elapsed >= next_sample:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from types import FrameType
 from typing import Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-GRACE = 5.0  # seconds between SIGTERM and SIGKILL
+GRACE = 8.0  # seconds between SIGTERM and SIGKILL; honcho itself gives its processes 5
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def free_port() -> int:
@@ -29,17 +31,32 @@ def die_with_parent(signum: int = signal.SIGKILL) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
-class Processes:
-    """Child processes, each in a group of its own; leaving the ``with`` ends them and what they started."""
+def leave_orderly() -> None:
+    """From now on a signal that ends this process makes it leave by way of every ``with``."""
+    for signum in SIGNALS:
+        signal.signal(signum, _leave)
 
-    def __init__(self, environ: Mapping[str, str], log: str) -> None:
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    for each in SIGNALS:  # nothing is to interrupt that
+        signal.signal(each, signal.SIG_IGN)
+    sys.exit(128 + signum)
+
+
+class Processes:
+    """Child processes, each in a group of its own; leaving the ``with`` ends them and what they started.
+
+    What they say goes to the end of the file ``log``, or to where this process says it.
+    """
+
+    def __init__(self, environ: Mapping[str, str], log: str | None = None) -> None:
         self._environ = {**os.environ, **environ}
         self._log = log
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *module_and_arguments: str, when_orphaned: int = signal.SIGKILL) -> None:
+    def start(self, *module_and_arguments: str, when_orphaned: int = signal.SIGKILL) -> subprocess.Popen[bytes]:
         """Run ``python -m module arguments``; if this process is killed, the child gets ``when_orphaned``."""
-        with open(self._log, "ab") as log:
+        with nullcontext() if self._log is None else open(self._log, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", *module_and_arguments],
                 env=self._environ,
@@ -50,6 +67,12 @@ class Processes:
                 preexec_fn=lambda: die_with_parent(when_orphaned),  # noqa: PLW1509 - no threads run here
             )
         self._children.append(child)
+        return child
+
+    def run(self, *module_and_arguments: str) -> None:
+        """The same, to its end; if it fails, so does this process."""
+        if self.start(*module_and_arguments).wait() != 0:
+            sys.exit(f"python -m {' '.join(module_and_arguments)} failed")
 
     def __enter__(self) -> Self:
         return self

@@ -1,5 +1,6 @@
 """What the guarded pass has to keep, and by how much it may not miss."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from example_worker.celery_app import app
 from example_worker.fleet import CONCURRENCY, WORKERS
 from example_worker.outage import Sample
 from example_worker.tasks import BREAKER, CALLS_PER_SECOND
+from example_worker.visitor import EVERY, Visitor
 from ratelimit_core import CircuitBreaker, CircuitBreakerConfig
 
 ON_ITS_WAY = 0.25  # seconds that a permitted call may take to reach the service, on a busy machine
@@ -26,14 +28,22 @@ class Figures:
     busiest_second: int
     drained_after: float
     ideal: float
+    visits: int
+    visits_saved: int
+    visit: float
 
     @property
     def lost(self) -> int:
         return self.orders - self.completed
 
+    @property
+    def visits_failed(self) -> int:
+        """Those that waited for the dead service, and were told of an error."""
+        return self.visits - self.visits_saved
+
     @classmethod
-    def of(cls, sample: Sample, ids: Iterable[str]) -> "Figures":
-        """From the last sample and the tasks' results: completed is what was charged and says so."""
+    def of(cls, sample: Sample, ids: Iterable[str], visitor: Visitor) -> "Figures":
+        """From the last sample, the tasks' results (completed is what was charged and says so) and the visitor."""
         stats = sample.stats
         (outage,) = stats["outages"]
         results = [app.AsyncResult(id) for id in ids]
@@ -48,6 +58,9 @@ class Figures:
             busiest_second=stats["peak_in_any_second"],
             drained_after=max(0.0, (stats["last_charge"] or 0.0) - outage["ended"]),
             ideal=(sample.orders - outage["charged_before_its_end"]) / CALLS_PER_SECOND,
+            visits=len(visitor.answers),
+            visits_saved=sum(answer.saved for answer in visitor.answers),
+            visit=visitor.typical,
         )
 
 
@@ -71,9 +84,21 @@ def outage_bound(outage: float) -> Bound:
     return Bound(
         {
             "failures open it": breaker.failure_threshold,
-            "running then": WORKERS * CONCURRENCY,
+            "running then": WORKERS * CONCURRENCY + 1,  # the visitor's too
             # of permits that were reused meanwhile: as many as the limit has in any second
             f"within {breaker.verdict_ttl} s": CALLS_PER_SECOND,
+            "probes": sum(1 for _ in probes(breaker, outage)),
+        }
+    )
+
+
+def visits_bound(outage: float) -> Bound:
+    """How many visits may meet the dead service: all that may open the breaker, or find it not yet known as open."""
+    breaker = CircuitBreaker(BREAKER).config
+    return Bound(
+        {
+            "failures open it": breaker.failure_threshold,
+            f"within {breaker.verdict_ttl} s": math.ceil(breaker.verdict_ttl / EVERY),
             "probes": sum(1 for _ in probes(breaker, outage)),
         }
     )
@@ -114,4 +139,5 @@ def checks(figures: Figures) -> list[Check]:
         Check("orders charged twice", figures.twice, Bound({})),
         Check("calls in the outage", figures.outage_calls, outage_bound(figures.outage)),
         Check("calls in the busiest second", figures.busiest_second, second_bound()),
+        Check("visits that met the dead service", figures.visits_failed, visits_bound(figures.outage)),
     ]

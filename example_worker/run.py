@@ -5,46 +5,59 @@ honcho runs the Procfile, on free ports; ``REDIS_URL`` names a server to use in 
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+from signal import SIGTERM
 
-from example_worker.processes import free_port
+from example_worker.prepare import USER, site_environ
+from example_worker.processes import Processes, free_port, leave_orderly
 
 PROCFILE = Path(__file__).parent.parent / "Procfile"
+PORTS = ("WEB_PORT", "FLOWER_PORT", "UPSTREAM_PORT", "VALKEY_PORT")
 
 
-def main() -> None:
+def main() -> int:
+    leave_orderly()
     python = Path(sys.executable)
-    valkey, upstream, flower = (
-        os.environ.get(name) or str(free_port()) for name in ("VALKEY_PORT", "UPSTREAM_PORT", "FLOWER_PORT")
-    )
-    redis_url = os.environ.get("REDIS_URL") or f"redis://127.0.0.1:{valkey}/0"
-    upstream_url = f"http://127.0.0.1:{upstream}"
-    print(
-        f"""
-  Flower             http://127.0.0.1:{flower}/tasks
+    ports = {name: os.environ.get(name) or str(free_port()) for name in PORTS}
+    redis_url = os.environ.get("REDIS_URL") or f"redis://127.0.0.1:{ports['VALKEY_PORT']}/0"
+    with tempfile.TemporaryDirectory(prefix="example-worker-") as directory:
+        environ = {
+            **ports,
+            **site_environ(directory),
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # the Procfile says python and celery
+            "PYTHONUNBUFFERED": "1",
+            "REDIS_URL": redis_url,
+            "UPSTREAM_URL": f"http://127.0.0.1:{ports['UPSTREAM_PORT']}",
+        }
+        with Processes(environ) as processes:
+            processes.run("example_worker.prepare")
+            print(addresses(environ, os.path.relpath(python)), flush=True)
+            honcho = processes.start("honcho", "start", "--procfile", str(PROCFILE), when_orphaned=SIGTERM)
+            return honcho.wait()
+
+
+def addresses(environ: dict[str, str], python: str) -> str:
+    site = f"http://127.0.0.1:{environ['WEB_PORT']}"
+    redis_url, upstream_url = environ["REDIS_URL"], environ["UPSTREAM_URL"]
+    return f"""
+  Site               {site}/
+  Admin              {site}/admin/ (user {USER}, password {environ["SITE_PASSWORD"]})
+  Flower             http://127.0.0.1:{environ["FLOWER_PORT"]}/tasks
   Payment service    {upstream_url}/stats
   Store              {redis_url}
 
+  A view behind the breaker of the workers, and a limited one:
+    curl -i {site}/quote/
+    curl -i {site}/api/orders/
+
   Enqueue orders; add --plain for the task without a breaker:
-    REDIS_URL={redis_url} {os.path.relpath(python)} -m example_worker.enqueue
+    REDIS_URL={redis_url} {python} -m example_worker.enqueue
 
   Switch the payment service to slow, failing, down, or up again:
     curl {upstream_url}/mode -d '{{"mode": "down"}}'
-""",
-        flush=True,
-    )
-    environ = {
-        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # the Procfile says python and celery
-        "PYTHONUNBUFFERED": "1",
-        "VALKEY_PORT": valkey,
-        "UPSTREAM_PORT": upstream,
-        "FLOWER_PORT": flower,
-        "REDIS_URL": redis_url,
-        "UPSTREAM_URL": upstream_url,
-    }
-    honcho = [str(python), "-m", "honcho", "start", "--procfile", str(PROCFILE)]
-    os.execve(python, honcho, {**os.environ, **environ})
+"""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

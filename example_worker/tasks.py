@@ -1,10 +1,9 @@
 """One task, twice: as everybody writes it, and behind a breaker and a limit that the whole fleet shares."""
 
-import os
-
 import requests
 from celery import shared_task
 
+from example_worker.payments import post_charge
 from ratelimit_core import Backoff
 from resilient_tasks import breaker_task
 
@@ -39,14 +38,3 @@ def charge_plain(order_id: str, amount: str) -> str:
 def charge(order_id: str, amount: str) -> str:
     """Charge one order; the same retries, and one shared mind about the payment service."""
     return post_charge(order_id, amount)
-
-
-def post_charge(order_id: str, amount: str) -> str:
-    """Have the payment service charge ``amount``; return its receipt, or raise a ``RequestException``."""
-    reply = requests.post(
-        os.environ.get("UPSTREAM_URL", "http://127.0.0.1:8001") + "/charge",
-        json={"order": order_id, "amount": amount},
-        timeout=(1, 2),
-    )
-    reply.raise_for_status()
-    return str(reply.json()["receipt"])

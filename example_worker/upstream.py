@@ -3,6 +3,7 @@
 ``python -m example_worker.upstream --port 8001``, then::
 
     POST /charge {"order": "A-1001", "amount": "9.90"}    a call takes 20 to 50 ms
+    GET  /quote                                           a call too: what a charge costs
     POST /mode   {"mode": "up" | "slow" | "failing" | "down"}
     POST /reset  forget everything, and be up
     GET  /stats  what has happened; times are seconds since the last reset
@@ -22,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODES = ("up", "slow", "failing", "down")
+FEE = "1.4 %"
 Json = dict[str, Any]
 
 
@@ -129,14 +131,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/stats":
             self._reply(200, self.server.ledger.stats())
+        elif self.path == "/quote":
+            self._call(lambda: {"fee": FEE})
         else:
-            self._reply(404, {"error": "GET /stats"})
+            self._reply(404, {"error": "GET /stats or /quote"})
 
     def do_POST(self) -> None:
         body = self._body()
         ledger = self.server.ledger
         if self.path == "/charge":
-            self._charge(str(body.get("order")))
+            self._call(lambda: self._charge(str(body.get("order"))))
         elif self.path == "/reset":
             ledger.reset()
             self._reply(200, ledger.stats())
@@ -146,7 +150,12 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._reply(400, {"error": f"POST /charge, /reset, or /mode with one of {', '.join(MODES)}"})
 
-    def _charge(self, order: str) -> None:
+    def _charge(self, order: str) -> Json:
+        self.server.ledger.charge(order)
+        return {"receipt": f"receipt for {order}"}
+
+    def _call(self, answer: Callable[[], Json]) -> None:
+        """A call of a customer, which takes its time and may fail; ``answer`` is what comes of it."""
         ledger = self.server.ledger
         ledger.call()
         if ledger.mode == "slow":
@@ -158,8 +167,7 @@ class Handler(BaseHTTPRequestHandler):
         elif ledger.mode == "failing":
             self._reply(500, {"error": "the payment service has a bad day"})
         else:
-            ledger.charge(order)
-            self._reply(200, {"receipt": f"receipt for {order}"})
+            self._reply(200, answer())
 
     def _body(self) -> Json:
         raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))

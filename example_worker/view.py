@@ -91,6 +91,10 @@ def comparison(passes: Collection[Figures]) -> Table:
             "calls in the busiest second": lambda figures: str(figures.busiest_second),
             "seconds until drained": lambda figures: f"{figures.drained_after:.1f}",
             "  ideal: left / limit": lambda figures: f"{figures.ideal:.1f}",
+            "visits in the outage": lambda figures: str(figures.visits),
+            "  that met the dead service": lambda figures: str(figures.visits_failed),
+            "  told when to come back": lambda figures: str(figures.visits_saved),
+            "  median answer": lambda figures: f"{figures.visit * 1000:.0f} ms",
         },
     )
 

@@ -16,6 +16,9 @@ from .errors import ConfigurationError, unknown_option
 from .settings import SETTINGS, checked, explicit, setting
 from .store import Store
 
+_REDIS = frozenset(
+    ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]
+)
 _DOTTED_PATH = re.compile(r"\w+(\.\w+)+")
 
 OF_THE_BACKEND = frozenset(
@@ -194,7 +197,7 @@ def _factory(backend: str, shown: str) -> tuple[Callable[..., Any], tuple[str, .
 
         alias = backend.partition("://")[2]
         return DatabaseBackend, (alias,) if alias else (), {}
-    if scheme in ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster"):
+    if scheme in _REDIS:
         from .backends.redis_backend import RedisBackend
 
         return RedisBackend, (backend,) if "://" in backend else (), {}

@@ -2,48 +2,36 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
+from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.servers import Process, eventually
-
-
-def left_over(mark: int) -> list[str]:
-    """Processes that the demo started and that are still there: each names the module it runs."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "environ"]):
-        environ = process.info["environ"] or {}
-        if environ.get("DEMO_OF_TEST") == str(mark) and process.status() != psutil.STATUS_ZOMBIE:
-            found.append(" ".join(process.info["cmdline"] or []))
-    return found
-
-
-def demo(mark: int, *arguments: str, **environ: str) -> Process:
-    environ = {"COLUMNS": "140", "TERM": "dumb", "DEMO_OF_TEST": str(mark), **environ}
-    return Process.python("-m", "example_worker.demo", *arguments, environ=environ)
+from tests.example.running import left_over, new_mark, start
+from tests.servers import eventually
 
 
 @pytest.fixture
-def mark() -> int:
-    return os.getpid() * 1000 + len(os.environ)
+def mark() -> str:
+    return new_mark()
 
 
 @pytest.mark.timeout(180)
-def test_guarded_it_keeps_every_bound_and_leaves_nothing_behind(mark: int) -> None:
-    with demo(mark, "--only", "guarded") as process:
+def test_guarded_it_keeps_every_bound_and_leaves_nothing_behind(mark: str) -> None:
+    with start("demo", mark, "--only", "guarded") as process:
         assert process.popen.wait(120) == 0, process.output
-        assert process.output.count("kept") == 4
+        assert process.output.count("kept") == 5
         assert "FAILED" not in process.output
+        told = re.search(r"told when to come back +│ +(\d+)", process.output)
+        assert told, process.output
+        assert int(told[1]) > 20
     assert left_over(mark) == []
 
 
 @pytest.mark.timeout(180)
-def test_without_the_guard_the_same_checks_fail(mark: int) -> None:
-    with demo(mark, "--only", "guarded", RESILIENCE_ENABLED="0") as process:
+def test_without_the_guard_the_same_checks_fail(mark: str) -> None:
+    with start("demo", mark, "--only", "guarded", RESILIENCE_ENABLED="0") as process:
         assert process.popen.wait(150) == 1, process.output
         failed = re.findall(r"FAILED +(orders lost|calls in the outage|calls in the busiest second)", process.output)
         assert {"orders lost", "calls in the outage"} <= set(failed), process.output
@@ -51,10 +39,10 @@ def test_without_the_guard_the_same_checks_fail(mark: int) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_however_it_ends_it_leaves_no_process_behind(mark: int, signum: int) -> None:
-    with demo(mark, "--only", "guarded") as process:
+def test_however_it_ends_it_leaves_no_process_behind(mark: str, signum: int, tmp_path: Path) -> None:
+    with start("demo", mark, "--only", "guarded", TMPDIR=str(tmp_path)) as process:
         process.wait_for("guarded ", timeout=60)
-        assert len(left_over(mark)) > 4
+        assert len(left_over(mark)) > 6
         process.popen.send_signal(signum)
         process.popen.wait(30)
         eventually(lambda: left_over(mark) == [])
