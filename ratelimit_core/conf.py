@@ -16,9 +16,7 @@ from .errors import ConfigurationError, unknown_option
 from .settings import SETTINGS, checked, explicit, setting
 from .store import Store
 
-_REDIS = frozenset(
-    ["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"]
-)
+_REDIS = frozenset(["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
 _DOTTED_PATH = re.compile(r"\w+(\.\w+)+")
 
 OF_THE_BACKEND = frozenset(

@@ -132,12 +132,14 @@ class ClusterSession(Session):
         return answers
 
     def _spread(self, commands: Sequence[Command]) -> list[Any]:
-        parts: dict[Any, list[int]] = {}
+        nodes, parts = {}, dict[str, list[int]]()
         for place, command in enumerate(commands):
-            parts.setdefault(self.client.get_node_from_key(command[1]), []).append(place)
+            node = self.client.get_node_from_key(command[1])
+            nodes[node.name] = node
+            parts.setdefault(node.name, []).append(place)
         answers: list[Any] = [None] * len(commands)
-        for node, places in parts.items():
-            found = _pipelined(self.client.get_redis_connection(node), [commands[place] for place in places])
+        for name, places in parts.items():
+            found = _pipelined(self.client.get_redis_connection(nodes[name]), [commands[place] for place in places])
             for place, answer in zip(places, found, strict=True):
                 answers[place] = answer
         return answers
