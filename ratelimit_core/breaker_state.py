@@ -31,12 +31,12 @@ from .breaker_record import (
     is_probe,
     state_of,
 )
-from .clock import SECOND, Clock, microseconds
+from .clock import SECOND, Clock, microseconds, wall
 from .errors import BackendError, CircuitBreakerError, RateLimited
 from .events import BreakerChanged, SettingsDiffer, emit
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, WAIT, Verdict
-from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_OPEN, OPEN, PEEK, REPORT
+from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
 from .steps import Steps
 from .store import Store
 
@@ -190,6 +190,8 @@ class BreakerState:
             raise CircuitBreakerError(self.config.name, "open", error.retry_after or 0.0)
         if (wait := self._known_to_refuse(now)) > 0:  # that much of the shared state is honoured
             raise self.refusal(wait)
+        if self._known_to_allow():
+            return Permit(self, 0, ticket="", probe=False, local=True)
         call = self.ask_call(ticket)
         return (yield from self.answering(call, self.store.local.apply([call])[0], local=True))
 
@@ -199,6 +201,13 @@ class BreakerState:
         if last and last[MODE] == FORCED_OPEN and not last[MODE_UNTIL]:
             return max(self._wait_until - now, last[WAIT])
         return self._wait_until - now if last else 0
+
+    def _known_to_allow(self) -> bool:
+        """Whether a person said that nobody is to be refused: that holds while the store is away, too."""
+        last = self._last
+        if not last or last[MODE] not in (FORCED_CLOSED, DISABLED):
+            return False
+        return not last[MODE_UNTIL] or wall() < last[MODE_UNTIL]
 
     def refusal(self, wait: int) -> CircuitBreakerError:
         """The error that says to wait for ``wait`` µs, with what is known."""
@@ -270,7 +279,7 @@ class BreakerState:
         local = permit.local
         if local:
             # Once the store is back it wins: what was decided without it is not told.
-            if self.store.up or self.config.when_down != "local":
+            if self.store.up or self.config.when_down != "local" or self._known_to_allow():
                 yield "tell", permit.riders, True
                 return 0
             verdict = self.store.local.apply([call, *permit.riders])[0]
@@ -278,7 +287,7 @@ class BreakerState:
             try:
                 verdicts = yield "apply", [call, *permit.riders]
             except BackendError:  # what rode along is lost: a lease ends by itself
-                if self.config.when_down != "local":
+                if self.config.when_down != "local" or self._known_to_allow():
                     return 0
                 if (wait := self._known_to_refuse(self.clock())) > 0:
                     return wait  # what began before that changes nothing

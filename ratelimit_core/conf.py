@@ -13,7 +13,7 @@ from typing import Any
 from .backends.base import Backend
 from .breaker_config import CircuitBreakerConfig
 from .errors import ConfigurationError, unknown_option
-from .settings import SETTINGS, checked, explicit, setting
+from .settings import SETTINGS, checked, chosen, explicit, setting
 from .store import Store
 
 _REDIS = frozenset(["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
@@ -116,11 +116,8 @@ def register_backend(name: str, factory: Callable[..., Backend]) -> None:
 
 
 def _configured() -> Backend:
-    entries = _entries()
-    if entries and setting("backend") == SETTINGS["backend"].default:
-        from .backends.multi import MultiBackend
-
-        return MultiBackend([get_backend(name) for name in entries])
+    if chosen("backend", "backends") == "backends":
+        return make_backend("multi")
     return make_backend(setting("backend"), setting("backend_options"))
 
 

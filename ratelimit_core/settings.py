@@ -126,14 +126,26 @@ def add_source(source: Source) -> None:
         sources.append(source)
 
 
+def chosen(*names: str) -> str:
+    """Which of these settings the first source has that has one; of several in one source, and by default, the first."""
+    for source in _in_order():
+        for name in names:
+            if source(name):
+                return name
+    return names[0]
+
+
+def _in_order() -> tuple[Source, ...]:
+    return (explicit.get, *sources, _django, _environment)
+
+
 def setting(name: str) -> Any:
     """The value of a setting, from the first source that has it.
 
     Raises:
         ConfigurationError: it has a value that makes no sense.
     """
-    where: tuple[Source, ...] = (explicit.get, *sources, _django, _environment)
-    for source in where:
+    for source in _in_order():
         value = source(name)
         if value is not None:
             return checked(name, value)

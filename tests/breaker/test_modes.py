@@ -404,6 +404,26 @@ def test_a_mode_in_force_is_honoured_while_the_store_is_away_as_long_as_it_was_h
     assert ask(breaker)
 
 
+@pytest.mark.parametrize("act", ["force_closed", "disable"])
+def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
+    away: Away, happened: list[Event], act: str
+) -> None:
+    breaker = away.fleet.process(failure_threshold=1)
+    getattr(breaker, act)("ann", "the breaker is wrong")
+    running = breaker.acquire()
+    away.begin()
+    running.failure()
+    fail(breaker, 5)
+    succeed(breaker)
+    assert not [event for event in happened if isinstance(event, BreakerChanged)]
+    away.end()
+    away.clock.advance(5)
+    away.fleet.process().automatic()
+    away.clock.advance(1)
+    fail(breaker)
+    refused(breaker)
+
+
 def test_forced_open_until_further_notice_is_honoured_while_the_store_is_away(away: Away) -> None:
     breaker = away.fleet.process(recovery_timeout=60)
     breaker.force_open("ann", "the supplier asked us to stop")

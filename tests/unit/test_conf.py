@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, conf, configure, get_backend, settings
-from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from tests.servers import ROOT, free_port
 
 
@@ -162,6 +162,14 @@ def test_a_backend_may_be_an_object_a_url_or_a_dotted_path(clean: pytest.MonkeyP
         assert get_backend() is get_backend()
     configure(backend=own)
     assert get_backend() is own
+
+
+def test_of_one_backend_and_several_the_first_source_that_has_either_says_which(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("RATELIMIT_BACKEND", "redis://127.0.0.1:1/0")
+    configure(backends=[{"type": "memory"}])
+    assert type(get_backend()) is MultiBackend
+    configure(backends=None)
+    assert type(get_backend()) is RedisBackend
 
 
 def test_options_reach_the_backend(clean: pytest.MonkeyPatch) -> None:
