@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from celery import Task, shared_task
+from celery.utils.imports import symbol_by_name
 
 from ratelimit_core.breaker_config import OPTIONS as BREAKER_OPTIONS
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.errors import ConfigurationError, unknown_option
 
 from .protection import TASK_OPTIONS, Options, Protection
+from .settings import current_app
 from .task import ResilientTask
 
 P = ParamSpec("P")
@@ -82,7 +84,7 @@ def _decorator(
         return _decorator(where, (), {}, ours, breakers)(args[0])
     if args:
         raise ConfigurationError(f"@{where} takes keyword options only, as in @{where}(rate='10/s')")
-    base = options.pop("base", None) or Task
+    base = options.pop("base", None) or _task_class()
     known = ours | (breakers or frozenset()) | _CELERY_OPTIONS
     for option in options:
         if option not in known and not hasattr(base, option):
@@ -112,6 +114,13 @@ def _probe_timeout(breaker: str, time_limit: float | None) -> dict[str, float]:
     defined = circuit_breaker_registry.get(breaker)
     timeout = time_limit if defined is None else defined.options.get("probe_timeout")
     return {} if timeout is None else {"probe_timeout": timeout}
+
+
+def _task_class() -> type[Task[..., Any]]:
+    """What tasks of the app derive from: its own class, or Celery's for Django, which waits for commits."""
+    app: Any = current_app()
+    task_class: type[Task[..., Any]] = Task if app is None else symbol_by_name(app.task_cls)
+    return task_class
 
 
 def _with_protection(base: type[Task[..., Any]]) -> type[Task[..., Any]]:

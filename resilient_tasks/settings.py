@@ -16,7 +16,8 @@ ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
 """The one switch: with ``RESILIENCE_ENABLED=0`` in the environment tasks run unguarded."""
 
 
-def _current_app() -> Celery | None:
+def current_app() -> Celery | None:
+    """The app that is current or the default; none is made."""
     # `celery.current_app` would make an app, and look for its configuration, where there is none.
     state: Any = celery_state
     app: Celery | None = state._tls.current_app or state.default_app
@@ -24,7 +25,7 @@ def _current_app() -> Celery | None:
 
 
 def _from_app(name: str) -> Any:
-    app = _current_app()
+    app = current_app()
     return None if app is None else app.conf.get(f"resilience_{name}")
 
 

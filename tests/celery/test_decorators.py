@@ -142,3 +142,22 @@ def test_eagerly_a_failure_is_one_clear_result(app: Celery, failing: int) -> Non
         result = task.apply()
         assert result.state == "FAILURE"
     assert "'eager' open" in repr(task.apply().result)
+
+
+class WithOwner(Task):  # type: ignore[type-arg] # as Celery's own class at run time
+    """What an app may have its tasks derive from; Celery does so for Django."""
+
+    owner = "billing"
+
+
+def test_it_derives_from_the_tasks_of_the_app() -> None:
+    with Celery("of-its-own", task_cls=WithOwner, broker="memory://") as app:
+        app.set_current()
+
+        @breaker_task(breaker="owned", name="owned", owner="sales")
+        def charge() -> None: ...
+
+        task: Any = charge
+        assert isinstance(task, WithOwner)
+        assert isinstance(task, ResilientTask)
+        assert task.owner == "sales"
