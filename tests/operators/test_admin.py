@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlencode
@@ -25,12 +26,13 @@ def page_of(name: str) -> str:
 
 def log_of(project: Path, name: str) -> list[tuple[str, str, str]]:
     """Who, which and what, from Django's log of the admin."""
-    rows = sqlite3.connect(project / "site.sqlite3").execute(
-        "select username, object_repr, change_message from django_admin_log join auth_user on auth_user.id = user_id "
-        "where object_id = ? order by django_admin_log.id",
-        [address(name)],
-    )
-    return list(rows)
+    with closing(sqlite3.connect(project / "site.sqlite3")) as database:
+        rows = database.execute(
+            "select username, object_repr, change_message from django_admin_log join auth_user "
+            "on auth_user.id = user_id where object_id = ? order by django_admin_log.id",
+            [address(name)],
+        )
+        return list(rows)
 
 
 # Who may do what
