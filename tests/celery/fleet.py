@@ -136,6 +136,12 @@ def limited(order: int) -> int:
     return order
 
 
+@rate_limited_task(rate="10/s", acks_late=True)
+def limited_late(order: int) -> int:
+    world.rpush("limited", f"{time.time():.6f}")
+    return order
+
+
 @rate_limited_task(rate="2/h", rate_key="{tenant}")
 def per_tenant(order: int, tenant: str) -> str:
     return f"{tenant} {order}"

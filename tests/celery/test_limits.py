@@ -38,9 +38,9 @@ def test_a_fleet_keeps_a_rate_and_spends_no_retry_on_it(fleet: Fleet, gather: Ga
 
 def test_workers_that_were_away_longer_than_the_queue_of_slots_keep_the_limit(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker("-c", "2", FLEET_PREFETCH="0")
-    results = [fleet.module.limited.delay(n) for n in range(30)]
+    results = [fleet.module.limited_late.delay(n) for n in range(30)]
     worker.wait_for("retry: Retry in", times=15)  # these wait in the worker, each with a slot of its own
-    worker.kill()
+    worker.kill()  # what runs just now is delivered again, since it is acknowledged late
     worker.popen.wait()
     world = fleet.world
     done = world.llen("limited")
