@@ -127,7 +127,7 @@ def add_source(source: Source) -> None:
 
 
 def chosen(*names: str) -> str:
-    """Which of these settings the first source has that has one; of several in one source, and by default, the first."""
+    """Which of these settings the first source has that has any; the first of them, if that has several or none has."""
     for source in _in_order():
         for name in names:
             if source(name):
