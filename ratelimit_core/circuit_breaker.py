@@ -8,23 +8,21 @@ import inspect
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from . import conf, history
+from . import conf
 from .awaiting import acquired, judged, settled
 from .backends.base import Backend
-from .backends.calls import Call
 from .breaker_config import OPTIONS, CircuitBreakerConfig
-from .breaker_record import MODE, status
+from .breaker_modes import Overrulable
+from .breaker_registry import CircuitBreakerRegistry
 from .breaker_state import BreakerState
-from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
+from .clock import Clock, microseconds, monotonic
 from .errors import CircuitBreakerError, ConfigurationError
 from .permit import Permit
-from .policies import BREAKER
-from .policies.breaker import AUTOMATIC, DISABLED, FORCED_CLOSED, FORCED_OPEN, PEEK, SHADOW
 from .settings import setting
 from .steps import arun, run
 from .templates import Template, is_template
@@ -44,7 +42,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class CircuitBreaker:
+class CircuitBreaker(Overrulable):
     """A breaker by its name. All objects of one name, in all processes on one backend, are one breaker.
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
@@ -342,61 +340,6 @@ class CircuitBreaker:
         """
         return self._known.status()
 
-    def force_open(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse every call in the whole fleet, until further notice.
-
-        Elsewhere it is seen within ``verdict_ttl``, and where calls are refused, within a second. ``ttl``: for so
-        many seconds. Who and why stand in the status and in the history. Three round trips, as for the other modes.
-
-        Raises:
-            BackendError: the store is away, and nothing was changed.
-            ConfigurationError: a ``ttl`` that makes no sense, or an ``author`` or ``reason`` that is no text.
-        """
-        self._force(FORCED_OPEN, author, reason, ttl)
-
-    def force_closed(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse no call, whatever fails; failures are still counted. See :meth:`force_open`."""
-        self._force(FORCED_CLOSED, author, reason, ttl)
-
-    def disable(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse no call and count nothing. See :meth:`force_open`."""
-        self._force(DISABLED, author, reason, ttl)
-
-    def shadow(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Decide and report as always, and refuse no call. See :meth:`force_open`."""
-        self._force(SHADOW, author, reason, ttl)
-
-    def automatic(self, author: str = "", reason: str = "") -> None:
-        """End what was forced: the breaker decides again, from where it stood. See :meth:`force_open`."""
-        self._force(AUTOMATIC, author, reason, None)
-
-    def _force(self, mode: int, author: str, reason: str, ttl: float | None) -> None:
-        if ttl is not None and not (type(ttl) in (int, float) and 0 < ttl <= LONGEST / SECOND):
-            raise ConfigurationError(f"ttl={ttl!r} should be seconds, more than 0 and at most 400 days, or None")
-        self._known.force(mode, author, reason, ttl)
-
-    def history(self) -> list[dict[str, Any]]:
-        """What became of it, newest first: the last 100 changes. One round trip.
-
-        Each has ``at`` (seconds since the epoch), ``event`` (``opened``, ``half_open``, ``closed``, a mode, or
-        ``reset``), ``failure_count``, ``retry_after``, and of what a person did ``author``, ``reason`` and ``ttl``.
-        A change whose process was killed in the very moment is missing.
-
-        Raises:
-            BackendError: the store is away.
-        """
-        return history.read(self._known.store.backend, self.name)
-
-    def reset(self, author: str = "", reason: str = "") -> None:
-        """Close it, end what was forced, and forget all counts, in the whole fleet (elsewhere seen within a second).
-
-        Its history stays. Four round trips.
-
-        Raises:
-            BackendError: the store is away; what this process knew is forgotten all the same.
-        """
-        self._known.reset(author, reason)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
@@ -407,92 +350,10 @@ _MAX_UNCLAIMED = 100
 _MAX_FAMILY = 1000
 _lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
-_AT_A_TIME = 500
 os.register_at_fork(after_in_child=lambda: _unclaimed.set(()))  # they are the parent's to report
 
 
-class CircuitBreakerRegistry:
-    """The breakers that this process has defined or used, by name."""
-
-    def __init__(self) -> None:
-        self._breakers: dict[str, CircuitBreaker] = {}
-
-    def _define(self, breaker: CircuitBreaker) -> None:
-        known = self._breakers.setdefault(breaker.name, breaker)
-        if known is breaker:
-            return
-        if not known._options and known._state is None:  # a mere reference, not used yet
-            self._breakers[breaker.name] = breaker
-            return
-        if known._configured() != breaker._configured():
-            raise ConfigurationError(
-                f"breaker {breaker.name!r} is defined twice, with different settings:\n"
-                f"  first: {known._configured()}\n  now:   {breaker._configured()}\n"
-                f"Define it once, and refer to it elsewhere with CircuitBreaker({breaker.name!r})."
-            )
-        self._check_backend(known, breaker)
-
-    def _check_backend(self, known: CircuitBreaker, breaker: CircuitBreaker) -> None:
-        if breaker._backend is not None and breaker._backend is not known._backend:
-            raise ConfigurationError(
-                f"breaker {breaker.name!r} is defined twice, on different backends:\n"
-                f"  first: {known._backend or 'the configured one'}\n  now:   {breaker._backend}"
-            )
-
-    def get_or_create(self, name: str, config: CircuitBreakerConfig | dict[str, Any] | None = None) -> CircuitBreaker:
-        """The breaker ``name``, defined with ``config`` if it is not yet known."""
-        if isinstance(config, CircuitBreakerConfig):
-            config = {option: getattr(config, option) for option in OPTIONS}
-        known = self._breakers.get(name)
-        return known or self._breakers.setdefault(name, CircuitBreaker(name, **(config or {})))
-
-    def get(self, name: str) -> CircuitBreaker | None:
-        """The breaker ``name``, or None if this process does not know it."""
-        return self._breakers.get(name)
-
-    def remove(self, name: str) -> None:
-        """Forget the object; the breaker's state stays in the store."""
-        self._breakers.pop(name, None)
-
-    def reset_all(self) -> None:
-        """Reset every breaker that this process knows."""
-        for breaker in self:
-            breaker.reset()
-
-    def get_all_status(self) -> dict[str, dict[str, Any]]:
-        """The status of every breaker that this process knows, by name. One round trip each."""
-        return {breaker.name: breaker.get_status() for breaker in self}
-
-    def get_fleet_status(self) -> dict[str, dict[str, Any]]:
-        """The status of every breaker that the configured store knows, also of other processes', by name.
-
-        Settings that this process does not know are None. One round trip, one more for every 500 breakers, and one
-        for each mode in force.
-
-        Raises:
-            BackendError: the store is away.
-        """
-        backend = conf.get_store().backend
-        names = sorted({name for name, _ in backend.keys(BREAKER)})
-        default = CircuitBreakerConfig().for_policy()
-        calls = [Call(BREAKER, (name, ""), (PEEK, *(0,) * 8), default) for name in names]
-        verdicts = [v for i in range(0, len(calls), _AT_A_TIME) for v in backend.apply(calls[i : i + _AT_A_TIME])]
-        found = {}
-        for name, verdict in zip(names, verdicts, strict=True):
-            known = self._breakers.get(name)
-            threshold = known.config.failure_threshold if known is not None else None
-            found[name] = status(name, verdict, threshold, {}) | history.word_on(backend, name, verdict[MODE])
-        return found
-
-    def __iter__(self) -> Iterator[CircuitBreaker]:
-        for breaker in list(self._breakers.values()):
-            if is_template(breaker.name):
-                yield from list(breaker._family.values())
-            else:
-                yield breaker
-
-
-circuit_breaker_registry = CircuitBreakerRegistry()
+circuit_breaker_registry = CircuitBreakerRegistry(CircuitBreaker)
 
 
 @overload
