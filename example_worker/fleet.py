@@ -1,5 +1,6 @@
 """What the demo runs on: a Valkey, the payment service, Celery workers and the site."""
 
+import gc
 import os
 import secrets
 import signal
@@ -80,6 +81,7 @@ def _running(log: str, site: dict[str, str]) -> Iterator[Fleet]:
                 wait_until("the site", lambda: requests.get(fleet.site, timeout=5).ok, requests.RequestException)
                 yield fleet
         finally:
+            gc.collect()  # results unsubscribe when they go: the store must still be there
             for key in fleet.store.scan_iter(match=fleet.prefix + "*", count=1000):
                 fleet.store.unlink(key)
 
