@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import breaker_record, history
@@ -37,7 +37,7 @@ from .events import BreakerChanged, SettingsDiffer, emit
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, WAIT, Verdict
 from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
-from .steps import Steps
+from .steps import Steps, run
 from .store import Store
 
 _Known = tuple[int, int, int, bool]
@@ -167,8 +167,10 @@ class BreakerState:
             CircuitBreakerError: refused.
         """
         permit = self.permit_if_fresh(ticket)
-        if permit is not None:
-            return permit
+        return (yield from self.asking_anew(ticket)) if permit is None else permit
+
+    def asking_anew(self, ticket: str) -> Steps[Permit]:
+        """:meth:`asking` the store, whatever is known."""
         call = self.ask_call(ticket)
         try:
             verdicts = yield "apply", [call]
@@ -259,6 +261,21 @@ class BreakerState:
             span = microseconds(retry_after_of(error) or 0)
         wait = yield from self._reporting(permit, good, bad, slow, span)
         return wait / SECOND
+
+    def testify(self, error: BaseException | None, ago: float, ticket: str, riders: Sequence[Call]) -> None:
+        """See :meth:`CircuitBreaker.testify`."""
+        bad = int(error is not None)
+        self.failures += bad
+        event = (REPORT, 0, 0, microseconds(ago), bad, 0, 0, 0, 0)
+        call = Call(BREAKER, self._key, event, self._policy_config, ticket)
+        run(self._telling(call, riders), self.store)
+
+    def _telling(self, call: Call, riders: Sequence[Call]) -> Steps[None]:
+        try:
+            verdicts = yield "apply", [call, *riders]
+        except BackendError:  # a lease ends by itself
+            return
+        yield from self._learning(verdicts[0], local=False, written=True, asked=False)
 
     def witness(self) -> Permit:
         """A permit for testimony about a call that nobody asked for; told at once, unless known to be closed."""
@@ -358,6 +375,24 @@ class BreakerState:
             if self._known_to_refuse(self.clock()) > 0:
                 return self._last
             return self.store.local.apply([call])[0]
+
+    def look(self) -> tuple[str, float]:
+        """See :meth:`CircuitBreaker.look`."""
+        now = self.clock()
+        if now < self._known[0]:
+            return "closed", 0.0
+        if now >= self.refuse_until:
+            try:
+                verdict = self.store.apply([self.peek_call()])[0]
+            except BackendError:  # what is known holds to its deadline
+                left = max(0, self._known_to_refuse(now))
+                return ("open" if left else "closed"), left / SECOND
+            if not verdict[GENERATION]:  # nobody has asked yet, and no permit may rest on that
+                return "closed", 0.0
+            self._learn(verdict, local=False, asked=True)
+        if self._only_shadow or state_of(self._last) == CLOSED:
+            return "closed", 0.0
+        return STATES[state_of(self._last)], max(0, self._wait_until - now) / SECOND
 
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""

@@ -8,7 +8,7 @@ import inspect
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from . import conf
 from .awaiting import acquired, judged, settled
 from .backends.base import Backend
+from .backends.calls import Call
 from .breaker_config import OPTIONS, CircuitBreakerConfig
 from .breaker_modes import Overrulable
 from .breaker_registry import CircuitBreakerRegistry
@@ -311,6 +312,24 @@ class CircuitBreaker(Overrulable):
                 permits.set(tuple(other for other in known if other is not permit))
                 return permit
         return state.witness()
+
+    def look(self) -> tuple[str, float]:
+        """How it stands, for somebody who makes no call: its state, and for how many seconds it refuses.
+
+        Open or half-open and 0: it may be probed. Takes no probe's place and, unlike :meth:`acquire`, is never told
+        of an outcome. No round trip while the last answer may be reused, else one. While the store is away a known
+        opening holds to its deadline; else it is closed.
+        """
+        return self._known.look()
+
+    def testify(self, error: BaseException | None, *, ago: float, ticket: str = "", riders: Sequence[Call] = ()) -> None:
+        """Say how a call ended whose own process can't: one that was killed, say. One round trip.
+
+        It began ``ago`` seconds ago, and counts if the breaker has not changed since. ``error`` is a failure,
+        whatever else is expected; None says nothing of the call. Either way the probe's place of ``ticket`` is free.
+        ``riders`` go along. While the store is away nothing is said.
+        """
+        self._known.testify(error, ago, ticket, riders)
 
     def refusal(self, retry_after: float) -> CircuitBreakerError:
         """The error that tells somebody to wait ``retry_after`` seconds for this breaker."""

@@ -79,12 +79,19 @@ class Guard:
         self.limiter = limiter
 
     def acquire(
-        self, *, key: str | None = None, cost: int = 1, ticket: str = "", slot: Decision | None = None
+        self,
+        *,
+        key: str | None = None,
+        cost: int = 1,
+        ticket: str = "",
+        slot: Decision | None = None,
+        probe: bool = False,
     ) -> Leave:
         """Leave for one call: at most one round trip, none where all is known.
 
         Limits are asked first and the breaker's probe last; if one says no, nothing is taken of any. ``slot``
-        is a reserved one, to be redeemed.
+        is a reserved one, to be redeemed. ``probe``: ``ticket`` holds a probe's place already, so the breaker is
+        asked whatever is known.
 
         Raises:
             CircuitBreakerError: the breaker refused.
@@ -92,11 +99,11 @@ class Guard:
         """
         ticket = ticket or new_ticket()
         state = self.breaker._known if self.breaker is not None else None
-        permit = state.permit_if_fresh(ticket) if state is not None else None
+        permit = state.permit_if_fresh(ticket) if state is not None and not probe else None
         limiter = self.limiter
         if limiter is None:
             if permit is None and state is not None:
-                permit = run(state.asking(ticket), state.store)
+                permit = run(state.asking_anew(ticket), state.store)
             return Leave(self, "", permit, None)
         name = limiter.key if key is None else key
         if slot is None:

@@ -21,6 +21,9 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
     mode = 0
     mode_until = 0
   end
+  if (op == 1 and seen == 0 and (now - age) >= changed_at) then
+    seen = generation
+  end
   if (op < 2 and mode ~= 3 and seen == generation and (good + bad) > 0) then
     if state == 0 then
       if (good > 0 and (age <= 0 or (now - age) > last_failure)) then

@@ -82,7 +82,8 @@ def breaker(
     ``op``: ``ASK`` for a permit, ``REPORT`` an outcome and give a probe's lease back, ``PEEK``, or ``FORCE`` the
     mode ``to``, which lasts ``span`` (0: until another is forced). The first two may carry testimony of
     generation ``seen``: ``good`` successes, the newest ``age`` µs old; and ``REPORT``, which is never denied,
-    then ``bad`` failures; ``slow`` of them were slow; ``span`` opens the breaker for just that long.
+    then ``bad`` failures; ``slow`` of them were slow; ``span`` opens the breaker for just that long. A ``REPORT``
+    that does not know the generation (``seen=0``) is of the present one if its call began, ``age`` µs ago, in it.
     ``slots`` is ``half_open_max_calls - 1``; ``multiplier`` and the rates are in thousandths; ``window=0``
     counts no rates.
 
@@ -120,6 +121,8 @@ def breaker(
         mode = AUTOMATIC
         mode_until = 0
 
+    if op == REPORT and seen == 0 and now - age >= changed_at:
+        seen = generation
     if op < PEEK and mode != DISABLED and seen == generation and good + bad > 0:
         if state == CLOSED:
             if good > 0 and (age <= 0 or now - age > last_failure):

@@ -732,3 +732,52 @@ def test_a_probe_may_go_through_its_own_breaker_again(store: Backend, clock: Man
             assert call(3, fails) == 1
     assert breaker.state == "closed"
     assert breaker.get_status()["half_open_calls"] == 0
+
+
+def test_a_look_takes_no_place_and_sees_what_others_did(fleet: Fleet) -> None:
+    watcher, caller = fleet.process(failure_threshold=1), fleet.process(failure_threshold=1)
+    assert watcher.look() == ("closed", 0.0)
+    caller.acquire().failure()
+    fleet.clock.advance(0.25)
+    state, wait = watcher.look()
+    assert (state, wait) == ("open", pytest.approx(59.75))
+    fleet.clock.advance(60)
+    assert watcher.look() == ("open", 0.0)
+    probe = caller.acquire()
+    assert watcher.look() == ("half_open", 0.0)
+    assert watcher.get_status()["half_open_calls"] == 1
+    probe.success()
+    assert watcher.look() == ("closed", 0.0)
+
+
+def test_no_permit_rests_on_a_look_at_a_breaker_that_nobody_asked_yet(fleet: Fleet) -> None:
+    breaker = fleet.process(failure_threshold=1)
+    breaker.look()
+    permit = breaker.acquire()
+    breaker.reset()
+    permit.failure()
+    assert breaker.state == "closed"
+
+
+@pytest.mark.parametrize(("ago", "state"), [(5.0, "open"), (15.0, "closed")])
+def test_testimony_about_a_call_of_another_process_counts_if_it_began_since_the_last_change(
+    fleet: Fleet, ago: float, state: str
+) -> None:
+    breaker, main = fleet.process(failure_threshold=1), fleet.process(failure_threshold=1)
+    breaker.acquire().failure()
+    fleet.clock.advance(60)
+    breaker.acquire().success()
+    fleet.clock.advance(10)
+    main.testify(TimeoutError("killed"), ago=ago)
+    assert main.state == state
+
+
+def test_testimony_frees_the_place_of_a_probe_that_was_killed(fleet: Fleet) -> None:
+    breaker, main = fleet.process(failure_threshold=1), fleet.process(failure_threshold=1)
+    breaker.acquire().failure()
+    fleet.clock.advance(60)
+    breaker.acquire("the prober")
+    assert not main.is_allowed()
+    main.testify(None, ago=1.0, ticket="the prober")
+    assert main.get_status()["half_open_calls"] == 0
+    assert main.is_allowed()

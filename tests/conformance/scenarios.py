@@ -32,8 +32,8 @@ OPERATIONS = {
 COSTS = {"a": 1, "b": 1, "c": 2, "d": 3}
 """Of each ticket: whoever comes with it always asks for as much."""
 
-CURRENT, STALE = -1, -2
-"""Stand for the breaker's generation when the event is sent, and for one that is not it."""
+CURRENT, STALE, UNKNOWN = -1, -2, -3
+"""Stand for the breaker's generation when the event is sent, for one that is not it, and for none."""
 
 
 class Step(NamedTuple):
@@ -45,7 +45,7 @@ class Step(NamedTuple):
         event = self.event
         if policy.name == "breaker":
             generation = (reference.state(policy, key).record or (0, 0))[1]
-            seen = {CURRENT: generation, STALE: max(0, generation - 1)}
+            seen = {CURRENT: generation, STALE: max(0, generation - 1), UNKNOWN: 0}
             event = (event[0], seen[event[1]], *event[2:])
         return Call(policy, key, event, tuple(config[name] for name in policy.config), self.ticket)
 
@@ -86,7 +86,7 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
             (1, unit, 2, 1, 0),
             (0, 0, 1, 0, 5 * unit),
         ]
-        seen = [CURRENT, CURRENT, CURRENT, STALE]
+        seen = [CURRENT, CURRENT, CURRENT, STALE, UNKNOWN]
         asked = [
             (op, which, *said, dice, 0)
             for op in (ASK, ASK, REPORT, REPORT, PEEK)
