@@ -33,12 +33,13 @@ class CircuitBreakerRegistry:
         if known is breaker:
             return
         if not known._options and known._state is None:  # a mere reference, not used yet
+            breaker._longest_run = known._longest_run
             self._breakers[breaker.name] = breaker
             return
-        if known._configured() != breaker._configured():
+        if known._defined() != breaker._defined():
             raise ConfigurationError(
                 f"breaker {breaker.name!r} is defined twice, with different settings:\n"
-                f"  first: {known._configured()}\n  now:   {breaker._configured()}\n"
+                f"  first: {known._defined()}\n  now:   {breaker._defined()}\n"
                 f"Define it once, and refer to it elsewhere with CircuitBreaker({breaker.name!r})."
             )
         self._check_backend(known, breaker)

@@ -11,6 +11,7 @@ import os
 import random
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from . import breaker_record, history
@@ -35,14 +36,21 @@ from .clock import SECOND, Clock, microseconds, wall
 from .errors import BackendError, CircuitBreakerError, RateLimited
 from .events import BreakerChanged, SettingsDiffer, emit
 from .permit import Permit, probes
-from .policies import ALLOWED, ANSWER, BREAKER, WAIT, Verdict
+from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
 from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
 from .steps import Steps, run
 from .store import Store
 
 _Known = tuple[int, int, int, bool]
 """Until when permits are given on it, until when it is sure, the generation, and whether that is local."""
+_HEARD = "_resilience_heard"
+"""Where an error says which breakers counted it, and when: a call within a call fails once."""
 _NOTHING: _Known = (0, 0, 0, False)
+
+
+def turns_of(name: str) -> str:
+    """The key of the limiter by which those who waited for a breaker come back."""
+    return f"release:{name}"
 
 
 class BreakerState:
@@ -229,6 +237,14 @@ class BreakerState:
             return False
         return None
 
+    def has_heard(self, error: BaseException, since: int) -> bool:
+        """Whether this error was judged a failure of this breaker since then."""
+        return bool(getattr(error, _HEARD, {}).get(self.config.name, -1) >= since)
+
+    def refuses_for(self) -> float:
+        """For how many seconds it refuses, as far as is known here."""
+        return max(0, self._wait_until - self.clock()) / SECOND
+
     def count(self, permit: Permit) -> bool:
         """Count a success that need not be told now. False: it was not counted."""
         if self._known_failures or self.config.slow_call_duration is not None:
@@ -257,8 +273,11 @@ class BreakerState:
                 yield "tell", permit.riders, permit.local
             return 0.0
         span = 0
-        if bad and error is not None and self.config.obey_retry_after:
-            span = microseconds(retry_after_of(error) or 0)
+        if bad and error is not None:
+            if self.config.obey_retry_after:
+                span = microseconds(retry_after_of(error) or 0)
+            with suppress(AttributeError):  # one with slots
+                error.__dict__.setdefault(_HEARD, {})[self.config.name] = self.clock()
         wait = yield from self._reporting(permit, good, bad, slow, span)
         return wait / SECOND
 
@@ -376,12 +395,12 @@ class BreakerState:
                 return self._last
             return self.store.local.apply([call])[0]
 
-    def look(self) -> tuple[str, float]:
+    def look(self, anew: bool) -> tuple[str, float]:
         """See :meth:`CircuitBreaker.look`."""
         now = self.clock()
-        if now < self._known[0]:
+        if now < self._known[0] and not anew:
             return "closed", 0.0
-        if now >= self.refuse_until:
+        if now >= self.refuse_until or anew:
             try:
                 verdict = self.store.apply([self.peek_call()])[0]
             except BackendError:  # what is known holds to its deadline
@@ -425,6 +444,9 @@ class BreakerState:
         self.store.local.delete(BREAKER, [self._key])
         self.store.backend.attempt([self.peek_call()])  # it is here again, whatever its own breaker thinks
         self.store.backend.delete(BREAKER, [self._key])
+        for key in self.store.backend.keys(TOKEN_BUCKET):
+            if key[0] == turns_of(self.config.name):  # of what was forced for a day, say
+                self.store.backend.delete(TOKEN_BUCKET, [key])
         history.write(self.store.backend, entry)
 
 

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -92,6 +93,7 @@ class CircuitBreaker(Overrulable):
         self._backend = backend
         self._clock = clock
         self._state: BreakerState | None = None
+        self._longest_run = 0.0
         self._family: OrderedDict[str, CircuitBreaker] = OrderedDict()
         if options:
             CircuitBreakerConfig(name).with_options(options)  # wrong options are refused here, not at first use
@@ -137,7 +139,21 @@ class CircuitBreaker(Overrulable):
                 self._state = self._made()
         return self._state
 
+    def probes_run_for(self, seconds: float) -> None:
+        """No call through this breaker lasts longer; so ``probe_timeout`` need not be longer, nor may it be shorter.
+
+        Of several such limits the longest counts, and whoever set ``probe_timeout`` knows better.
+        """
+        definition = circuit_breaker_registry._breakers.setdefault(self.name, self)
+        if definition._state is None:
+            definition._longest_run = max(definition._longest_run, seconds)
+
     def _configured(self) -> CircuitBreakerConfig:
+        config = self._defined()
+        known = "probe_timeout" in self._options or "probe_timeout" in (setting("circuit_breaker") or {})
+        return config if known or not self._longest_run else replace(config, probe_timeout=self._longest_run)
+
+    def _defined(self) -> CircuitBreakerConfig:
         defaults = CircuitBreakerConfig(self.name).with_options(setting("circuit_breaker") or {})
         return defaults.with_options(self._options)
 
@@ -313,16 +329,18 @@ class CircuitBreaker(Overrulable):
                 return permit
         return state.witness()
 
-    def look(self) -> tuple[str, float]:
+    def look(self, anew: bool = False) -> tuple[str, float]:
         """How it stands, for somebody who makes no call: its state, and for how many seconds it refuses.
 
         Open or half-open and 0: it may be probed. Takes no probe's place and, unlike :meth:`acquire`, is never told
-        of an outcome. No round trip while the last answer may be reused, else one. While the store is away a known
-        opening holds to its deadline; else it is closed.
+        of an outcome. No round trip while the last answer may be reused, unless ``anew``; else one. While the store is
+        away a known opening holds to its deadline; else it is closed.
         """
-        return self._known.look()
+        return self._known.look(anew)
 
-    def testify(self, error: BaseException | None, *, ago: float, ticket: str = "", riders: Sequence[Call] = ()) -> None:
+    def testify(
+        self, error: BaseException | None, *, ago: float, ticket: str = "", riders: Sequence[Call] = ()
+    ) -> None:
         """Say how a call ended whose own process can't: one that was killed, say. One round trip.
 
         It began ``ago`` seconds ago, and counts if the breaker has not changed since. ``error`` is a failure,

@@ -112,7 +112,7 @@ class Guard:
                 raise limiter.refusal(known, name)
             question = limiter.calls(name, cost, ticket)
         else:
-            question = limiter.calls(name, cost, slot.ticket, redeem=slot.which)
+            question = limiter.calls(name, cost, ticket, slot=slot)
         if state is None or permit is not None:
             return self._ask(limiter, name, question, None, None, permit)
         if state.store is not limiter.store:

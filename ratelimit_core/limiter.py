@@ -178,7 +178,7 @@ class Limiter:
         if slot.taken:
             return slot
         name = self._name(key)
-        return self._ask(self.calls(name, slot.cost, slot.ticket, redeem=slot.which))
+        return self._ask(self.calls(name, slot.cost, slot.ticket, slot=slot))
 
     def refund(self, decision: Decision, *, key: str | None = None) -> None:
         """Give back what ``decision`` took, as far as the algorithm can. Once. One round trip."""
@@ -195,6 +195,27 @@ class Limiter:
     async def arelease(self, decision: Decision, *, key: str | None = None) -> None:
         """:meth:`release` without blocking the event loop."""
         await self.store.atell(self.releases(decision, key=key), decision.local)
+
+    def hold(self, ticket: str, *, key: str | None = None) -> Decision:
+        """Take the place to run that is called ``ticket``, or hold it longer. One round trip.
+
+        Raises:
+            ConfigurationError: there are limits here besides the one on how many may run.
+        """
+        if [limit.policy for limit in self.limits] != [CONCURRENCY]:
+            raise ConfigurationError(
+                "hold() needs a limiter of concurrency alone, as in Limiter(key=..., concurrency=1)"
+            )
+        return self._ask(self.calls(self._name(key), 1, ticket))
+
+    def let_go(self, ticket: str, *, key: str | None = None) -> None:
+        """Give back the place to run that is called ``ticket``, whoever took it. One round trip."""
+        self.store.tell(self.places(ticket, key=key), False)
+
+    def places(self, ticket: str, *, key: str | None = None) -> list[Call]:
+        """The calls that :meth:`let_go` makes, for who has others to send along."""
+        name = self._name(key)
+        return [limit.call(name, REFUND, 1, ticket) for limit in self.limits if limit.policy is CONCURRENCY]
 
     def releases(self, decision: Decision, *, key: str | None = None) -> list[Call]:
         """The calls that :meth:`release` makes, for who has others to send along."""
@@ -245,11 +266,14 @@ class Limiter:
 
     # For those who ask together with others.
 
-    def calls(self, name: str, cost: int, ticket: str, *, redeem: int = -1) -> Question:
-        """What takes ``cost`` of every limit; of limit number ``redeem``, by its reserved slot."""
+    def calls(self, name: str, cost: int, ticket: str, *, slot: Decision | None = None) -> Question:
+        """What takes ``cost`` of every limit; of the one that gave ``slot``, by that slot's ticket."""
+        redeem = -1 if slot is None else slot.which
         redeems = 0 <= redeem < len(self.limits) and self.limits[redeem].reservable
         calls = [
-            limit.call(name, REDEEM if redeems and i == redeem else HIT, cost, ticket)
+            limit.call(name, REDEEM, cost, slot.ticket)
+            if slot is not None and redeems and i == redeem
+            else limit.call(name, HIT, cost, ticket)
             for i, limit in enumerate(self.limits)
         ]
         return Question(self.limits, calls, cost, ticket, takes=True, redeems=redeems)

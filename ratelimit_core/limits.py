@@ -134,6 +134,11 @@ class Limit:
         """Whether it can give a slot in the future."""
         return "max_wait" in self.policy.event
 
+    @property
+    def allowance_returns(self) -> bool:
+        """Whether time alone makes room again; else it is for others to give theirs back."""
+        return self.policy is not CONCURRENCY
+
     def key(self, name: str) -> tuple[str, str]:
         """The key of its record."""
         return name, self._qualifier

@@ -91,10 +91,17 @@ class Permit:
         match self._state.verdict_on(error):
             case True:
                 return self._settling(good=1)
+            case False if error is not None and self._state.has_heard(error, self._began):
+                return self._settling_after_another()
             case False:
                 return self._settling(bad=1, error=error)
             case None:
                 return self._settling()
+
+    def _settling_after_another(self) -> Steps[float]:
+        """This very error was a failure of a call within this one, through the same breaker: it counts once."""
+        yield from self._settling()
+        return self._state.refuses_for()
 
     def judging_result(self, result: Any) -> Steps[float]:
         """:meth:`judge_result`, as steps."""

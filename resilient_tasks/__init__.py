@@ -1,12 +1,14 @@
 """Celery tasks that know when the service they depend on is down.
 
-``@breaker_task`` is ``@shared_task`` with a circuit breaker and limits that the whole fleet shares.
+``@breaker_task`` is ``@shared_task`` with a circuit breaker and limits that the whole fleet shares; ``install(app)``
+gives them to tasks that nobody touches, by a table in the configuration.
 """
 
 from __future__ import annotations
 
 from .decorators import breaker_task, rate_limited_task
+from .routing import install
 from .task import ResilientTask
 from .waiting import WaitedTooLong
 
-__all__ = ["ResilientTask", "WaitedTooLong", "breaker_task", "rate_limited_task"]
+__all__ = ["ResilientTask", "WaitedTooLong", "breaker_task", "install", "rate_limited_task"]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from inspect import getattr_static
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from celery import Task, shared_task
 from celery.utils.imports import symbol_by_name
 
 from ratelimit_core.breaker_config import OPTIONS as BREAKER_OPTIONS
-from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.errors import ConfigurationError, unknown_option
 
 from .protection import TASK_OPTIONS, Options, Protection
+from .routing import with_protection
 from .settings import current_app
-from .task import ResilientTask
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,8 @@ _CELERY_OPTIONS = frozenset(
     "routing_key exchange exchange_type priority delivery_mode compression immediate mandatory autoretry_for "
     "dont_autoretry_for retry_kwargs retry_backoff retry_backoff_max retry_jitter".split()
 )
-_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "skip_result", "release_rate"}
+_HOOKS = frozenset("before_start on_success on_failure on_retry after_return Request Strategy".split())
+_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "on_publish_open", "release_rate"}
 
 
 @overload
@@ -85,10 +86,10 @@ def _decorator(
     if args:
         raise ConfigurationError(f"@{where} takes keyword options only, as in @{where}(rate='10/s')")
     base = options.pop("base", None) or _task_class()
-    known = ours | (breakers or frozenset()) | _CELERY_OPTIONS
+    known = ours | (breakers or frozenset()) | _CELERY_OPTIONS | _attributes(base)
     for option in options:
-        if option not in known and not hasattr(base, option):
-            raise unknown_option(f"@{where}", option, known | _public(base))
+        if option not in known:
+            raise unknown_option(f"@{where}", option, known)
     task_options = Options(**{name: options.pop(name) for name in list(options) if name in ours})
     breaker_options = None
     if breakers is not None:
@@ -99,21 +100,11 @@ def _decorator(
         signature = inspect.signature(function)
         if options.get("bind"):
             signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-        longest_run = options.get("time_limit") or 300.0
-        if breaker_options and "probe_timeout" not in breaker_options:
-            breaker_options.update(_probe_timeout(task_options.breaker or name, options.get("time_limit")))
-        resilience = Protection(name, signature, task_options, breaker_options, longest_run)
-        make: Any = shared_task(base=_with_protection(base), resilience=resilience, **options)
+        resilience = Protection(name, signature, task_options, breaker_options, options.get("time_limit"))
+        make: Any = shared_task(base=with_protection(base), resilience=resilience, **options)
         return make(function)
 
     return decorate
-
-
-def _probe_timeout(breaker: str, time_limit: float | None) -> dict[str, float]:
-    """A prober is dead by its hard time limit; of several tasks, the one that defines the breaker says."""
-    defined = circuit_breaker_registry.get(breaker)
-    timeout = time_limit if defined is None else defined.options.get("probe_timeout")
-    return {} if timeout is None else {"probe_timeout": timeout}
 
 
 def _task_class() -> type[Task[..., Any]]:
@@ -123,14 +114,7 @@ def _task_class() -> type[Task[..., Any]]:
     return task_class
 
 
-def _with_protection(base: type[Task[..., Any]]) -> type[Task[..., Any]]:
-    """``ResilientTask``, before whatever base class the user named."""
-    if issubclass(base, ResilientTask):
-        return base
-    if base is Task:
-        return ResilientTask
-    return type(f"Resilient{base.__name__}", (ResilientTask, base), {"abstract": True})
-
-
-def _public(base: type) -> frozenset[str]:
-    return frozenset(name for name in dir(base) if not name.startswith("_"))
+def _attributes(base: type) -> frozenset[str]:
+    """What a task may be given besides: its attributes and the hooks that Celery calls, and no other method."""
+    data = (name for name in dir(base) if not callable(getattr_static(base, name)))
+    return frozenset(name for name in data if not name.startswith("_")) | _HOOKS

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from ratelimit_core.backoff import Backoff
+from ratelimit_core.breaker_state import turns_of
 from ratelimit_core.circuit_breaker import CircuitBreaker
-from ratelimit_core.errors import ConfigurationError
+from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
 from ratelimit_core.guard import Guard, Leave
 from ratelimit_core.limiter import Limiter
 from ratelimit_core.limits import Algorithm, Decision
 from ratelimit_core.rates import Rate, parse_rates
-from ratelimit_core.templates import Template
+from ratelimit_core.templates import Template, is_template
 
 from .settings import ENABLED
 
 logger = logging.getLogger("resilient_tasks")
 
-OnOpen = Literal["defer", "fail", "skip"]
-RateKey = str | Callable[..., str] | None
+OnOpen = Literal["defer", "pause", "fail", "skip"]
+OnPublishOpen = Literal["allow", "raise"]
 
 _DAY = 86400.0
+_LONGEST_RUN = 300.0
+"""After so many seconds a run without a time limit is taken for dead, and its place is free again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,44 +37,82 @@ class Options:
     """The options of a protected task, beside those of its breaker and those of Celery. Times in seconds.
 
     Attributes:
-        breaker: the breaker's name; by default the task's.
+        breaker: the breaker's name; by default the task's. A template over the task's arguments, such as
+            ``"payments:{tenant_id}"``, is one breaker for each tenant.
         rate, algorithm, burst: limits, as in :class:`~ratelimit_core.Limiter`.
         rate_key: what the limit is counted by: a template over the task's arguments such as
             ``"{tenant_id}"``, or a function of them. By default the breaker's name.
-        concurrency: how many may run at a time, in the whole fleet.
-        cost: what one run costs of each rate.
-        on_open: what to do while the breaker is open: ``"defer"``, ``"fail"``, ``"skip"`` (succeed with
+        concurrency: how many may run at a time, in the whole fleet. A run holds its place for its hard time limit
+            at most, or for five minutes where it has none.
+        cost: what one run costs of each rate; a number, or a function of the task's arguments.
+        on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
+            (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with
             ``skip_result``) or a function that is called in place of the task, with its arguments.
+        on_publish_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
+            ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and whose answer is the
+            result. Retries and deferrals are always allowed.
         retry_for: exceptions after which to try again, up to ``max_retries`` times, as ``backoff`` says.
         max_wait: a task that has waited so long, all waits together, fails.
         max_deferrals: a task that was put off so often fails; None for no bound.
+        max_held: a worker that holds so many tasks that wait leaves their queue alone until it holds fewer.
+        dead_letter: a queue that a task which gave up waiting is published to. ``celery resilience replay`` brings
+            it back.
+        coalesce: of several waiting calls with the same arguments only the first waits; another one ends at once,
+            with ``skip_result``. For tasks that beat sends.
         release_rate: how fast tasks that waited for a breaker come back; by default its fastest rate, else
-            ``100/s``.
+            ``100/s``, as where the rate is counted by ``rate_key``.
     """
 
     breaker: str | None = None
     rate: str | Rate | list[str | Rate] | None = None
-    rate_key: RateKey = None
+    rate_key: str | Callable[..., Any] | None = None
     algorithm: Algorithm = "sliding_window"
     burst: int | None = None
     concurrency: int | None = None
-    cost: int = 1
+    cost: int | Callable[..., int] = 1
     on_open: OnOpen | Callable[..., Any] = "defer"
+    on_publish_open: OnPublishOpen | Callable[..., Any] = "allow"
     skip_result: Any = None
     retry_for: tuple[type[Exception], ...] = ()
     backoff: Backoff = field(default_factory=Backoff)
     max_wait: float = _DAY
     max_deferrals: int | None = None
+    max_held: int = 1000
+    dead_letter: str | None = None
+    coalesce: bool = False
     release_rate: str | Rate | None = None
 
     def __post_init__(self) -> None:
-        if not callable(self.on_open) and self.on_open not in get_args(OnOpen):
-            known = ", ".join(map(repr, get_args(OnOpen)))
-            raise ConfigurationError(f"on_open={self.on_open!r} should be one of {known} or a function")
-        if not self.max_wait > 0:
+        max_wait: Any = self.max_wait  # whatever the types say, it is a user who wrote it
+        names: tuple[Any, ...] = (self.breaker, self.dead_letter)
+        for option, known in (("on_open", OnOpen), ("on_publish_open", OnPublishOpen)):
+            value = getattr(self, option)
+            if not callable(value) and value not in get_args(known):
+                expected = ", ".join(map(repr, get_args(known)))
+                raise ConfigurationError(f"{option}={value!r} should be one of {expected} or a function")
+        if not (isinstance(max_wait, int | float) and max_wait > 0):
             raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
         if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
             raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number or None")
+        if type(self.max_held) is not int or self.max_held < 1:
+            raise ConfigurationError(f"max_held={self.max_held!r} should be a whole number, 1 or more")
+        for option, name in zip(("breaker", "dead_letter"), names, strict=True):
+            if name is not None and not (isinstance(name, str) and name):
+                raise ConfigurationError(f"{option}={name!r} should be a name, as in {option}='payments'")
+        if self.on_open == "pause" and is_template(self.breaker or ""):
+            raise ConfigurationError(
+                f"on_open='pause' with breaker={self.breaker!r}: a queue can't be left alone for one of many breakers; "
+                "write on_open='defer'"
+            )
+        if not (self.rate_key is None or isinstance(self.rate_key, str) or callable(self.rate_key)):
+            raise ConfigurationError(f"rate_key={self.rate_key!r} should be a template or a function")
+        if not callable(self.cost) and (type(self.cost) is not int or self.cost < 1):
+            raise ConfigurationError(f"cost={self.cost!r} should be a whole number, 1 or more, or a function")
+        for option in ("burst", "rate_key") if self.rate is None else ():
+            if getattr(self, option) is not None and (option == "burst" or self.concurrency is None):
+                raise ConfigurationError(f"{option}={getattr(self, option)!r} goes with a rate")
+        if self.algorithm not in get_args(Algorithm):
+            raise ConfigurationError(f"algorithm={self.algorithm!r} should be one of {', '.join(get_args(Algorithm))}")
         if not isinstance(self.backoff, Backoff):
             raise ConfigurationError(f"backoff={self.backoff!r} should be a Backoff, as in Backoff(base=1, max=300)")
         retry_for: Any = self.retry_for
@@ -87,15 +129,27 @@ def _is_exception_class(value: object) -> bool:
 TASK_OPTIONS = tuple(Options.__dataclass_fields__)
 
 
+class Subject(NamedTuple):
+    """What one call is about: its breaker, and the name and cost that its limits know it by."""
+
+    breaker: CircuitBreaker | None
+    name: str
+    key: str
+    cost: int
+
+
 class Protection:
     """Made where the decorator runs, so that wrong options are refused there.
 
     Args:
-        name: the task's name.
+        name: the task's name, or the queue's where all of a queue is protected.
         signature: of the function, without ``self``.
         options: as in :class:`Options`.
         breaker_options: as in :class:`~ratelimit_core.CircuitBreakerConfig`; None for no breaker.
-        longest_run: after so many seconds a run is taken for dead, and its place is free again.
+        time_limit: the hard one. After so many seconds a run is dead, and its place is free again.
+
+    Raises:
+        ConfigurationError: wrong options.
     """
 
     def __init__(
@@ -104,57 +158,112 @@ class Protection:
         signature: inspect.Signature,
         options: Options,
         breaker_options: Mapping[str, Any] | None,
-        longest_run: float = 300.0,
+        time_limit: float | None = None,
     ) -> None:
+        if breaker_options and breaker_options.get("fallback_function") is not None:
+            raise ConfigurationError("a task's fallback is on_open, as in on_open=function; not fallback_function")
         self.options = options
         self.breaker: CircuitBreaker | None = None
+        self._name = options.breaker or name
+        self._signature = signature
         if breaker_options is not None:
-            self.breaker = CircuitBreaker(options.breaker or name, **breaker_options)
-        key = options.breaker or name
+            self.breaker = CircuitBreaker(self._name, **breaker_options)
+        self._of_arguments = self.breaker is not None and is_template(self._name)
+        if self._of_arguments:
+            Template(self._name, signature, "breaker")  # wrong arguments are refused here
+        self._rate_key = (
+            Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
+        )
+        self.limits_run_to(time_limit)
+        self.release = Limiter(self._release_rate(), key=turns_of(self._name), algorithm="leaky_bucket")
+        self._subject: Subject | None = None
+        if not (self._of_arguments or options.rate_key or callable(options.cost)):
+            self._subject = Subject(self.breaker, self._name, self._name, options.cost)
+
+    def limits_run_to(self, time_limit: float | None) -> None:
+        """The task's hard time limit, known for sure when it is bound to its app: no lease need be longer."""
+        options = self.options
+        if self.breaker is not None and time_limit:
+            self.breaker.probes_run_for(time_limit)
         self.limiter: Limiter | None = None
         if options.rate is not None or options.concurrency is not None:
             self.limiter = Limiter(
                 options.rate,
-                key=key,
+                key=self._name,
                 algorithm=options.algorithm,
                 burst=options.burst,
                 concurrency=options.concurrency,
-                timeout=longest_run,
+                timeout=time_limit or _LONGEST_RUN,
                 when_down="closed",  # a task can wait
             )
-            self.limiter.calls(key, options.cost, "")  # a cost beyond a limit is refused here
+            if not callable(options.cost):
+                self.limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
         self.guard = Guard(self.breaker, self.limiter)
-        self.release = Limiter(self._release_rate(), key=f"release:{key}", algorithm="leaky_bucket")
-        self._key = key
-        self._rate_key = (
-            Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
-        )
 
     def _release_rate(self) -> Rate | str:
         if self.options.release_rate is not None:
             return self.options.release_rate
-        if self.options.rate is None:
+        if self.options.rate is None or self.options.rate_key is not None:  # that one is nobody's in particular
             return "100/s"
-        rate = self.options.rate
-        return min(parse_rates(rate), key=lambda each: each.spacing_us)
+        return min(parse_rates(self.options.rate), key=lambda each: each.spacing_us)
 
-    def acquire(self, args: Any, kwargs: Any, slot: Decision | None) -> Leave:
+    def subject(self, args: Any, kwargs: Any) -> Subject:
+        """What a call with these arguments is about."""
+        if self._subject is not None:
+            return self._subject
+        breaker, name, options = self.breaker, self._name, self.options
+        if self._of_arguments and breaker is not None:
+            bound = self._signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            breaker = breaker.of(**bound.arguments)
+            name = breaker.name
+        key = name
+        if callable(options.rate_key):
+            key = f"{name}:{options.rate_key(*args, **kwargs)}"
+        elif self._rate_key is not None:
+            key = f"{name}:{self._rate_key.render(args, kwargs)}"
+        cost = options.cost(*args, **kwargs) if callable(options.cost) else options.cost
+        return Subject(breaker, name, key, cost)
+
+    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Leave:
         """Leave to run once. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
         if not self.release.store.shared:
             _warn_that_memory_is_not_shared()
-        return self.guard.acquire(key=self.key(args, kwargs), cost=self.options.cost, slot=slot)
+        guard = self.guard if subject.breaker is self.breaker else Guard(subject.breaker, self.limiter)
+        return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, slot=slot, probe=probe)
 
-    def key(self, args: Any, kwargs: Any) -> str | None:
-        """The limits' key for a call with these arguments."""
-        if self.limiter is None:
+    def turn(self, subject: Subject, floor: float = 0.0) -> float:
+        """The seconds until a task that waited for the breaker may come back, lest all do at once; at least ``floor``.
+
+        One round trip. Beyond ``max_wait`` there are no turns.
+        """
+        turn = self.release.reserve(self.options.max_wait, floor=floor, key=turns_of(subject.name))
+        return turn.retry_after if turn.allowed else floor
+
+    def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
+        """What somebody who publishes a call with these arguments is told, if that is not simply allowed."""
+        if self.options.on_publish_open == "allow" or self.breaker is None or not ENABLED:
             return None
-        if callable(self.options.rate_key):
-            return f"{self._key}:{self.options.rate_key(*args, **kwargs)}"
-        if self._rate_key is None:
-            return None
-        return f"{self._key}:{self._rate_key.render(args, kwargs)}"
+        breaker = self.subject(args, kwargs).breaker
+        assert breaker is not None
+        _, wait = breaker.look()
+        return breaker.refusal(wait) if wait > 0 else None
+
+    def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:
+        """Whether no other call of ``task`` with these arguments waits; from now on this one does. One round trip."""
+        return bool(self._waiting(task, args, kwargs, seconds).hold(task_id))
+
+    def waits_no_more(self, task: str, task_id: str, args: Any, kwargs: Any) -> None:
+        """End what :meth:`waits_alone` began. One round trip."""
+        self._waiting(task, args, kwargs, 1.0).let_go(task_id)
+
+    def _waiting(self, task: str, args: Any, kwargs: Any, seconds: float) -> Limiter:
+        call = repr((list(args or ()), sorted((kwargs or {}).items())))
+        digest = hashlib.sha256(call.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        # Somewhat longer than the wait: a task that is late still holds its place, one that is lost does not for long.
+        return Limiter(None, key=f"waiting:{task}:{digest}", concurrency=1, timeout=seconds + 60.0)
 
 
 @cache

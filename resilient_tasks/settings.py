@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 from celery import Celery
 from celery import _state as celery_state
 
-from ratelimit_core.settings import add_source
+from ratelimit_core.errors import unknown_option
+from ratelimit_core.settings import SETTINGS, add_source
 
 _OFF = {"0", "false", "no", "off"}
 
@@ -16,12 +18,37 @@ ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
 """The one switch: with ``RESILIENCE_ENABLED=0`` in the environment tasks run unguarded."""
 
 
+APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS)
+"""What ``app.conf`` may say; beside ``resilience``, the routing table."""
+
+_latest: weakref.ref[Celery] | None = None
+
+
 def current_app() -> Celery | None:
-    """The app that is current or the default; none is made."""
+    """The app that is current, the default, or the one that was current last; none is made."""
     # `celery.current_app` would make an app, and look for its configuration, where there is none.
+    global _latest
     state: Any = celery_state
     app: Celery | None = state._tls.current_app or state.default_app
-    return app
+    if app is not None:
+        if _latest is None or _latest() is not app:
+            _latest = weakref.ref(app)
+        return app
+    if _latest is not None and (app := _latest()) is not None:  # what is current is so in its own thread only
+        return app
+    apps = list(state._get_active_apps())
+    return apps[0] if len(apps) == 1 else None
+
+
+def check_settings(app: Celery) -> None:
+    """Refuse a ``resilience_`` setting of the app that does not exist.
+
+    Raises:
+        ConfigurationError: it names the nearest one that does.
+    """
+    for name in app.conf:
+        if name.startswith("resilience_") and name not in APP_SETTINGS:
+            raise unknown_option("the configuration of the Celery app", name, APP_SETTINGS)
 
 
 def _from_app(name: str) -> Any:
@@ -30,21 +57,3 @@ def _from_app(name: str) -> Any:
 
 
 add_source(_from_app)
-
-_DEFAULT_VISIBILITY = {"sqs": 1800.0}
-
-
-def longest_countdown(app: Celery) -> float:
-    """How many seconds the broker can safely hold a message for a worker that waits with it.
-
-    Redis and SQS deliver again what is not acknowledged within the ``visibility_timeout``; RabbitMQ closes the
-    channel after its ``consumer_timeout``, 30 minutes by default. Half of either is kept in reserve; who has
-    to wait longer waits again.
-    """
-    url: Any = app.conf.broker_read_url
-    first = url[0] if isinstance(url, list | tuple) else url or ""
-    scheme = first.partition("://")[0].partition("+")[0]
-    if scheme in ("amqp", "amqps", "pyamqp", ""):
-        return 900.0
-    options = app.conf.broker_transport_options or {}
-    return float(options.get("visibility_timeout") or _DEFAULT_VISIBILITY.get(scheme, 3600.0)) / 2

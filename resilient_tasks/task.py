@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
-from celery import Task
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery import Celery, Task
+from celery import _state as celery_state
+from celery import states as celery_states
+from celery.exceptions import Ignore, Reject, Retry
+from celery.result import EagerResult
+from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
 from ratelimit_core.backoff import retry_after_of
-from ratelimit_core.errors import CircuitBreakerError, RateLimited
-from ratelimit_core.guard import Leave
-from ratelimit_core.limits import Decision
+from ratelimit_core.errors import CircuitBreakerError
 
+from .brokers import queue_of
 from .protection import Protection
-from .waiting import Waiting, put_off
-
-_PATIENCE = 0.05
-"""Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
-
-_LEAVE = "_resilience_leave"  # where the request under way keeps its leave, for `retry()` to find
+from .run import Coalesced, Run
+from .settings import check_settings
+from .waiting import HEADER, hold_back, in_parts, not_published
 
 
 class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes no parameters at run time
@@ -35,40 +35,71 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     """
 
     abstract = True
+    Request = "resilient_tasks.request:ResilientRequest"
     resilience: Protection | None = None
+    resilience_of_queue: Callable[[str], Protection | None] | None = None
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Find out what protects the task, where no decorator said so."""
+        from .routing import route  # which derives tasks from this class
+
+        super().on_bound(app)
+        route(app, cls)
+        if cls.resilience is not None:
+            cls.resilience.limits_run_to(cls.time_limit)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body, if it may run now."""
-        protection = self.resilience
         request = self.request
-        if protection is None or getattr(request, _LEAVE, None) is not None:
+        protection = self._protection(request)
+        if protection is None or Run.of(self) is not None:
             return self._body(request, args, kwargs)
-        waiting = Waiting.of(request.headers)
+        if request.headers and HEADER in request.headers:
+            hold_back(self)
+        run = Run(self, protection, args, kwargs)
         try:
-            leave = self._acquire(protection, args, kwargs, waiting)
+            return self._guarded(run)
+        except Coalesced:
+            return protection.options.skip_result
+
+    def _guarded(self, run: Run) -> Any:
+        try:
+            run.begin()
         except CircuitBreakerError as refusal:
-            return self._refused(protection, refusal, args, kwargs)
-        setattr(request, _LEAVE, leave)
+            return run.refused(refusal)
+        request, leave, options = run.request, run.leave, run.options
+        assert leave is not None
         try:
-            result = leave.run(self._body, request, args, kwargs)
+            with run.under_way():
+                result = leave.run(self._body, request, run.args, run.kwargs)
         except Retry as retry:  # of a task that called `retry()` on another task's request, or raised its own
-            self._settle(leave, retry.exc)
+            run.end(retry.exc)
             raise
-        except (Ignore, Reject):
+        except Reject:
             leave.cancel()
             raise
+        except Ignore:  # it went as it should, as after `replace()`
+            leave.judge(None)
+            raise
         except Exception as error:
-            if isinstance(error, tuple(protection.options.retry_for)) and self._may_wait and not leave.settled:
-                raise self.retry(exc=error, countdown=protection.options.backoff.delay(request.retries)) from error
-            self._settle(leave, error)
+            if isinstance(error, tuple(options.retry_for)) and run.may_wait and not leave.settled:
+                with run.under_way():
+                    raise self.retry(exc=error, countdown=run.backoff()) from error
+            run.end(error)
             raise
         except BaseException as error:  # the process is going down: nothing is said about the call
             leave.judge(error)
             raise
-        finally:
-            setattr(request, _LEAVE, None)
         leave.judge_result(result)
         return result
+
+    def _protection(self, request: Any) -> Protection | None:
+        """What stands before this run: the task's own, or that of the queue it came from."""
+        if self.resilience is not None or self.resilience_of_queue is None or request.called_directly:
+            return self.resilience
+        queue = queue_of(self.app, request.delivery_info)
+        return None if queue is None else self.resilience_of_queue(queue)
 
     def _body(self, request: Any, args: Any, kwargs: Any) -> Any:
         inherited: Any = super().__call__
@@ -76,57 +107,33 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
             return inherited(*args, **kwargs)
         return self.run(*args, **kwargs)  # Celery's own `__call__` would hide the worker's request
 
-    @property
-    def _may_wait(self) -> bool:
-        return not (self.request.called_directly or self.request.is_eager)
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
+    ) -> Any:
+        """Celery's ``apply_async()``; while the breaker is open it does as ``on_publish_open`` says.
 
-    def _acquire(self, protection: Protection, args: Any, kwargs: Any, waiting: Waiting) -> Leave:
-        """Leave to run now; where a limit is reached, the next slot is reserved and the task put off."""
-        patience = _PATIENCE
-        slot = waiting.decision()
-        while True:
-            try:
-                return protection.acquire(args, kwargs, slot)
-            except RateLimited as refusal:
-                if not self._may_wait:
-                    raise
-                left = max(patience, waiting.left(protection.options.max_wait, protection.options.max_deferrals))
-                wait, slot = self._next_slot(protection, refusal, args, kwargs, slot, left)
-                if wait > patience:
-                    self._put_off(refusal.waiting(wait), wait, slot=slot)
-                patience -= max(wait, 0.001)
-                time.sleep(wait)
+        That is for who publishes from outside of tasks: a chain goes on, a retry is published. At most one round
+        trip, none while the last answer may be reused, and none where it is ``"allow"``.
 
-    def _next_slot(
-        self,
-        protection: Protection,
-        refusal: RateLimited,
-        args: Any,
-        kwargs: Any,
-        slot: Decision | None,
-        max_wait: float,
-    ) -> tuple[float, Decision | None]:
-        """How long to wait for the limit that refused, and the slot that will be ours then."""
-        limiter, options = protection.limiter, protection.options
-        if slot is not None and refusal.keeps_slot:
-            return refusal.retry_after, slot  # it is not yet time for it
-        if limiter is None or not limiter.limits[refusal.which].reservable:
-            # Nobody knows when a place to run will be free: look again now and then.
-            return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
-        key = protection.key(args, kwargs)
-        ticket = slot.ticket if slot is not None else ""
-        slot = limiter.reserve(max_wait, options.cost, key=key, ticket=ticket, on=refusal.which)
-        return slot.retry_after, slot if slot.allowed else None
-
-    def _refused(self, protection: Protection, refusal: CircuitBreakerError, args: Any, kwargs: Any) -> Any:
-        on_open = protection.options.on_open
-        if callable(on_open):
-            return on_open(*args, **kwargs)
-        if on_open == "skip":
-            return protection.options.skip_result
-        if on_open == "fail" or not self._may_wait:
-            raise refusal
-        self._put_off_until_probe(protection, refusal)
+        Raises:
+            CircuitBreakerError: the breaker is open, and ``on_publish_open`` is ``"raise"``.
+        """
+        protection = self.resilience
+        if (
+            protection is not None
+            and not options.get("retries")
+            and HEADER not in (options.get("headers") or ())
+            and celery_state.get_current_worker_task() is None
+            and not self.app.conf.task_always_eager
+        ):
+            refusal = protection.refusal_to_publish(args or (), kwargs or {})
+            if refusal is not None:
+                instead = protection.options.on_publish_open
+                if not callable(instead):
+                    raise refusal
+                value = instead(*(args or ()), **(kwargs or {}))
+                return EagerResult(task_id or uuid(), value, celery_states.SUCCESS, name=self.name)
+        return super().apply_async(args, kwargs, task_id, *more, **options)
 
     def retry(
         self,
@@ -143,52 +150,45 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
         If the failure opened the breaker, or finds it open, the task is put off until the next probe and
         ``retries`` stays as it is. Else it is retried, and no sooner than a ``Retry-After`` of ``exc`` says.
+        A countdown that is longer than the broker can hold a message is waited in parts.
         """
-        leave: Leave | None = getattr(self.request, _LEAVE, None)
+        run = Run.of(self)
         error = exc if exc is not None else sys.exc_info()[1]
-        protection = self.resilience
-        if leave is not None and protection is not None:
-            until_probe = self._settle(leave, error)
+        if run is not None:
+            until_probe = run.end(error)
             asked = (retry_after_of(error) if error is not None else None) or 0.0
-            if until_probe > 0 and self._may_wait and protection.breaker is not None:
-                refusal = protection.breaker.refusal(until_probe)
+            breaker = run.subject.breaker
+            if until_probe > 0 and run.may_wait and breaker is not None:
+                refusal = breaker.refusal(until_probe)
                 refusal.__cause__ = error
                 at_least = max(asked, countdown or 0.0)
                 if eta is not None:
                     at_least = max(at_least, maybe_make_aware(eta).timestamp() - time.time())
                 try:
-                    self._put_off_until_probe(protection, refusal, at_least, args=args, kwargs=kwargs, options=options)
+                    run.put_off_until_probe(refusal, at_least, args=args, kwargs=kwargs, options=options)
                 except Retry as retry:
                     if throw:
                         raise
                     return retry
             if asked and eta is None:
                 countdown = max(asked, self.default_retry_delay if countdown is None else countdown)
-        return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+            if run.may_wait and eta is None:
+                wanted = self.default_retry_delay if countdown is None else countdown
+                countdown, options = in_parts(self, wanted, options)
+        try:
+            return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
+        except Reject as rejected:  # Celery gives the message up if the retry can't be published
+            raise not_published(self, rejected.__cause__ or rejected, error) from error
 
-    @staticmethod
-    def _settle(leave: Leave, error: BaseException | None) -> float:
-        if error is None:
-            leave.cancel()
-            return 0.0
-        if isinstance(error, SoftTimeLimitExceeded):
-            return leave.fail(error)  # whatever else the breaker expects
-        return leave.judge(error)
 
-    def _put_off_until_probe(
-        self,
-        protection: Protection,
-        refusal: CircuitBreakerError,
-        at_least: float = 0.0,
-        **republish: Any,
-    ) -> NoReturn:
-        """Wait until the next probe, and for a turn of one's own after it, lest all come back at once."""
-        wait = refusal.retry_after
-        turn = protection.release.reserve(protection.options.max_wait, floor=wait)
-        wait = max(at_least, turn.retry_after if turn.allowed else wait)
-        self._put_off(refusal.waiting(wait), wait, **republish)
+def _prepare(app: Celery) -> None:
+    """Have workers of ``app`` watch their queues, and refuse settings that do not exist."""
+    check_settings(app)
+    app.steps["consumer"].add("resilient_tasks.gate:Gate")
 
-    def _put_off(self, refusal: CircuitBreakerError | RateLimited, wait: float, **republish: Any) -> NoReturn:
-        assert self.resilience is not None
-        options = self.resilience.options
-        put_off(self, refusal, wait, max_wait=options.max_wait, max_deferrals=options.max_deferrals, **republish)
+
+_state: Any = celery_state
+_state.connect_on_app_finalize(_prepare)
+for _app in _state._get_active_apps():
+    if _app.finalized:
+        _prepare(_app)

@@ -6,21 +6,25 @@ import inspect
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from celery.canvas import Signature
 from celery.exceptions import Reject, Retry
 
 from ratelimit_core.errors import ResilienceError
 from ratelimit_core.limits import Decision
 
-from .settings import longest_countdown
+from .brokers import queue_of, safe_countdown, was_delayed_natively
+from .signals import task_deferred
 
 if TYPE_CHECKING:
     from celery import Task
 
 HEADER = "resilience"
 """The message header in which a waiting task carries what it needs to know of its wait."""
+_SOON = 0.05
+"""Seconds by which a wait may end early: to be put off again would cost more."""
 
 
 class WaitedTooLong(ResilienceError):
@@ -37,13 +41,15 @@ class Waiting:
 
     Attributes:
         deferrals: how often it was put off.
-        since: when it was put off first, in seconds since the epoch; 0 if never.
+        waited: how many seconds it was put off for, all times together.
         slot: its reserved slot of a limit, as (which limit, ticket, cost).
+        until: when it may run, where that is later than the broker can hold a message; 0 if it may run now.
     """
 
     deferrals: int = 0
-    since: float = 0.0
+    waited: float = 0.0
     slot: tuple[int, str, int] | None = None
+    until: float = 0.0
 
     @classmethod
     def of(cls, headers: Mapping[str, Any] | None) -> Waiting:
@@ -51,20 +57,21 @@ class Waiting:
         header = (headers or {}).get(HEADER)
         if not isinstance(header, Mapping):
             return cls()
-        deferrals, since, slot = header.get("deferrals"), header.get("since"), header.get("slot")
-        now = time.time()
+        deferrals = header.get("deferrals")
         return cls(
             deferrals=deferrals if isinstance(deferrals, int) and 0 <= deferrals < 1_000_000_000 else 0,
-            since=min(float(since), now) if isinstance(since, int | float) and since > 0 else 0.0,
-            slot=_slot(slot),
+            waited=min(_number(header.get("waited")), 1e9),
+            slot=_slot(header.get("slot")),
+            until=min(_number(header.get("until")), time.time() + _LONGEST),
         )
 
     def header(self) -> dict[str, Any]:
         """The header's value."""
         return {
             "deferrals": self.deferrals,
-            "since": self.since,
+            "waited": round(self.waited, 3),
             "slot": list(self.slot) if self.slot else None,
+            "until": self.until,
         }
 
     def left(self, max_wait: float, max_deferrals: int | None) -> float:
@@ -74,9 +81,10 @@ class Waiting:
         return max_wait - self.waited
 
     @property
-    def waited(self) -> float:
-        """The seconds since it was put off first."""
-        return time.time() - self.since if self.since else 0.0
+    def too_early(self) -> float:
+        """How many seconds it has to wait still, whatever anybody says; 0 if it may run."""
+        early = self.until - time.time()
+        return early if early > _SOON else 0.0
 
     def decision(self) -> Decision | None:
         """The reserved slot, as the limiter that gave it knows it."""
@@ -86,10 +94,17 @@ class Waiting:
         return Decision(True, 0, 0, 0.0, 0.0, ticket=ticket, which=which, cost=cost)
 
 
+_LONGEST = 30 * 86400.0
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) and 0 < value < 1e11 else 0.0
+
+
 def _slot(value: object) -> tuple[int, str, int] | None:
     match value:
-        case [int() as which, str() as ticket, int() as cost] if 0 <= which < 100 and len(ticket) <= 200 and cost > 0:
-            return which, ticket, cost
+        case [int() as which, str() as ticket, int() as cost] if 0 <= which < 100 and cost > 0:
+            return (which, ticket, cost) if len(ticket) <= 200 and ticket.isascii() else None
     return None
 
 
@@ -98,9 +113,8 @@ def put_off(
     reason: ResilienceError,
     countdown: float,
     *,
-    max_wait: float,
-    max_deferrals: int | None,
     slot: Decision | None = None,
+    at_least: float = 0.0,
     args: Any = None,
     kwargs: Any = None,
     options: Mapping[str, Any] | None = None,
@@ -108,46 +122,102 @@ def put_off(
     """Publish ``task``'s current message again, to run in ``countdown`` seconds, and leave by ``Retry``.
 
     It stays the same task: id, retries, headers, canvas and result are kept. A countdown beyond what the
-    broker can hold is cut; the task then waits again on waking.
+    broker can hold is cut: on waking the task asks again, but not before ``at_least`` seconds from now.
 
     Raises:
         Retry: always, if all goes well. Its ``exc`` is ``reason``, which is what Flower shows.
-        WaitedTooLong: it has waited long or often enough.
         Reject: publishing failed; the message is delivered again, since it is acknowledged late.
         NotDeferred: publishing failed, and the message is acknowledged already.
     """
     request = task.request
     waiting = Waiting.of(request.headers)
-    if countdown > waiting.left(max_wait, max_deferrals):
-        raise WaitedTooLong(
-            f"gave up after waiting {waiting.waited:.0f} s in {waiting.deferrals} deferrals "
-            f"(max_wait={max_wait:g} s, max_deferrals={max_deferrals}): {reason!r}"
-        ) from reason
-    countdown = min(max(countdown, 0.0), longest_countdown(task.app))
+    countdown = safe_countdown(task.app, countdown)
+    until = time.time() + at_least if at_least > countdown else 0.0
     # A slot that was used already is just a name: redeeming it is a hit like any other.
     held = (slot.which, slot.ticket, slot.cost) if slot is not None else waiting.slot
-    header = Waiting(waiting.deferrals + 1, waiting.since or time.time(), held).header()
+    waiting = Waiting(waiting.deferrals + 1, waiting.waited + max(countdown, at_least), held, until)
+    _leave(task, _again(task, waiting, countdown, args, kwargs, options), reason, countdown)
+
+
+def hold_back(task: Task[..., Any]) -> None:
+    """Put the current message off once more, if its time has not come: the broker could not hold it so long.
+
+    Raises:
+        As :func:`put_off`.
+    """
+    waiting = Waiting.of(task.request.headers)
+    early = waiting.too_early
+    if early:
+        countdown = safe_countdown(task.app, early)
+        _leave(task, _again(task, waiting, countdown), NotYet(f"its time comes in {early:.0f} s"), countdown)
+
+
+class NotYet(ResilienceError):
+    """The time of a task has not come: it waits in parts, each as long as the broker can hold it."""
+
+
+def in_parts(task: Task[..., Any], countdown: float, options: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
+    """A countdown that the broker can hold, and the options to publish with so that all of it is waited."""
+    safe = safe_countdown(task.app, countdown)
+    changed = dict(options)
+    if safe < countdown:
+        waiting = replace(Waiting.of(task.request.headers), until=time.time() + countdown)
+        changed["headers"] = {**_headers(task, options), HEADER: waiting.header()}
+    return safe, _well_routed(task, changed)
+
+
+def _again(
+    task: Task[..., Any],
+    waiting: Waiting,
+    countdown: float,
+    args: Any = None,
+    kwargs: Any = None,
+    options: Mapping[str, Any] | None = None,
+) -> Signature[Any]:
+    """The current message, to be published again."""
+    request = task.request
     options = dict(options or {})
-    headers = options.pop("headers", None) or request.as_execution_options()["headers"] or {}
+    options["headers"] = {**_headers(task, options), HEADER: waiting.header()}
     if args is None and kwargs is None:  # how they are shown, which may hide what they are
         options = {"argsrepr": request.get("argsrepr"), "kwargsrepr": request.get("kwargsrepr"), **options}
-    signature = task.signature_from_request(
+    return task.signature_from_request(
         request,
         *_merged(task, args, kwargs),
         countdown=countdown,
         retries=request.retries,
-        headers={**headers, HEADER: header},
-        **options,
+        **_well_routed(task, options),
     )
+
+
+def _headers(task: Task[..., Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    return options.get("headers") or task.request.as_execution_options()["headers"] or {}
+
+
+def _well_routed(task: Task[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What RabbitMQ kept back goes to its queue by name: the exchange that it came through last is the delay's."""
+    delivery = task.request.delivery_info
+    if was_delayed_natively(delivery) and not options.keys() & {"queue", "exchange", "routing_key"}:
+        return {"queue": queue_of(task.app, delivery), **options}
+    return options
+
+
+def not_published(task: Task[..., Any], error: Any, reason: object) -> Exception:
+    """How a task ends that could not be published for later: not at all, if its message can be delivered again."""
+    if task.acks_late:
+        time.sleep(random.uniform(0.5, 1.0))  # the broker is in trouble: don't spin on the redelivery
+        return Reject(error, requeue=True)
+    return NotDeferred(f"could not be published for later: {error!r}; it waited because of {reason!r}")
+
+
+def _leave(task: Task[..., Any], again: Signature[Any], reason: ResilienceError, countdown: float) -> NoReturn:
+    """Publish ``again`` and leave by ``Retry``."""
     try:
-        signature.apply_async()
+        again.apply_async()
     except Exception as error:
-        if task.acks_late:
-            time.sleep(random.uniform(0.5, 1.0))  # the broker is in trouble: don't spin on the redelivery
-            raise Reject(error, requeue=True) from error
-        raise NotDeferred(f"could not be published for later: {error!r}; it waited because of {reason!r}") from error
+        raise not_published(task, error, reason) from error
+    task_deferred.send(sender=task, request=task.request, reason=reason, countdown=countdown)
     when: Any = countdown  # typed as numbers.Real, which no checker knows a float to be
-    raise Retry(exc=reason, when=when, sig=signature) from reason
+    raise Retry(exc=reason, when=when, sig=again) from reason
 
 
 def _merged(task: Task[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -134,6 +134,8 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
   else
     if (state == 1 and (changed_at <= now and now < retry_at)) then
       wait = (retry_at - now)
+    elseif (op == 1 and bad > 0) then
+      wait = math.max(1, math.min((room_at - now), recovery))
     end
     if op == 0 then
       if wait > 0 then

@@ -93,7 +93,8 @@ def breaker(
     For ``ramp`` after it closed, the chance of a permit rises from a tenth to one; ``dice``, below 1000, is the
     caller's luck. Allowed then, ``wait`` says how much longer every call has to ask.
 
-    While the breaker is open, ``wait`` is the time until it may be probed, whatever was asked. A clock that
+    While the breaker is open, ``wait`` is the time until it may be probed, whatever was asked; who reports a
+    failure while it is half-open has to wait too, until there is a place for another probe. A clock that
     went back beyond the moment of opening allows a probe at once, rather than never.
 
     ``fingerprint`` stands for the caller's configuration. The record keeps that of whoever came last and did not
@@ -214,6 +215,8 @@ def breaker(
     else:
         if state == OPEN and changed_at <= now < retry_at:
             wait = retry_at - now
+        elif op == REPORT and bad > 0:
+            wait = max(1, min(room_at - now, recovery))
         if op == ASK:
             if wait > 0:
                 allowed = 0

@@ -740,7 +740,8 @@ def test_a_look_takes_no_place_and_sees_what_others_did(fleet: Fleet) -> None:
     caller.acquire().failure()
     fleet.clock.advance(0.25)
     state, wait = watcher.look()
-    assert (state, wait) == ("open", pytest.approx(59.75))
+    assert state == "open"
+    assert wait == pytest.approx(59.75)
     fleet.clock.advance(60)
     assert watcher.look() == ("open", 0.0)
     probe = caller.acquire()
@@ -781,3 +782,38 @@ def test_testimony_frees_the_place_of_a_probe_that_was_killed(fleet: Fleet) -> N
     main.testify(None, ago=1.0, ticket="the prober")
     assert main.get_status()["half_open_calls"] == 0
     assert main.is_allowed()
+
+
+def test_one_error_of_a_call_within_a_call_counts_once(fleet: Fleet) -> None:
+    breaker = fleet.process(failure_threshold=3)
+
+    @breaker
+    def down() -> None:
+        raise ConnectionError
+
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            breaker.call(down)
+        fleet.clock.advance(0.001)
+    assert breaker.get_status()["failure_count"] == 2
+    again = ConnectionError("the very same object, raised by several calls, is several failures")
+
+    def same() -> None:
+        raise again
+
+    for number in range(2):
+        other = fleet.process(failure_threshold=5)
+        with pytest.raises(ConnectionError):
+            other.call(same)
+        fleet.clock.advance(0.001)
+        assert other.get_status()["failure_count"] == 3 + number
+
+
+def test_a_failure_that_finds_others_probing_has_to_wait_for_them(fleet: Fleet) -> None:
+    breaker, prober = fleet.process(failure_threshold=1), fleet.process(failure_threshold=1)
+    late = breaker.acquire()
+    prober.acquire().failure()
+    fleet.clock.advance(60)
+    prober.acquire()
+    assert 0 < late.failure() <= 60
+    assert breaker.state == "half_open"

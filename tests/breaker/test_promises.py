@@ -330,21 +330,21 @@ def half_open(fleet: Fleet, **options: Any) -> CircuitBreaker:
 
 def by_call(breaker: CircuitBreaker, error: BaseException) -> None:
     def function() -> None:
-        raise error
+        raise type(error)()
 
     breaker.call(function)
 
 
 def by_with(breaker: CircuitBreaker, error: BaseException) -> None:
     with breaker:
-        raise error
+        raise type(error)()
 
 
 def by_async_function(breaker: CircuitBreaker, error: BaseException) -> None:
     @breaker
     async def function() -> None:
         await asyncio.sleep(0)
-        raise error
+        raise type(error)()
 
     drive(function())
 
@@ -352,7 +352,7 @@ def by_async_function(breaker: CircuitBreaker, error: BaseException) -> None:
 def by_awaitable_result(breaker: CircuitBreaker, error: BaseException) -> None:
     async def function() -> None:
         await asyncio.sleep(0)
-        raise error
+        raise type(error)()
 
     async def main() -> None:
         await breaker.call(partial(function))

@@ -10,7 +10,7 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_tasks.settings import longest_countdown
+from resilient_tasks.brokers import longest_countdown
 from resilient_tasks.waiting import HEADER, Waiting
 
 JSON = st.recursive(
@@ -21,15 +21,16 @@ JSON = st.recursive(
 
 
 def test_the_header_comes_back_as_it_was() -> None:
-    waiting = Waiting(3, time.time() - 5, (1, "id:0", 2))
+    waiting = Waiting(3, 5.5, (1, "id:0", 2), time.time() + 60)
     assert Waiting.of({HEADER: waiting.header(), "other": 1}) == waiting
 
 
-@given(JSON | st.fixed_dictionaries({"deferrals": JSON, "since": JSON, "slot": JSON}))
+@given(JSON | st.fixed_dictionaries({"deferrals": JSON, "waited": JSON, "slot": JSON, "until": JSON}))
 def test_a_forged_header_never_raises_and_never_reaches_beyond_its_bounds(forged: Any) -> None:
     waiting = Waiting.of({HEADER: forged})
     assert 0 <= waiting.deferrals < 1_000_000_000
-    assert 0 <= waiting.since <= time.time()
+    assert 0 <= waiting.waited <= 1e9
+    assert 0 <= waiting.until <= time.time() + 31 * 86400
     if waiting.slot is not None:
         which, ticket, cost = waiting.slot
         assert 0 <= which < 100

@@ -1,0 +1,175 @@
+"""``celery resilience``: look at what the fleet shares, and steer it."""
+
+from __future__ import annotations
+
+import getpass
+import json as json_module
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+import click
+
+from . import control  # noqa: F401 - so that `celery inspect` and `celery control` know the commands
+
+_REFRESH = 0.5  # seconds between two looks of `watch`
+
+
+@click.group()
+@click.pass_context
+def resilience(context: click.Context) -> None:
+    """Circuit breakers and limits that the whole fleet shares."""
+    app = context.obj.app
+    app.set_current()
+    app.finalize()
+    app.loader.import_default_modules()  # which define the breakers, with their settings
+
+
+@resilience.command()
+@click.option("--json", is_flag=True, help="For programs.")
+def status(json: bool) -> None:
+    """Every breaker that the store knows: state, failures, next probe, and who said so."""
+    with _store_errors():
+        found = _statuses()
+    if json:
+        click.echo(json_module.dumps(found, indent=2, sort_keys=True))
+    elif not found:
+        click.echo("The store knows no breaker yet: it is there from its first call on.")
+    else:
+        for line in _table(found):
+            click.echo(line)
+
+
+@resilience.command()
+@click.option("--every", default=_REFRESH, show_default=True, help="Seconds between two looks.")
+def watch(every: float) -> None:
+    """The same, live, until Ctrl-C."""
+    try:
+        from rich.live import Live
+        from rich.text import Text
+    except ImportError:
+        raise click.ClickException("watch needs the package rich: pip install rich") from None
+    with Live(auto_refresh=False) as live:
+        while True:
+            with _store_errors():
+                lines = list(_table(_statuses())) or ["no breaker yet"]
+            live.update(Text("\n".join([*lines, "", datetime.now().strftime("%H:%M:%S")])), refresh=True)
+            time.sleep(every)
+
+
+_SAID: list[Callable[[Any], Any]] = [
+    click.option("--author", default=getpass.getuser, help="Who says so; by default the user's name."),
+    click.option("--reason", default="", help="Why."),
+]
+
+
+def _said(function: Any) -> Any:
+    for option in _SAID:
+        function = option(function)
+    return click.argument("name")(function)
+
+
+@resilience.command()
+@_said
+@click.option("--ttl", type=float, help="For so many seconds.")
+def open(name: str, author: str, reason: str, ttl: float | None) -> None:
+    """Refuse every call of breaker NAME, in the whole fleet."""
+    with _store_errors():
+        _breaker(name).force_open(author, reason, ttl)
+    click.echo(f"{name} refuses every call{_for(ttl)}")
+
+
+@resilience.command()
+@_said
+@click.option("--ttl", type=float, help="For so many seconds.")
+def close(name: str, author: str, reason: str, ttl: float | None) -> None:
+    """Refuse no call of breaker NAME, in the whole fleet, whatever fails."""
+    with _store_errors():
+        _breaker(name).force_closed(author, reason, ttl)
+    click.echo(f"{name} refuses no call{_for(ttl)}")
+
+
+@resilience.command()
+@_said
+def reset(name: str, author: str, reason: str) -> None:
+    """Close breaker NAME, end what was forced, and forget all counts."""
+    with _store_errors():
+        _breaker(name).reset(author, reason)
+    click.echo(f"{name} is reset")
+
+
+@resilience.command()
+@click.argument("name")
+def history(name: str) -> None:
+    """What became of breaker NAME, newest first."""
+    with _store_errors():
+        entries = _breaker(name).history()
+    for entry in entries:
+        said = " ".join(part for part in (entry["author"], entry["reason"]) if part)
+        wait = f"next probe in {entry['retry_after']:g} s" if entry["event"] == "opened" else ""
+        click.echo(f"{_moment(entry['at'])}  {entry['event']:<14} {wait}{said}".rstrip())
+    if not entries:
+        click.echo(f"nothing is known of {name!r}")
+
+
+@resilience.command()
+@click.argument("queue")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.pass_context
+def replay(context: click.Context, queue: str, limit: int | None) -> None:
+    """Bring back the tasks that gave up waiting, from their dead-letter QUEUE."""
+    from .dead_letters import replay as bring_back
+
+    count = 0
+    for task, task_id in bring_back(context.obj.app, queue, limit):
+        click.echo(f"{task}[{task_id}]")
+        count += 1
+    click.echo(f"{count} brought back from {queue}")
+
+
+def _breaker(name: str) -> Any:
+    from ratelimit_core.circuit_breaker import CircuitBreaker
+
+    return CircuitBreaker(name)
+
+
+def _statuses() -> dict[str, dict[str, Any]]:
+    from ratelimit_core.circuit_breaker import circuit_breaker_registry
+
+    found: dict[str, dict[str, Any]] = circuit_breaker_registry.get_fleet_status()
+    return found
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    from ratelimit_core.errors import ResilienceError
+
+    try:
+        yield
+    except ResilienceError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
+    width = max(map(len, [*found, "breaker"]), default=0)
+    yield f"{'breaker':<{width}}  {'state':<9}  {'failures':>8}  {'next probe':<10}  {'since':<19}  word"
+    for name, each in sorted(found.items()):
+        threshold = each["failure_threshold"]
+        failures = f"{each['failure_count']}/{threshold}" if threshold is not None else str(each["failure_count"])
+        next_attempt = each["next_attempt_time"]
+        probe = f"{max(0.0, next_attempt - time.time()):.1f} s" if next_attempt is not None else "-"
+        word = "" if each["mode"] == "automatic" else f"{each['mode']} by {each.get('author') or 'nobody named'}"
+        if word and each.get("reason"):
+            word += f": {each['reason']}"
+        since = _moment(each["changed_at"])
+        yield f"{name:<{width}}  {each['state']:<9}  {failures:>8}  {probe:<10}  {since:<19}  {word}".rstrip()
+
+
+def _moment(seconds: float | None) -> str:
+    return "-" if not seconds else datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _for(ttl: float | None) -> str:
+    return "" if ttl is None else f" for {ttl:g} s"

@@ -1,0 +1,365 @@
+"""The consumer leaves queues alone: those of tasks with ``on_open="pause"``, and those of which it holds too much.
+
+A timer in the consumer decides, since with nothing arriving no call would; and only the consumer's own thread touches
+it. What waits stays in the broker: no redelivery, no memory, no visibility timeout.
+
+For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
+one worker that gets the probe's place takes the queue up for one task, and gives back what its prefetch brings beyond
+that; once the breaker has closed, tasks are released turn by turn until the queue was empty.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery, bootsteps
+from celery.worker import state
+
+from ratelimit_core.circuit_breaker import CircuitBreaker
+from ratelimit_core.errors import CircuitBreakerError, ResilienceError
+from ratelimit_core.permit import Permit
+
+from . import control  # noqa: F401 - a worker knows its commands
+from .settings import ENABLED
+
+if TYPE_CHECKING:
+    from .protection import Protection
+    from .request import ResilientRequest
+    from .run import Refused
+
+logger = logging.getLogger("resilient_tasks")
+
+TICK = 0.5
+"""Seconds between two looks at the breakers."""
+GIVE_BACK_AFTER = 1.0
+"""Seconds after which held tasks go back to the broker: by then every worker leaves the queue alone."""
+PROBE_PATIENCE = 2.0
+"""Seconds that a worker waits for a task to probe with, before another one may."""
+_AT_ONCE = 0.005
+
+_gates: weakref.WeakKeyDictionary[Celery, Gate] = weakref.WeakKeyDictionary()
+
+
+def gate_of(app: Celery) -> Gate | None:
+    """The gate of the worker that runs ``app`` in this process."""
+    return _gates.get(app)
+
+
+class Mode(Enum):
+    """How a lane is."""
+
+    FLOWING = auto()
+    STOPPED = auto()
+    PROBING = auto()
+    RELEASING = auto()
+
+
+class Lane:
+    """The tasks of one breaker that pause, as this worker's consumer sees them."""
+
+    def __init__(self, protection: Protection, breaker: CircuitBreaker) -> None:
+        self.protection = protection
+        self.breaker = breaker
+        self.queues: set[str] = set()
+        self.mode = Mode.FLOWING
+        self.held: list[ResilientRequest] = []
+        self.permit: Permit | None = None
+        self.prober: ResilientRequest | None = None
+        self.deadline = 0.0
+
+    @property
+    def stops(self) -> bool:
+        """Whether its queues are to be left alone."""
+        return self.mode is Mode.STOPPED or (self.mode is Mode.PROBING and self.prober is not None)
+
+    def end_probe(self) -> None:
+        """Give the probe's place back, if nobody did."""
+        permit, self.permit, self.prober = self.permit, None, None
+        if permit is not None:
+            permit.cancel()
+
+
+class Gate(bootsteps.StartStopStep):
+    """The step of the consumer that does this."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._consumer = consumer
+        self._app: Celery = consumer.app
+        self._lanes: dict[str, Lane] = {}
+        self._left_alone: set[str] = set()
+        self._waiting: dict[str, weakref.WeakSet[ResilientRequest]] = {}
+        self._overfull: set[str] = set()
+        self._lock = threading.RLock()  # timers have a thread of their own where there is no event loop
+        self._timer: Any = None
+        self._advised = False
+        _gates[self._app] = consumer.resilience_gate = self
+
+    def start(self, consumer: Any) -> None:
+        """Before the consumer begins: what is open now is not even taken up."""
+        if not ENABLED:
+            return
+        if not self._advised:
+            self._advised = True
+            from .advice import advise  # which looks at queues as this module does
+
+            for advice in advise(self._app):
+                logger.warning("%s", advice)
+        self._left_alone.clear()
+        self._waiting.clear()
+        self._overfull.clear()
+        for protection, queue in _pausing(self._app):
+            self._lane(protection).queues.add(queue)
+        for lane in self._lanes.values():  # what was held is the broker's again: its connection is gone
+            lane.held.clear()
+            lane.end_probe()
+            lane.mode = Mode.FLOWING
+        self._look_round()
+        self._timer = consumer.timer.call_repeatedly(TICK, self._soon, (self._look_round,))
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def info(self, consumer: Any) -> Any:
+        """For ``celery inspect stats`` and the ``breakers`` command."""
+        with self._lock:
+            return {
+                "left_alone": sorted(self._left_alone),
+                "lanes": {name: lane.mode.name.lower() for name, lane in self._lanes.items()},
+                "waiting_here": {queue: len(waiting) for queue, waiting in self._waiting.items() if waiting},
+            }
+
+    def _soon(self, function: Callable[..., Any], *args: Any) -> None:
+        """In the consumer's own thread."""
+        if self._consumer.hub is not None:
+            function(*args)
+        else:
+            self._consumer.call_soon(function, *args)
+
+    # What the requests ask and say
+
+    def received(self, request: ResilientRequest) -> None:
+        """A message has come in. What waits here for its time is counted."""
+        protection = request.protection
+        if protection is None or request.queue is None or request.eta is None or not request.waiting.deferrals:
+            return
+        with self._lock:
+            waiting = self._waiting.setdefault(request.queue, weakref.WeakSet())
+            waiting.add(request)
+            if len(waiting) >= protection.options.max_held and request.queue not in self._overfull:
+                self._overfull.add(request.queue)
+                logger.warning(
+                    "%d tasks of queue %r wait in this worker: it is left alone until there are fewer",
+                    len(waiting),
+                    request.queue,
+                )
+                self._consumer.call_soon(self._leave_and_take_up)
+
+    def admits(self, request: ResilientRequest) -> bool:
+        """Whether the request may go to the pool now; else it is kept here, and comes again by itself."""
+        protection = request.protection
+        if protection is None or not ENABLED:
+            return True
+        with self._lock:
+            if request.queue is not None and request.queue in self._waiting:
+                self._waiting[request.queue].discard(request)
+            if protection.options.on_open != "pause" or protection.breaker is None:
+                return True
+            lane = self._lane(protection)
+            if request.queue is not None:
+                lane.queues.add(request.queue)
+            if lane.mode is Mode.FLOWING:
+                return True
+            if lane.mode is Mode.RELEASING:
+                return self._has_turn(lane, request)
+            if lane.mode is Mode.PROBING and lane.prober is None and lane.permit is not None:
+                lane.prober = request
+                request.hand_over(lane.permit.ticket)
+                self._consumer.call_soon(self._leave_and_take_up)
+                return True
+            self._hold(lane, request)
+            return False
+
+    def refused(self, request: ResilientRequest, refusal: Refused) -> None:
+        """A run in the pool found the breaker open."""
+        self._soon(self._refused, request, refusal)
+
+    def finished(self, request: ResilientRequest) -> None:
+        """A run has ended otherwise than well. If it was the probe, there is no need to wait for the timer."""
+        if any(lane.prober is request for lane in list(self._lanes.values())):
+            self._soon(self._look_round)
+
+    # In the consumer's own thread
+
+    def _refused(self, request: ResilientRequest, refusal: Refused) -> None:
+        protection = request.protection
+        if protection is None:
+            request.give_back()
+            return
+        with self._lock:
+            lane = self._lane(protection)
+            if request.queue is not None:
+                lane.queues.add(request.queue)
+            if lane.prober is request:
+                lane.end_probe()
+            if lane.mode is not Mode.PROBING or lane.prober is None:
+                lane.mode = Mode.STOPPED
+            self._hold(lane, request, repr(refusal))
+            self._leave_and_take_up()
+
+    def _look_round(self) -> None:
+        with self._lock:
+            for name, lane in list(self._lanes.items()):
+                try:
+                    before = lane.mode
+                    self._step(lane)
+                except ResilienceError as error:
+                    logger.warning("breaker %r: %r", name, error)
+                else:
+                    if lane.mode is not before:
+                        queues = ", ".join(sorted(lane.queues))
+                        logger.info("breaker %r: %s is %s", name, queues, lane.mode.name.lower())
+            for queue in list(self._overfull):
+                if len(self._waiting[queue]) < 0.8 * self._most(queue):
+                    self._overfull.discard(queue)
+            self._leave_and_take_up()
+
+    def _step(self, lane: Lane) -> None:
+        state_now, wait = lane.breaker.look(anew=True)
+        if state_now == "closed":
+            if lane.mode in (Mode.STOPPED, Mode.PROBING):
+                lane.end_probe()
+                lane.mode = Mode.RELEASING
+                self._let_go(lane)
+            elif lane.mode is Mode.RELEASING and self._is_empty(lane):
+                lane.mode = Mode.FLOWING
+            return
+        if lane.mode in (Mode.FLOWING, Mode.RELEASING):
+            lane.mode = Mode.STOPPED
+        if lane.mode is Mode.PROBING:
+            over = time.monotonic() > lane.deadline if lane.prober is None else _has_ended(lane.prober)
+            if over:
+                lane.end_probe()
+                lane.mode = Mode.STOPPED
+        if lane.mode is Mode.STOPPED and wait <= 0 and not self._is_empty(lane):
+            self._try_to_probe(lane)
+
+    def _try_to_probe(self, lane: Lane) -> None:
+        try:
+            permit = lane.breaker.acquire()
+        except CircuitBreakerError:
+            return
+        if not permit.probe:  # it has closed in the meantime
+            permit.cancel()
+            return
+        lane.permit, lane.prober, lane.mode = permit, None, Mode.PROBING
+        lane.deadline = time.monotonic() + PROBE_PATIENCE
+
+    def _has_turn(self, lane: Lane, request: ResilientRequest) -> bool:
+        """Whether a task of a queue that was left alone may run; else it has its turn later, and is kept until then."""
+        if request.had_turn:
+            return True
+        request.had_turn = True
+        wait = lane.protection.turn(lane.protection.subject(request.args, request.kwargs))
+        if wait <= _AT_ONCE:
+            return True
+        self._consumer.timer.call_after(wait, self._consumer.on_task_request, (request,))
+        return False
+
+    def _hold(self, lane: Lane, request: ResilientRequest, why: str = "") -> None:
+        """Keep a task that was delivered in vain, for as long as it takes until nobody takes it up at once."""
+        lane.held.append(request)
+        request.waits(why or f"CircuitBreakerError({lane.breaker.name!r} open)")
+        if len(lane.held) == 1:
+            self._consumer.timer.call_after(GIVE_BACK_AFTER, self._soon, (self._let_go, lane))
+
+    def _let_go(self, lane: Lane) -> None:
+        with self._lock:
+            held, lane.held = lane.held, []
+            for request in held:
+                if lane.mode in (Mode.FLOWING, Mode.RELEASING):
+                    request.acknowledged or self._consumer.on_task_request(request)
+                else:
+                    request.give_back()
+
+    def _leave_and_take_up(self) -> None:
+        """Have the consumer consume what it should: only what was left alone here is taken up."""
+        with self._lock:
+            consumer = self._consumer.task_consumer
+            if consumer is None:
+                return
+            leave = {queue for lane in self._lanes.values() if lane.stops for queue in lane.queues} | self._overfull
+            for name in leave & {queue.name for queue in consumer.queues}:
+                consumer.cancel_by_queue(name)
+                self._left_alone.add(name)
+            for name in self._left_alone - leave:
+                self._left_alone.discard(name)
+                queue = self._app.amqp.queues.consume_from.get(name)
+                if queue is not None and not consumer.consuming_from(name):  # or else a person cancelled it
+                    consumer.add_queue(queue)
+                    consumer.consume()
+
+    def _is_empty(self, lane: Lane) -> bool:
+        return not any(self._count(queue) for queue in lane.queues)
+
+    def _count(self, name: str) -> int:
+        connection = self._consumer.connection
+        queue = self._app.amqp.queues.consume_from.get(name)
+        if queue is None or connection is None:
+            return 0
+        own = connection.transport.driver_type == "amqp"  # there, to ask for what is not there ends the channel
+        channel = connection.channel() if own else connection.default_channel
+        try:
+            declared: Any = queue(channel).queue_declare(passive=True)
+            return int(declared.message_count)
+        except connection.channel_errors:  # in Redis an empty queue does not exist
+            return 0
+        finally:
+            if own:
+                channel.close()
+
+    def _most(self, queue: str) -> int:
+        protections = [request.protection for request in self._waiting[queue]]
+        return min((each.options.max_held for each in protections if each is not None), default=1)
+
+    def _lane(self, protection: Protection) -> Lane:
+        assert protection.breaker is not None
+        name = protection.breaker.name
+        if name not in self._lanes:
+            self._lanes[name] = Lane(protection, protection.breaker)
+        return self._lanes[name]
+
+
+def _has_ended(request: ResilientRequest) -> bool:
+    return request not in state.reserved_requests
+
+
+def _pausing(app: Celery) -> Iterator[tuple[Protection, str]]:
+    """What pauses, and by which queue it usually comes."""
+    for task in list(app.tasks.values()):
+        protection: Protection | None = getattr(task, "resilience", None)
+        if protection is not None and protection.options.on_open == "pause" and protection.breaker is not None:
+            yield protection, usual_queue(app, task)
+        of_queue: Any = getattr(task, "resilience_of_queue", None)
+        for queue in app.amqp.queues.consume_from if callable(of_queue) else ():
+            protection = of_queue(queue)
+            if protection is not None and protection.options.on_open == "pause":
+                yield protection, queue
+
+
+def usual_queue(app: Celery, task: Any) -> str:
+    """The queue to which calls of ``task`` go, unless they say otherwise."""
+    options = {name: value for name, value in (task._get_exec_options() or {}).items() if value is not None}
+    queue = app.amqp.router.route(options, task.name, (), {}, task).get("queue")
+    return str(getattr(queue, "name", queue or app.conf.task_default_queue))

@@ -1,0 +1,229 @@
+"""One run of a protected task: it asks before the body, settles after it, and knows how to wait."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from celery.exceptions import Reject, SoftTimeLimitExceeded
+
+from ratelimit_core.errors import CircuitBreakerError, RateLimited
+from ratelimit_core.guard import Leave
+from ratelimit_core.limits import Decision
+from ratelimit_core.tickets import new_ticket
+
+from .brokers import longest_countdown
+from .dead_letters import bury
+from .protection import Protection
+from .signals import rate_limited, task_released
+from .waiting import WaitedTooLong, Waiting, put_off
+
+if TYPE_CHECKING:
+    from celery import Task
+
+logger = logging.getLogger("resilient_tasks")
+
+PROBE = "resilience_probe"
+"""The header in which the consumer tells a run of the probe's place that it holds for it. Never published."""
+
+_PATIENCE = 0.05
+"""Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
+
+
+class Coalesced(Exception):
+    """Another call with the same arguments waits already, so this one ends here."""
+
+
+class Refused(Reject):
+    """Back to the queue, which its worker is about to leave alone: the breaker is open.
+
+    It crosses from the pool's process to the worker's, so its arguments are plain.
+    """
+
+    def __init__(self, breaker: str, retry_after: float, shown: str) -> None:
+        super().__init__(shown, requeue=True)
+        self.breaker = breaker
+        self.retry_after = retry_after
+        self.shown = shown
+        self.args = (breaker, retry_after, shown)
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
+def ticket_of(task_id: str, hostname: str, pid: int) -> str:
+    """What names the places that a run in a pool's process holds; its worker knows that too, if it is killed."""
+    name = f"{task_id}@{hostname}:{pid}"
+    return name if len(name) <= 120 else hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+runs: ContextVar[tuple[Run, ...]] = ContextVar("runs", default=())
+"""The runs whose bodies are running in this thread."""
+
+
+class Run:
+    """One run. Where it may not wait (eagerly, called directly) a refusal is an error."""
+
+    def __init__(self, task: Task[..., Any], protection: Protection, args: Any, kwargs: Any) -> None:
+        self.task = task
+        self.request: Any = task.request
+        self.protection = protection
+        self.options = protection.options
+        self.args, self.kwargs = args, kwargs
+        self.subject = protection.subject(args, kwargs)
+        self.waiting = Waiting.of(self.request.headers)
+        self.leave: Leave | None = None
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether there is a message that can be published again."""
+        return not (self.request.called_directly or self.request.is_eager)
+
+    def begin(self) -> None:
+        """Get leave, or wait: where a limit is reached, the next slot is reserved and the task put off.
+
+        Raises:
+            CircuitBreakerError: the breaker is open.
+            RateLimited: a limit is reached, and the run may not wait.
+        """
+        patience = _PATIENCE
+        slot = self.waiting.decision()
+        probe: object = (self.request.headers or {}).get(PROBE) if self.may_wait else None
+        ticket = probe if isinstance(probe, str) else self._ticket()
+        while self.leave is None:
+            try:
+                self.leave = self.protection.acquire(self.subject, ticket=ticket, slot=slot, probe=ticket is probe)
+            except RateLimited as refusal:
+                if not self.may_wait:
+                    raise
+                rate_limited.send(sender=self.task, request=self.request, reason=refusal)
+                left = max(patience, self.waiting.left(self.options.max_wait, self.options.max_deferrals))
+                wait, slot = self._next_slot(refusal, slot, ticket, left)
+                if wait > patience:
+                    self.put_off(refusal.waiting(wait), wait, slot=slot)
+                patience -= max(wait, 0.001)
+                time.sleep(wait)
+        if self.waiting.deferrals:
+            self._released()
+
+    def _ticket(self) -> str:
+        request = self.request
+        if not self.may_wait or threading.current_thread() is not threading.main_thread():
+            return new_ticket()  # nobody can end this run but its own process
+        return ticket_of(request.id, request.hostname, os.getpid())
+
+    def _released(self) -> None:
+        if self.options.coalesce:
+            self.protection.waits_no_more(self.task.name, self.request.id, self.args, self.kwargs)
+        task_released.send(
+            sender=self.task, request=self.request, waited=self.waiting.waited, deferrals=self.waiting.deferrals
+        )
+
+    def _next_slot(
+        self, refusal: RateLimited, slot: Decision | None, ticket: str, max_wait: float
+    ) -> tuple[float, Decision | None]:
+        """How long to wait for the limit that refused, and the slot that will be ours then."""
+        limiter = self.protection.limiter
+        if slot is not None and refusal.keeps_slot:
+            return refusal.retry_after, slot  # it is not yet time for it
+        if limiter is None or not limiter.limits[refusal.which].reservable:
+            if limiter is not None and limiter.limits[refusal.which].allowance_returns:
+                return refusal.retry_after + random.uniform(0, 0.1), slot
+            # Nobody knows when a place to run will be free: look again now and then.
+            return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
+        slot = limiter.reserve(
+            max_wait,
+            self.subject.cost,
+            key=self.subject.key,
+            ticket=ticket if slot is None else slot.ticket,
+            on=refusal.which,
+        )
+        return slot.retry_after, slot if slot.allowed else None
+
+    def backoff(self) -> float:
+        """The seconds to wait before the next retry."""
+        wait: float | None = None
+        for attempt in range(self.request.retries + 1) if self.options.backoff.jitter == "decorrelated" else ():
+            wait = self.options.backoff.delay(attempt, previous=wait)  # it depends on the ones before
+        return self.options.backoff.delay(self.request.retries) if wait is None else wait
+
+    def refused(self, refusal: CircuitBreakerError) -> Any:
+        """What the run comes to where the breaker is open; or it leaves by an exception."""
+        on_open = self.options.on_open
+        if callable(on_open):
+            return on_open(*self.args, **self.kwargs)
+        if on_open == "skip":
+            return self.options.skip_result
+        if on_open == "fail" or not self.may_wait:
+            raise refusal
+        if on_open == "pause" and self.task.acks_late:
+            raise Refused(self.subject.name, refusal.retry_after, repr(refusal)) from refusal
+        self.put_off_until_probe(refusal)
+
+    @staticmethod
+    def of(task: Task[..., Any]) -> Run | None:
+        """The run that ``task`` is in, in this thread."""
+        request = task.request
+        return next((run for run in reversed(runs.get()) if run.task is task and run.request is request), None)
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While the body runs: so that ``retry()`` finds it."""
+        before = runs.set((*runs.get(), self))
+        try:
+            yield
+        finally:
+            runs.reset(before)
+
+    def end(self, error: BaseException | None) -> float:
+        """Settle by what the body raised. Returns the seconds until the next probe, or 0."""
+        assert self.leave is not None
+        if error is None:
+            self.leave.cancel()
+            return 0.0
+        if isinstance(error, SoftTimeLimitExceeded):
+            return self.leave.fail(error)  # whatever else the breaker expects
+        return self.leave.judge(error)
+
+    def put_off_until_probe(self, refusal: CircuitBreakerError, at_least: float = 0.0, **republish: Any) -> NoReturn:
+        """Wait until the next probe, and for a turn of one's own after it, lest all come back at once."""
+        # Who forced it open for a day may change their mind: look again when the broker brings the message back.
+        until_probe = min(refusal.retry_after, longest_countdown(self.task.app))
+        wait = max(at_least, self.protection.turn(self.subject, floor=until_probe))
+        self.put_off(refusal.waiting(wait), wait, at_least=at_least, **republish)
+
+    def put_off(self, reason: CircuitBreakerError | RateLimited, wait: float, **republish: Any) -> NoReturn:
+        """Leave, to be run again in ``wait`` seconds.
+
+        Raises:
+            Retry, Reject, NotDeferred: as :func:`~resilient_tasks.waiting.put_off`.
+            WaitedTooLong: it has waited long or often enough.
+            Coalesced: another one waits already.
+        """
+        options, waiting = self.options, self.waiting
+        if wait > waiting.left(options.max_wait, options.max_deferrals):
+            error = WaitedTooLong(
+                f"gave up after waiting {waiting.waited:.0f} s in {waiting.deferrals} deferrals "
+                f"(max_wait={options.max_wait:g} s, max_deferrals={options.max_deferrals}): {reason!r}"
+            )
+            if options.dead_letter is not None:
+                bury(self.task, options.dead_letter, repr(error))
+            raise error from reason
+        if options.coalesce and not self.protection.waits_alone(
+            self.task.name, self.request.id, self.args, self.kwargs, wait
+        ):
+            raise Coalesced
+        put_off(self.task, reason, wait, **republish)
+
+
+def without_probe(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers as they came in, less what only the worker itself may say."""
+    return {name: value for name, value in headers.items() if name != PROBE}
