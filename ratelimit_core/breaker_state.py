@@ -411,7 +411,7 @@ class BreakerState:
             self._learn(verdict, local=False, asked=True)
         if self._only_shadow or state_of(self._last) == CLOSED:
             return "closed", 0.0
-        return STATES[state_of(self._last)], max(0, self._wait_until - now) / SECOND
+        return STATES[state_of(self._last)], self.refuses_for()
 
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""

@@ -215,7 +215,7 @@ class Gate(bootsteps.StartStopStep):
                 lane.end_probe()
             if lane.mode is not Mode.PROBING or lane.prober is None:
                 lane.mode = Mode.STOPPED
-            self._hold(lane, request, repr(refusal))
+            self._hold(lane, request, str(refusal))
             self._leave_and_take_up()
 
     def _look_round(self) -> None:
@@ -321,8 +321,7 @@ class Gate(bootsteps.StartStopStep):
         own = connection.transport.driver_type == "amqp"  # there, to ask for what is not there ends the channel
         channel = connection.channel() if own else connection.default_channel
         try:
-            declared: Any = queue(channel).queue_declare(passive=True)
-            return int(declared.message_count)
+            return int(channel.queue_declare(queue=queue.name, passive=True).message_count)
         except connection.channel_errors:  # in Redis an empty queue does not exist
             return 0
         finally:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from celery.exceptions import Reject, SoftTimeLimitExceeded
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from ratelimit_core.errors import CircuitBreakerError, RateLimited
 from ratelimit_core.guard import Leave
@@ -42,21 +42,12 @@ class Coalesced(Exception):
     """Another call with the same arguments waits already, so this one ends here."""
 
 
-class Refused(Reject):
+class Refused(Ignore):
     """Back to the queue, which its worker is about to leave alone: the breaker is open.
 
-    It crosses from the pool's process to the worker's, so its arguments are plain.
+    The worker's own process acts on it (:meth:`ResilientRequest.on_failure`); what it says is the refusal. Celery logs
+    each ``Reject`` with a traceback, and there may be very many of these.
     """
-
-    def __init__(self, breaker: str, retry_after: float, shown: str) -> None:
-        super().__init__(shown, requeue=True)
-        self.breaker = breaker
-        self.retry_after = retry_after
-        self.shown = shown
-        self.args = (breaker, retry_after, shown)
-
-    def __repr__(self) -> str:
-        return self.shown
 
 
 def ticket_of(task_id: str, hostname: str, pid: int) -> str:
@@ -165,7 +156,7 @@ class Run:
         if on_open == "fail" or not self.may_wait:
             raise refusal
         if on_open == "pause" and self.task.acks_late:
-            raise Refused(self.subject.name, refusal.retry_after, repr(refusal)) from refusal
+            raise Refused(repr(refusal)) from refusal
         self.put_off_until_probe(refusal)
 
     @staticmethod

@@ -25,6 +25,7 @@ app.conf.update(
     task_send_sent_event=True,
     result_extended=True,
     worker_prefetch_multiplier=int(os.environ.get("FLEET_PREFETCH", "4")),
+    task_routes={"tests.celery.fleet.settle*": {"queue": "settling"}},
 )
 world = redis.Redis.from_url(f"{URL}/3", decode_responses=True)
 
@@ -198,6 +199,30 @@ def paid(order: int) -> int:
 
 @rate_limited_task(rate="2/h", max_deferrals=0)
 def now_or_never(order: int) -> int:
+    return order
+
+
+SETTLING: dict[str, Any] = {
+    "breaker": "settling",
+    "failure_threshold": 3,
+    "recovery_timeout": 1,
+    "exponential_backoff_max": 1,
+    "on_open": "pause",
+    "release_rate": "50/s",
+}
+
+
+@breaker_task(**SETTLING, acks_late=True, retry_for=(ConnectionError,), max_retries=1, backoff=QUICK)
+def settle(order: int) -> int:
+    upstream("settle")
+    world.hincrby("runs", str(order), 1)
+    return order
+
+
+@breaker_task(**SETTLING, retry_for=(ConnectionError,), max_retries=1, backoff=QUICK)
+def settle_early(order: int) -> int:
+    upstream("settle")
+    world.hincrby("runs", str(order), 1)
     return order
 
 

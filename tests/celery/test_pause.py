@@ -1,0 +1,101 @@
+"""``on_open="pause"``: the queues of an open breaker are left alone, and what waits in them stays in the broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.celery.conftest import Fleet
+from tests.servers import Process, eventually
+
+Gather = Callable[..., list[Any]]
+BOTH = ("-Q", "celery,settling")
+
+
+def deliveries(workers: list[Process], results: list[Any]) -> list[int]:
+    """How often each was delivered."""
+    lines = [line for worker in workers for line in worker.lines if "received" in line]
+    return [sum(f"[{result.id}] received" in line for line in lines) for result in results]
+
+
+def in_queue(fleet: Fleet) -> int:
+    with fleet.app.connection_for_write() as connection:
+        return int(connection.default_channel.client.llen("settling"))
+
+
+def opened(fleet: Fleet) -> bool:
+    return bool(fleet.module.settle.resilience.breaker.state == "open")
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_worker_that_starts_while_it_is_open_never_begins_to_consume(
+    fleet: Fleet, gather: Gather, pool: str
+) -> None:
+    breaker = fleet.module.settle.resilience.breaker
+    breaker.force_open("somebody", "they are moving")
+    orders = [fleet.module.settle.delay(n) for n in range(30)]
+    worker = fleet.worker("-c", "2", "-P", pool, *BOTH)
+    assert fleet.module.plain.delay(1).get(timeout=20) == 1  # other queues go on
+    assert in_queue(fleet) == 30
+    breaker.reset()
+    assert sorted(gather(orders)) == list(range(30))
+    assert deliveries([worker], orders) == [1] * 30
+    assert {result.backend.get_task_meta(result.id)["retries"] for result in orders} == {0}
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_an_outage_delivers_once_and_twice_what_was_prefetched(fleet: Fleet, gather: Gather, pool: str) -> None:
+    workers = [fleet.worker("-c", "2", "-P", pool, *BOTH) for _ in range(2)]
+    fleet.outage()
+    orders = [fleet.module.settle.delay(n) for n in range(120)]
+    eventually(lambda: opened(fleet))
+    eventually(lambda: in_queue(fleet) >= 100)
+    assert fleet.module.plain.delay(1).get(timeout=20) == 1
+    seen = fleet.calls
+    eventually(lambda: fleet.calls >= seen + 2)  # probes go on
+    fleet.recovery()
+    assert sorted(gather(orders)) == list(range(120))
+    assert fleet.world.hvals("runs") == ["1"] * 120
+    times = deliveries(workers, orders)
+    failed = fleet.calls - 120  # each of those ran in vain once more
+    prefetched = 2 * 2 * (1 + 4)
+    assert sum(times) <= 120 + prefetched + 2 * failed, times
+    spent = sum(result.backend.get_task_meta(result.id)["retries"] for result in orders)
+    assert spent <= 2  # of the failures before the one that opened it
+
+
+def test_what_a_person_cancelled_is_not_taken_up_again(fleet: Fleet) -> None:
+    breaker = fleet.module.settle.resilience.breaker
+    breaker.force_open()
+    worker = fleet.worker("-c", "1", *BOTH)
+    fleet.app.control.cancel_consumer("settling", reply=True)
+    breaker.reset()
+    worker.wait_for("settling is releasing")
+    late = fleet.module.settle.delay(1)
+    assert fleet.module.plain.delay(1).get(timeout=20) == 1
+    assert in_queue(fleet) == 1
+    fleet.app.control.add_consumer("settling", reply=True)
+    assert late.get(timeout=20) == 1
+
+
+def test_an_empty_queue_keeps_nobody_from_probing(fleet: Fleet) -> None:
+    worker = fleet.worker("-c", "1", *BOTH)
+    breaker = fleet.trip("settle")
+    worker.wait_for("settling is stopped")
+    eventually(lambda: breaker.get_status()["next_attempt_time"] < time.time())
+    eventually(breaker.is_allowed, timeout=3)
+    breaker.report_success()
+    assert fleet.module.settle.delay(1).get(timeout=20) == 1
+
+
+def test_acknowledged_early_it_is_put_off_and_nothing_is_lost(fleet: Fleet, gather: Gather) -> None:
+    fleet.worker("-c", "2", *BOTH)
+    fleet.outage()
+    orders = [fleet.module.settle_early.delay(n) for n in range(40)]
+    eventually(lambda: opened(fleet))
+    fleet.recovery()
+    assert sorted(gather(orders)) == list(range(40))
+    assert fleet.world.hvals("runs") == ["1"] * 40
