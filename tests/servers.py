@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,32 @@ def valkey() -> Iterator[str]:
 
     with ValkeyServer(port=free_port()) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@contextmanager
+def rabbitmq() -> Iterator[str]:
+    """A virtual host of the suite's own on RabbitMQ; its URL. Skips where there is none, and fails in CI."""
+    import pytest
+
+    vhost = f"test-{uuid.uuid4().hex[:12]}"
+    user = os.environ.get("TEST_RABBITMQ_USER", "guest:guest")
+    host = os.environ.get("TEST_RABBITMQ_HOST", "127.0.0.1:5672")
+    try:
+        _rabbitmqctl("add_vhost", vhost)
+        _rabbitmqctl("set_permissions", "-p", vhost, user.partition(":")[0], ".*", ".*", ".*")
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = f"no RabbitMQ on which rabbitmqctl can make a virtual host: {error}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    try:
+        yield f"amqp://{user}@{host}/{vhost}"
+    finally:
+        _rabbitmqctl("delete_vhost", vhost)
+
+
+def _rabbitmqctl(*arguments: str) -> None:
+    subprocess.run(["rabbitmqctl", "-q", *arguments], check=True, capture_output=True, timeout=60)
 
 
 def eventually(true: Callable[[], object], timeout: float = 20.0, every: float = 0.02) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
 import pytest
+from kombu import pools
 
 from ratelimit_core import CircuitBreaker
 from ratelimit_core.settings import add_source
@@ -27,7 +28,8 @@ def app_settings(fresh_settings: None) -> None:
 class Fleet:
     """The broker, the workers, and the app as a producer sees it."""
 
-    def __init__(self, module: Any, stack: ExitStack) -> None:
+    def __init__(self, module: Any, stack: ExitStack, environ: Mapping[str, str]) -> None:
+        self.environ = environ
         self.module = module
         self.app = module.app
         self.world = module.world
@@ -42,7 +44,7 @@ class Fleet:
             Process.python(
                 *("-m", "celery", "-A", "tests.celery.fleet", "worker", "-n", name, "-l", "INFO"),
                 *("--without-gossip", "--without-mingle", *(arguments or ("-c", "2"))),
-                environ={"FLEET_URL": self.module.URL, **environ},
+                environ={"FLEET_URL": self.module.URL, **self.environ, **environ},
             )
         )
         process.wait_for("ready.")
@@ -86,16 +88,51 @@ def fleet_module() -> Iterator[ModuleType]:
         module.world.close()
 
 
-@pytest.fixture
-def fleet(fleet_module: Any) -> Iterator[Fleet]:
-    fleet_module.app.set_current()
-    fleet_module.world.flushall()
-    for task in fleet_module.app.tasks.values():
+@contextmanager
+def assembled(module: Any, **environ: str) -> Iterator[Fleet]:
+    module.app.set_current()
+    module.world.flushall()
+    for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
         if protection is not None and protection.breaker is not None:
             protection.breaker._known.forget()
     with ExitStack() as stack:
-        yield Fleet(fleet_module, stack)
+        yield Fleet(module, stack, environ)
+
+
+@pytest.fixture
+def fleet(fleet_module: Any) -> Iterator[Fleet]:
+    with assembled(fleet_module) as fleet:
+        yield fleet
+
+
+BROKERS = ["valkey", "rabbitmq", "quorum"]
+
+
+@pytest.fixture(params=BROKERS)
+def any_fleet(request: pytest.FixtureRequest, fleet_module: Any) -> Iterator[Fleet]:
+    """A fleet on each broker in turn."""
+    environ = {}
+    app = fleet_module.app
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        if request.param != "valkey":
+            environ = {"FLEET_BROKER": stack.enter_context(servers.rabbitmq()), "FLEET_QUEUES": request.param}
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        app.conf.update(fleet_module.broker_settings())
+        _connect_anew(app)
+        with assembled(fleet_module, **environ) as fleet:
+            yield fleet
+        pools.reset()
+    app.conf.update(fleet_module.broker_settings())
+    _connect_anew(app)
+
+
+def _connect_anew(app: Any) -> None:
+    """The app has another broker now."""
+    pools.reset()
+    app._pool = None
+    del app.amqp
 
 
 @pytest.fixture

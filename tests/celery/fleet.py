@@ -17,7 +17,7 @@ from ratelimit_core import Backoff, CircuitBreakerError
 from resilient_tasks import breaker_task, rate_limited_task
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
-app = Celery("fleet", broker=f"{URL}/0", backend=f"{URL}/1")
+app = Celery("fleet", backend=f"{URL}/1")
 app.conf.update(
     resilience_backend=os.environ.get("FLEET_STATE", f"{URL}/2"),
     broker_connection_retry_on_startup=True,
@@ -27,6 +27,22 @@ app.conf.update(
     worker_prefetch_multiplier=int(os.environ.get("FLEET_PREFETCH", "4")),
     task_routes={"tests.celery.fleet.settle*": {"queue": "settling"}},
 )
+
+
+def broker_settings() -> dict[str, Any]:
+    """What of the configuration depends on the broker."""
+    quorum = os.environ.get("FLEET_QUEUES") == "quorum"  # which RabbitMQ delays itself, by exchanges that can do so
+    return {
+        "broker_url": os.environ.get("FLEET_BROKER", f"{URL}/0"),
+        "task_default_queue_type": "quorum" if quorum else "classic",
+        "task_default_exchange_type": "topic" if quorum else "direct",
+        "task_create_missing_queue_type": "quorum" if quorum else "classic",
+        "task_create_missing_queue_exchange_type": "topic" if quorum else None,
+        "broker_transport_options": {"confirm_publish": True} if quorum else {},
+    }
+
+
+app.conf.update(broker_settings())
 world = redis.Redis.from_url(f"{URL}/3", decode_responses=True)
 
 

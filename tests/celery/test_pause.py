@@ -31,9 +31,7 @@ def opened(fleet: Fleet) -> bool:
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
-def test_a_worker_that_starts_while_it_is_open_never_begins_to_consume(
-    fleet: Fleet, gather: Gather, pool: str
-) -> None:
+def test_a_worker_that_starts_while_it_is_open_never_begins_to_consume(fleet: Fleet, gather: Gather, pool: str) -> None:
     breaker = fleet.module.settle.resilience.breaker
     breaker.force_open("somebody", "they are moving")
     orders = [fleet.module.settle.delay(n) for n in range(30)]
