@@ -406,7 +406,8 @@ class BreakerState:
             except BackendError:  # what is known holds to its deadline
                 left = max(0, self._known_to_refuse(now))
                 return ("open" if left else "closed"), left / SECOND
-            if not verdict[GENERATION]:  # nobody has asked yet, and no permit may rest on that
+            if not verdict[GENERATION]:  # nobody has asked yet, or it was reset; and no permit may rest on that
+                self.forget()
                 return "closed", 0.0
             self._learn(verdict, local=False, asked=True)
         if self._only_shadow or state_of(self._last) == CLOSED:

@@ -15,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from celery import Celery, bootsteps
 from celery.worker import state
 
 from ratelimit_core.circuit_breaker import CircuitBreaker
-from ratelimit_core.errors import CircuitBreakerError, ResilienceError
+from ratelimit_core.errors import BackendError, CircuitBreakerError, ResilienceError
 from ratelimit_core.permit import Permit
 
 from . import control  # noqa: F401 - a worker knows its commands
@@ -49,6 +50,16 @@ _gates: weakref.WeakKeyDictionary[Celery, Gate] = weakref.WeakKeyDictionary()
 def gate_of(app: Celery) -> Gate | None:
     """The gate of the worker that runs ``app`` in this process."""
     return _gates.get(app)
+
+
+def _ask_the_store() -> None:
+    """Before the pool's processes are made: they know then what this one has said already.
+
+    Raises:
+        ConfigurationError: it can't be made; so the worker does not start.
+    """
+    with suppress(BackendError):
+        CircuitBreaker("resilience").look()
 
 
 class Mode(Enum):
@@ -102,6 +113,8 @@ class Gate(bootsteps.StartStopStep):
         self._timer: Any = None
         self._advised = False
         _gates[self._app] = consumer.resilience_gate = self
+        if ENABLED:
+            _ask_the_store()
 
     def start(self, consumer: Any) -> None:
         """Before the consumer begins: what is open now is not even taken up."""

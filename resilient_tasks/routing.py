@@ -129,7 +129,10 @@ def install(app: Celery) -> None:
             "install(app) came too late: a worker runs already, and its tasks are built. Call it where the app is "
             "made, right after Celery(...)"
         )
-    setattr(app, "_tasks", ProtectedRegistry(app, registry))  # noqa: B010 - what Celery(tasks=...) sets
+    protected = ProtectedRegistry(app)
+    setattr(app, "_tasks", protected)  # noqa: B010 - what Celery(tasks=...) sets
+    for name, task in registry.items():
+        protected[name] = task
 
 
 def _registry(app: Celery) -> Any:
@@ -140,11 +143,9 @@ def _registry(app: Celery) -> Any:
 class ProtectedRegistry(TaskRegistry):
     """The tasks of an app, each of which derives from :class:`ResilientTask`."""
 
-    def __init__(self, app: Celery, tasks: Mapping[str, Any]) -> None:
+    def __init__(self, app: Celery) -> None:
         super().__init__()
         self._app = weakref.ref(app)
-        for name, task in tasks.items():
-            self[name] = task
 
     def __setitem__(self, name: str, task: Any) -> None:
         app = self._app()

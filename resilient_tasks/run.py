@@ -85,6 +85,18 @@ class Run:
             CircuitBreakerError: the breaker is open.
             RateLimited: a limit is reached, and the run may not wait.
         """
+        try:
+            self._acquire()
+        except CircuitBreakerError:
+            # Perhaps that was known from a second ago, and somebody has reset it since: to wait would be long.
+            breaker = self.subject.breaker
+            if not self.may_wait or breaker is None or breaker.look(anew=True)[0] != "closed":
+                raise
+            self._acquire()
+        if self.waiting.deferrals:
+            self._released()
+
+    def _acquire(self) -> None:
         patience = _PATIENCE
         slot = self.waiting.decision()
         probe: object = (self.request.headers or {}).get(PROBE) if self.may_wait else None
@@ -102,8 +114,6 @@ class Run:
                     self.put_off(refusal.waiting(wait), wait, slot=slot)
                 patience -= max(wait, 0.001)
                 time.sleep(wait)
-        if self.waiting.deferrals:
-            self._released()
 
     def _ticket(self) -> str:
         request = self.request
