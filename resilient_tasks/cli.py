@@ -47,15 +47,20 @@ def status(json: bool) -> None:
 def watch(every: float) -> None:
     """The same, live, until Ctrl-C."""
     try:
+        from rich.console import Console
         from rich.live import Live
         from rich.text import Text
     except ImportError:
         raise click.ClickException("watch needs the package rich: pip install rich") from None
-    with Live(auto_refresh=False) as live:
+    console = Console()
+    with Live(console=console, auto_refresh=False) as live:
         while True:
             with _store_errors():
-                lines = list(_table(_statuses())) or ["no breaker yet"]
-            live.update(Text("\n".join([*lines, "", datetime.now().strftime("%H:%M:%S")])), refresh=True)
+                board = "\n".join([*_table(_statuses()), "", datetime.now().strftime("%H:%M:%S")])
+            if console.is_terminal:
+                live.update(Text(board), refresh=True)
+            else:
+                click.echo(board)
             time.sleep(every)
 
 

@@ -10,11 +10,14 @@ import time
 from typing import Any
 
 import redis
+import sentry_sdk
 from celery import Celery
-from celery.signals import worker_process_init
+from celery.signals import celeryd_init, worker_process_init
+from sentry_sdk.integrations.celery import CeleryIntegration
+from sentry_sdk.transport import Transport
 
 from ratelimit_core import Backoff, CircuitBreakerError
-from resilient_tasks import breaker_task, rate_limited_task
+from resilient_tasks import breaker_task, rate_limited_task, signals
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
 app = Celery("fleet", backend=f"{URL}/1")
@@ -51,6 +54,30 @@ def cut_off(**_: Any) -> None:
     """Have the pool's processes reach no broker; the worker itself still consumes."""
     if url := os.environ.get("FLEET_WRITE"):
         app.conf.update(broker_write_url=url, task_publish_retry=False)
+
+
+class Kept(Transport):
+    """What would be sent to Sentry: which task failed, and with what."""
+
+    def capture_envelope(self, envelope: Any) -> None:
+        event = envelope.get_event()
+        if event is not None:
+            world.rpush("sentry", f"{event['transaction']} {event['exception']['values'][-1]['type']}")
+
+
+@celeryd_init.connect
+def watch_errors(**_: Any) -> None:
+    if os.environ.get("FLEET_SENTRY"):
+        sentry_sdk.init("http://key@127.0.0.1:1/1", transport=Kept, integrations=[CeleryIntegration()])
+
+
+def tell(signal: Any, sender: Any = None, **_: Any) -> None:
+    print(f"signal {signal.name} {getattr(sender, 'name', sender)}", flush=True)
+
+
+if os.environ.get("FLEET_TELL"):
+    for each in signals.__all__:
+        getattr(signals, each).connect(tell, weak=False)
 
 
 class Down(ConnectionError):
@@ -240,6 +267,45 @@ def settle_early(order: int) -> int:
     upstream("settle")
     world.hincrby("runs", str(order), 1)
     return order
+
+
+@breaker_task(**LEDGER, on_publish_open="raise")
+def publish_or_raise(order: int) -> int:
+    return order
+
+
+@breaker_task(**LEDGER, on_publish_open=lambda order: f"noted {order}")
+def publish_or_else(order: int) -> int:
+    return order
+
+
+@breaker_task(
+    breaker="beaten",
+    failure_threshold=1,
+    recovery_timeout=2,
+    verdict_ttl=0,
+    coalesce=True,
+    skip_result="one waits already",
+)
+def tick(number: int = 0) -> str:
+    upstream("tick")
+    return f"ticked {number}"
+
+
+@breaker_task(breaker="buried", failure_threshold=1, recovery_timeout=60, max_deferrals=0, dead_letter="graveyard")
+def bury_me(order: int) -> int:
+    return order
+
+
+@breaker_task(breaker="heavy", failure_threshold=1, recovery_timeout=3, max_held=5)
+def held(order: int) -> int:
+    world.hincrby("runs", str(order), 1)
+    return order
+
+
+@rate_limited_task(rate="10/h", rate_key=lambda tenant, size: tenant, cost=lambda tenant, size: size)
+def weighed(tenant: str, size: int) -> int:
+    return size
 
 
 @app.task

@@ -231,9 +231,7 @@ def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None
     def charge() -> None: ...
 
     app.finalize()
-    assert list(advise(app)) == [
-        "resilience['biling.*'] matches no task or queue of this worker: is it misspelled?"
-    ]
+    assert list(advise(app)) == ["resilience['biling.*'] matches no task or queue of this worker: is it misspelled?"]
     app.close()
 
 
