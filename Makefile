@@ -5,10 +5,10 @@ INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.tx
 DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 
-.PHONY: help demo run test test-matrix lint format generate clean
+.PHONY: help demo run bench-outage test test-matrix lint format generate clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO)  ## Watch a fleet live through an outage
 	.venv/bin/python -m example_worker.demo
@@ -18,6 +18,9 @@ run: $(DEMO)  ## Start the example project and leave it running
 
 test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
+
+bench-outage: $(DEV)  ## Measure what an outage costs on each broker; BENCH="--broker valkey" goes to it
+	.venv/bin/python -m benchmarks.outage $(BENCH)
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

@@ -4,15 +4,14 @@ A timer in the consumer decides, since with nothing arriving no call would; and 
 it. What waits stays in the broker: no redelivery, no memory, no visibility timeout.
 
 For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
-one worker that gets the probe's place takes the queue up for one task, and gives back what its prefetch brings beyond
-that; once the breaker has closed, tasks are released turn by turn until the queue was empty.
+one worker that gets the probe's place takes one task out of the queue; once the breaker has closed, the queue is taken
+up again, and its tasks are released turn by turn until it was empty once.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -40,8 +39,8 @@ TICK = 0.5
 """Seconds between two looks at the breakers."""
 GIVE_BACK_AFTER = 1.0
 """Seconds after which held tasks go back to the broker: by then every worker leaves the queue alone."""
-PROBE_PATIENCE = 2.0
-"""Seconds that a worker waits for a task to probe with, before another one may."""
+_TRIES = 20
+"""So many messages are looked at, of which none is a task to probe with."""
 _AT_ONCE = 0.005
 
 _gates: weakref.WeakKeyDictionary[Celery, Gate] = weakref.WeakKeyDictionary()
@@ -82,12 +81,11 @@ class Lane:
         self.held: list[ResilientRequest] = []
         self.permit: Permit | None = None
         self.prober: ResilientRequest | None = None
-        self.deadline = 0.0
 
     @property
     def stops(self) -> bool:
         """Whether its queues are to be left alone."""
-        return self.mode is Mode.STOPPED or (self.mode is Mode.PROBING and self.prober is not None)
+        return self.mode in (Mode.STOPPED, Mode.PROBING)
 
     def end_probe(self) -> None:
         """Give the probe's place back, if nobody did."""
@@ -109,6 +107,7 @@ class Gate(bootsteps.StartStopStep):
         self._left_alone: set[str] = set()
         self._waiting: dict[str, weakref.WeakSet[ResilientRequest]] = {}
         self._overfull: set[str] = set()
+        self._catching_up: set[str] = set()  # queues that were left alone for that, until they were empty once
         self._lock = threading.RLock()  # timers have a thread of their own where there is no event loop
         self._timer: Any = None
         self._advised = False
@@ -129,6 +128,7 @@ class Gate(bootsteps.StartStopStep):
         self._left_alone.clear()
         self._waiting.clear()
         self._overfull.clear()
+        self._catching_up.clear()
         for protection, queue in _pausing(self._app):
             self._lane(protection).queues.add(queue)
         for lane in self._lanes.values():  # what was held is the broker's again: its connection is gone
@@ -163,11 +163,19 @@ class Gate(bootsteps.StartStopStep):
     # What the requests ask and say
 
     def received(self, request: ResilientRequest) -> None:
-        """A message has come in. What waits here for its time is counted."""
+        """A message has come in. It may be the one to probe with; and what waits here for its time is counted."""
         protection = request.protection
-        if protection is None or request.queue is None or request.eta is None or not request.waiting.deferrals:
+        if protection is None:
             return
         with self._lock:
+            if request.waits_here <= 0:
+                lane = self._lanes.get(protection.breaker.name) if protection.breaker is not None else None
+                if lane is not None and lane.mode is Mode.PROBING and lane.permit is not None and not lane.prober:
+                    lane.prober = request
+                    request.hand_over(lane.permit.ticket)
+                return
+            if request.queue is None or not request.waiting.deferrals:
+                return
             waiting = self._waiting.setdefault(request.queue, weakref.WeakSet())
             waiting.add(request)
             if len(waiting) >= protection.options.max_held and request.queue not in self._overfull:
@@ -187,20 +195,18 @@ class Gate(bootsteps.StartStopStep):
         with self._lock:
             if request.queue is not None and request.queue in self._waiting:
                 self._waiting[request.queue].discard(request)
-            if protection.options.on_open != "pause" or protection.breaker is None:
+            if protection.breaker is None:
                 return True
+            if protection.options.on_open != "pause":
+                crowded = request.is_late or (request.queue in self._catching_up and not request.waiting.deferrals)
+                return not crowded or self._is_its_turn(protection, request)
             lane = self._lane(protection)
             if request.queue is not None:
                 lane.queues.add(request.queue)
-            if lane.mode is Mode.FLOWING:
+            if lane.mode is Mode.FLOWING or lane.prober is request:
                 return True
             if lane.mode is Mode.RELEASING:
-                return self._has_turn(lane, request)
-            if lane.mode is Mode.PROBING and lane.prober is None and lane.permit is not None:
-                lane.prober = request
-                request.hand_over(lane.permit.ticket)
-                self._consumer.call_soon(self._leave_and_take_up)
-                return True
+                return self._has_turn(protection, request)
             self._hold(lane, request)
             return False
 
@@ -226,7 +232,7 @@ class Gate(bootsteps.StartStopStep):
                 lane.queues.add(request.queue)
             if lane.prober is request:
                 lane.end_probe()
-            if lane.mode is not Mode.PROBING or lane.prober is None:
+            if lane.prober is None:
                 lane.mode = Mode.STOPPED
             self._hold(lane, request, str(refusal))
             self._leave_and_take_up()
@@ -246,6 +252,8 @@ class Gate(bootsteps.StartStopStep):
             for queue in list(self._overfull):
                 if len(self._waiting[queue]) < 0.8 * self._most(queue):
                     self._overfull.discard(queue)
+                    self._catching_up.add(queue)
+            self._catching_up = {queue for queue in self._catching_up if self._count(queue)}
             self._leave_and_take_up()
 
     def _step(self, lane: Lane) -> None:
@@ -260,15 +268,16 @@ class Gate(bootsteps.StartStopStep):
             return
         if lane.mode in (Mode.FLOWING, Mode.RELEASING):
             lane.mode = Mode.STOPPED
-        if lane.mode is Mode.PROBING:
-            over = time.monotonic() > lane.deadline if lane.prober is None else _has_ended(lane.prober)
-            if over:
-                lane.end_probe()
-                lane.mode = Mode.STOPPED
+        if lane.mode is Mode.PROBING and (lane.prober is None or _has_ended(lane.prober)):
+            lane.end_probe()
+            lane.mode = Mode.STOPPED
         if lane.mode is Mode.STOPPED and wait <= 0 and not self._is_empty(lane):
             self._try_to_probe(lane)
 
     def _try_to_probe(self, lane: Lane) -> None:
+        consumer = self._consumer.task_consumer
+        if consumer is None or consumer.on_message is None:  # it has not begun yet
+            return
         try:
             permit = lane.breaker.acquire()
         except CircuitBreakerError:
@@ -276,15 +285,40 @@ class Gate(bootsteps.StartStopStep):
         if not permit.probe:  # it has closed in the meantime
             permit.cancel()
             return
-        lane.permit, lane.prober, lane.mode = permit, None, Mode.PROBING
-        lane.deadline = time.monotonic() + PROBE_PATIENCE
+        lane.permit, lane.mode = permit, Mode.PROBING
+        self._leave_and_take_up()
+        for queue in lane.queues:
+            for _ in range(_TRIES):
+                if lane.prober is not None or not self._fetch(queue):
+                    break
+        if lane.prober is None:
+            lane.end_probe()
+            lane.mode = Mode.STOPPED
 
-    def _has_turn(self, lane: Lane, request: ResilientRequest) -> bool:
+    def _fetch(self, name: str) -> bool:
+        """Take one message out of a queue that is left alone, as if it had been delivered; False if there is none."""
+        consumer = self._consumer.task_consumer
+        queue = self._app.amqp.queues.consume_from.get(name)
+        message = None if queue is None or consumer is None else queue(consumer.channel).get(no_ack=False)
+        if message is None:
+            return False
+        message.accept = consumer.accept
+        consumer.on_message(message)
+        return True
+
+    def _is_its_turn(self, protection: Protection, request: ResilientRequest) -> bool:
+        """The same for one that would be put off: while the breaker is open it gets its turn where it is refused."""
+        breaker = protection.subject(request.args, request.kwargs).breaker
+        if breaker is None or breaker.look()[0] != "closed":
+            return True
+        return self._has_turn(protection, request)
+
+    def _has_turn(self, protection: Protection, request: ResilientRequest) -> bool:
         """Whether a task of a queue that was left alone may run; else it has its turn later, and is kept until then."""
         if request.had_turn:
             return True
         request.had_turn = True
-        wait = lane.protection.turn(lane.protection.subject(request.args, request.kwargs))
+        wait = protection.turn(protection.subject(request.args, request.kwargs))
         if wait <= _AT_ONCE:
             return True
         self._consumer.timer.call_after(wait, self._consumer.on_task_request, (request,))

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("resilient_tasks")
 
+_PUNCTUAL = 0.25
+"""Seconds by which a task may be late for its turn."""
 _FEW = 10
 """So often a message may go back to a quorum queue; RabbitMQ's own limit is 20."""
 
@@ -61,6 +63,16 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         if super().revoked():
             return True
         return self in state.reserved_requests and self._gate is not None and not self._gate.admits(self)
+
+    @property
+    def waits_here(self) -> float:
+        """How many seconds it will be held until its time has come; 0 or less if that is now."""
+        return 0.0 if self.eta is None else float(self.eta.timestamp() - time.time())
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it has missed its turn after an opening, as when all workers were busy or away."""
+        return bool(self.waiting.deferrals and self.waiting.slot is None and self.waits_here < -_PUNCTUAL)
 
     def hand_over(self, probe: str) -> None:
         """Have the run use the probe's place that is held under the name ``probe``."""

@@ -120,15 +120,15 @@ def any_fleet(request: pytest.FixtureRequest, fleet_module: Any) -> Iterator[Fle
         for name, value in environ.items():
             patch.setenv(name, value)
         app.conf.update(fleet_module.broker_settings())
-        _connect_anew(app)
+        connect_anew(app)
         with assembled(fleet_module, **environ) as fleet:
             yield fleet
         pools.reset()
     app.conf.update(fleet_module.broker_settings())
-    _connect_anew(app)
+    connect_anew(app)
 
 
-def _connect_anew(app: Any) -> None:
+def connect_anew(app: Any) -> None:
     """The app has another broker now."""
     pools.reset()
     app._pool = None

@@ -31,6 +31,8 @@ app.conf.update(
     task_routes={"tests.celery.fleet.settle*": {"queue": "settling"}},
 )
 
+VISIBILITY = {"visibility_timeout": int(seconds)} if (seconds := os.environ.get("FLEET_VISIBILITY")) else {}
+
 
 def broker_settings() -> dict[str, Any]:
     """What of the configuration depends on the broker."""
@@ -41,7 +43,7 @@ def broker_settings() -> dict[str, Any]:
         "task_default_exchange_type": "topic" if quorum else "direct",
         "task_create_missing_queue_type": "quorum" if quorum else "classic",
         "task_create_missing_queue_exchange_type": "topic" if quorum else None,
-        "broker_transport_options": {"confirm_publish": True} if quorum else {},
+        "broker_transport_options": {"confirm_publish": True} if quorum else dict(VISIBILITY),
     }
 
 
@@ -259,6 +261,25 @@ SETTLING: dict[str, Any] = {
 def settle(order: int) -> int:
     upstream("settle")
     world.hincrby("runs", str(order), 1)
+    return order
+
+
+@breaker_task(
+    **PAYMENTS, retry_for=(ConnectionError,), max_retries=2, backoff=QUICK, reject_on_worker_lost=True, max_wait=300
+)
+def charge_lasting(order: int) -> int:
+    upstream()
+    return order
+
+
+@breaker_task(breaker="lasting", failure_threshold=1, recovery_timeout=7, acks_late=True)
+def wait_long(order: int) -> int:
+    world.hincrby("runs", str(order), 1)
+    return order
+
+
+@breaker_task(**SETTLING | {"breaker": "settling-other"}, acks_late=True)
+def settle_other(order: int) -> int:
     return order
 
 

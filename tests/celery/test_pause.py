@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.celery.conftest import Fleet
+from tests.celery.conftest import Fleet, connect_anew
 from tests.servers import Process, eventually
 
 Gather = Callable[..., list[Any]]
@@ -97,3 +97,46 @@ def test_acknowledged_early_it_is_put_off_and_nothing_is_lost(fleet: Fleet, gath
     fleet.recovery()
     assert sorted(gather(orders)) == list(range(40))
     assert fleet.world.hvals("runs") == ["1"] * 40
+
+
+def test_two_breakers_on_one_queue(fleet: Fleet, gather: Gather) -> None:
+    """While either is open the queue is left alone, and each is probed by a task of its own."""
+    worker = fleet.worker("-c", "2", *BOTH)
+    other = fleet.trip("settle_other")
+    worker.wait_for("breaker 'settling-other': settling is stopped")
+    mine = [fleet.module.settle.delay(n) for n in range(5)]
+    theirs = [fleet.module.settle_other.delay(n) for n in range(5)]
+    assert sorted(gather(mine)) == sorted(gather(theirs)) == list(range(5))
+    assert other.state == "closed"
+
+
+def test_a_lost_connection_does_not_have_it_taken_up(fleet: Fleet, gather: Gather) -> None:
+    worker = fleet.worker("-c", "1", *BOTH)
+    breaker = fleet.module.settle.resilience.breaker
+    breaker.force_open()
+    worker.wait_for("settling is stopped")
+    orders = [fleet.module.settle.delay(n) for n in range(5)]
+    with fleet.app.connection_for_write() as connection:
+        connection.default_channel.client.client_kill_filter(_type="normal", skipme=True)
+    connect_anew(fleet.app)  # so did the test's own
+    worker.wait_for("Connected to", times=2)
+    assert fleet.module.plain.delay(1).get(timeout=30) == 1
+    assert in_queue(fleet) == 5
+    breaker.reset()
+    assert sorted(gather(orders)) == list(range(5))
+    assert deliveries([worker], orders) == [1] * 5
+
+
+def test_a_pool_that_grows_and_shrinks_takes_nothing_up(fleet: Fleet, gather: Gather) -> None:
+    worker = fleet.worker("--autoscale=4,1", *BOTH)
+    breaker = fleet.module.settle.resilience.breaker
+    breaker.force_open()
+    worker.wait_for("settling is stopped")
+    orders = [fleet.module.settle.delay(n) for n in range(5)]
+    gather([fleet.module.plain.delay(n) for n in range(60)])
+    fleet.app.control.pool_grow(2, reply=True)
+    assert fleet.module.plain.delay(1).get(timeout=20) == 1
+    assert in_queue(fleet) == 5
+    breaker.reset()
+    assert sorted(gather(orders)) == list(range(5))
+    assert deliveries([worker], orders) == [1] * 5

@@ -13,7 +13,6 @@ import requests
 from celery.events.state import Task as TaskEvents
 
 from resilient_tasks import flower as columns
-from resilient_tasks import signals
 from tests.celery.conftest import Fleet
 from tests.servers import ROOT, Process, eventually, free_port
 
@@ -108,7 +107,6 @@ def test_signals_tell_what_happened(fleet: Fleet) -> None:
     for n in range(12):
         fleet.module.limited.delay(n)
     worker.wait_for("signal rate_limited tests.celery.fleet.limited")
-    assert signals.breaker_opened.name == "breaker_opened"
 
 
 def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None:
@@ -125,7 +123,7 @@ def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None
         seen: dict[str, Any] = {}
 
         def shown() -> bool:
-            page = {"draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 0}
+            page: dict[str, Any] = {"draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 0}
             reply = requests.get(
                 f"http://127.0.0.1:{port}/tasks/datatable",
                 params={**page, "order[0][dir]": "asc", "columns[0][data]": "name"},
@@ -137,9 +135,9 @@ def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None
 
         eventually(shown)
         assert seen["exception"] == "'slow-lane' open"
-        page = requests.get(f"http://127.0.0.1:{port}/tasks", timeout=5).text
-        assert 'data-column="exception"' in page
-        assert 'data-column="eta"' in page
+        html = requests.get(f"http://127.0.0.1:{port}/tasks", timeout=5).text
+        assert 'data-column="exception"' in html
+        assert 'data-column="eta"' in html
 
 
 @pytest.mark.parametrize(

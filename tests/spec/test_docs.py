@@ -26,13 +26,14 @@ from django.utils.module_loading import import_string
 from ratelimit_core import conf
 from ratelimit_core.django import checks
 from ratelimit_core.settings import SETTINGS
+from resilient_tasks.protection import TASK_OPTIONS
 from tests.django import settings as project
 from tests.limits import hammer
 from tests.limits.test_admission import DOCUMENTED
 from tests.servers import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("django.md", "limits.md", "migration.md")]
+PAGES = [DOCS / name for name in ("celery.md", "django.md", "limits.md", "migration.md")]
 
 _BLOCK = re.compile(r"^```python *(?P<kind>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -127,6 +128,11 @@ def test_every_setting_is_in_the_table() -> None:
         default = setting.default
         shown = "" if default is None else f"`{list(default) if default == () else default!r}`"
         assert named[f"RATELIMIT_{name.upper()}"].replace('"', "'").replace("100_000", "100000") == shown, name
+
+
+def test_every_option_of_a_task_is_in_the_table() -> None:
+    named = [name.strip("` ") for cells in rows("celery.md", "Options") for name in cells[0].split(",")]
+    assert sorted(named) == sorted(TASK_OPTIONS)
 
 
 def test_every_check_is_in_the_table() -> None:

@@ -1,0 +1,1 @@
+"""What it costs and what it keeps, measured: ``make bench-outage``."""
