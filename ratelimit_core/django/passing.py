@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..awaiting import awaited
 from ..limits import Decision
 from . import headers
 from .functions import in_loop
@@ -84,10 +84,10 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
     if refusal is not None:
         return await in_loop(limit.respond, request, refusal)
     if question is None or decision is None or not limit.holds_place(decision):
-        response = await _awaited(view(*args, **kwargs))
+        response = await awaited(view(*args, **kwargs))
     else:
         try:
-            response = await _awaited(view(*args, **kwargs))
+            response = await awaited(view(*args, **kwargs))
         except GeneratorExit:  # closed, and may not await: the place is free again after its time
             raise
         except BaseException:
@@ -97,10 +97,6 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
             await asyncio.shield(question.limiter.arelease(decision, key=question.key))
     headers.show(plain(request), response)
     return response
-
-
-async def _awaited(response: Any) -> Any:
-    return await response if inspect.isawaitable(response) else response
 
 
 def _released_on_close(question: Question, decision: Decision, response: Any) -> bool:
