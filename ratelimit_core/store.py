@@ -47,7 +47,8 @@ class Store:
         """:meth:`Backend.apply`.
 
         Raises:
-            BackendError: the backend is away; ``retry_after`` says when it is tried again.
+            BackendError: the backend is away, and ``retry_after`` says when it is tried again; or it could not be
+                asked this once.
         """
         returning = self._enter()
         try:
@@ -109,6 +110,8 @@ class Store:
             await asyncio.to_thread(self.note, key, entry, keep, seconds, local)
 
     def _failed(self, error: BackendError) -> None:
+        if not error.away:
+            return
         error.retry_after = self._retry_after / SECOND
         self._changed(self._clock() + self._retry_after, str(error))
 

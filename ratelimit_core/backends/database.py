@@ -39,6 +39,8 @@ _JOURNAL = "journal"
 
 _BEGIN_AGAIN = frozenset(["40001", "40P01", 1213, 1020])
 """Serialization failures and deadlocks, in PostgreSQL and MariaDB: nobody is to blame, the next attempt may do."""
+_ABORTED = "25P02"
+"""PostgreSQL: a statement of this transaction has failed, and none is heard any more."""
 
 
 class DatabaseBackend(Backend):
@@ -52,8 +54,10 @@ class DatabaseBackend(Backend):
 
     **An alias of its own** (the setting ``database``) is recommended: while a transaction is open on the alias,
     calls join it. A rollback then undoes what was decided, such as the failure of which the rollback is a
-    consequence; and records stay locked for other processes until the transaction ends. On SQLite an alias of its
-    own is a file of its own.
+    consequence; and records stay locked for other processes until the transaction ends. In a transaction that is
+    broken no question can be put, nor in one of SQLite that has read before somebody else wrote ("database is locked");
+    that is a BackendError which does not count as the database being away. On SQLite an alias of its own is a file of
+    its own.
 
     **A server that hangs** holds nobody up for longer than ``timeout``: it is asked in a few threads of the backend's
     own, whose connections are closed after each question unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool":
@@ -214,6 +218,7 @@ class DatabaseBackend(Backend):
     def _attempt(self, work: Callable[[Rows], R], dialect: Dialect, connection: BaseDatabaseWrapper) -> R:
         attempt = 1
         while True:
+            broken = _broken(connection)
             joins = False
             try:
                 joins = not connection.get_autocommit()
@@ -221,8 +226,14 @@ class DatabaseBackend(Backend):
                 return do(connection, work, dialect)
             except Error as error:
                 if joins or attempt == _ATTEMPTS or _code(error) not in _BEGIN_AGAIN:
-                    raise self._unavailable(error) from error
+                    raise self._unavailable(error, broken or (joins and self._is_callers(error))) from error
                 attempt += 1
+
+    def _is_callers(self, error: Error) -> bool:
+        """Whether it is about the transaction that was joined, and not about the database."""
+        if self._in_process:  # SQLite: a transaction that has read can't write if another has meanwhile
+            return "locked" in str(error)
+        return _code(error) in {*_BEGIN_AGAIN, _ABORTED}
 
     def _transact(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R], dialect: Dialect) -> R:
         """In a transaction of its own; without Django's ``atomic``, which takes more round trips."""
@@ -273,11 +284,12 @@ class DatabaseBackend(Backend):
         """One SELECT, outside of any transaction of ours."""
 
         def read(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+            broken = _broken(connection)
             try:
                 with self._begun(connection, text, parameters) as cursor:
                     return list(cursor.fetchall())
             except Error as error:
-                raise self._unavailable(error) from error
+                raise self._unavailable(error, broken or _code(error) == _ABORTED) from error
 
         return self._ask(read, seconds)
 
@@ -298,9 +310,18 @@ class DatabaseBackend(Backend):
     def _now(self) -> str:
         return self._dialect.clock if self._clock is None else str(self._clock())
 
-    def _unavailable(self, error: Error) -> BackendError:
+    def _unavailable(self, error: Error, of_caller: bool) -> BackendError:
         hint = f" (manage.py migrate --database {self.alias} makes the tables)" if RECORDS in str(error) else ""
-        return BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
+        if of_caller:
+            hint = " (in the transaction that is open on the alias; one of its own has no part in that)"
+        unavailable = BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
+        unavailable.away = not of_caller
+        return unavailable
+
+
+def _broken(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the caller's transaction takes no more statements."""
+    return connection.in_atomic_block and (connection.needs_rollback or connection.closed_in_transaction)
 
 
 def _code(error: Error) -> object:

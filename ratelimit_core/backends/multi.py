@@ -178,4 +178,6 @@ def _veto(calls: Sequence[Call]) -> Call:
 
 
 def _nobody(refusals: Sequence[Exception]) -> BackendError:
-    return BackendError(f"no store answers: {'; '.join(map(str, refusals))}")
+    error = BackendError(f"no store answers: {'; '.join(map(str, refusals))}")
+    error.away = any(getattr(refusal, "away", True) for refusal in refusals)
+    return error

@@ -12,6 +12,7 @@
 ``ratelimit.W002``     the database backend shares the connection of the requests
 ``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` without the middleware
 ``ratelimit.W004``     the middleware limits users before it is known who they are
+``ratelimit.W005``     the same as W002 on SQLite, where a transaction that has read may not be able to write
 =====================  ========================================================================================
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from .. import conf
@@ -132,7 +134,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E004, E007, W001, W002. Backends are made, which connects to nothing."""
+    """E004, E007, W001, W002, W005. Backends are made, which connects to nothing."""
     errors: list[CheckMessage] = []
     names = set()
     for entry in _read("backends")[0] or ():
@@ -169,7 +171,23 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
                 id="ratelimit.W002",
             )
         )
+        if _reads_first():
+            errors.append(
+                Warning(
+                    "The database backend shares a connection of SQLite: in a transaction that has read it can't count "
+                    "('database is locked') if another has written meanwhile, and this process decides alone.",
+                    hint="Give it an alias with a file of its own, or DATABASES['default']['OPTIONS'] = "
+                    "{'transaction_mode': 'IMMEDIATE'}, by which transactions begin with the lock.",
+                    id="ratelimit.W005",
+                )
+            )
     return errors
+
+
+def _reads_first() -> bool:
+    connection = connections["default"]
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or ""
+    return connection.vendor == "sqlite" and mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
 
 
 def _read(name: str) -> tuple[Any, str]:

@@ -17,11 +17,13 @@ from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
+from ratelimit_core import Limiter
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.errors import BackendError, ConfigurationError
+from ratelimit_core.events import subscribe
 from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
 from ratelimit_core.store import Store
 from tests import databases
@@ -337,6 +339,75 @@ def test_connections_of_its_own_follow_the_settings(
     backend.clear()
     backend.close()
     gc.collect()  # whatever was not closed would complain now
+
+
+# A transaction of the caller's that is broken
+
+
+def answers_locally(backend: DatabaseBackend) -> bool:
+    limiter = Limiter("1000/h", key="name", backend=backend)
+    return limiter.hit().local
+
+
+@pytest.fixture
+def changes() -> Iterator[list[object]]:
+    """What subscribers are told of the store."""
+    told: list[object] = []
+    unsubscribe = subscribe(told.append)
+    yield told
+    unsubscribe()
+
+
+def test_a_broken_transaction_does_not_make_the_store_away(
+    alias: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    assert not answers_locally(backend)
+    with transaction.atomic(alias):
+        transaction.set_rollback(True, using=alias)
+        for _ in range(6):
+            assert answers_locally(backend)
+        with pytest.raises(BackendError, match="one of its own"):
+            backend.entries(("name", "history"))
+    assert not answers_locally(backend)
+    assert changes == []
+    status = backend.get_circuit_breaker_status()
+    assert status is not None
+    assert (status["state"], status["failure_count"]) == ("closed", 0)
+    backend.clear()
+
+
+def test_an_aborted_transaction_neither(
+    postgresql: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(postgresql, key_prefix=prefix, clock=clock)
+    with suppress(Error), transaction.atomic(postgresql):
+        with connections[postgresql].cursor() as cursor, suppress(Error):
+            cursor.execute("SELECT 1 / 0")
+        assert answers_locally(backend)
+        with pytest.raises(BackendError) as caught:
+            backend.entries(("name", "history"))
+        assert not caught.value.away
+    assert not answers_locally(backend)
+    assert changes == []
+    backend.clear()
+
+
+def test_a_transaction_of_sqlite_that_has_read_neither(
+    sqlite: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(sqlite, key_prefix=prefix, clock=clock)
+    with databases.twin(sqlite) as twin:
+        other = DatabaseBackend(twin, key_prefix=prefix, clock=clock)
+        with transaction.atomic(sqlite):
+            rows(sqlite, prefix)
+            hits(other, 1)
+            assert answers_locally(backend)
+            rows(sqlite, prefix)  # the transaction goes on
+        other.close()
+    assert not answers_locally(backend)
+    assert changes == []
+    backend.clear()
 
 
 # A database that hangs

@@ -69,7 +69,6 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"RATELIMIT_BACKEND": "django-db://nowhere"}, "E007", ["'nowhere'", "DATABASES"]),
     ({"DEBUG": False}, "W001", ["The backend is memory", "RATELIMIT_BACKEND = 'redis://...'"]),
-    ({"RATELIMIT_BACKEND": "database"}, "W002", ["rollback", "RATELIMIT_DATABASE = 'resilience'"]),
     ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s"}}, "W003", ["limits nothing", f"Add '{RESILIENCE}'"]),
     (
         {"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "key": "user"}, "MIDDLEWARE": [RESILIENCE, AUTHENTICATION]},
@@ -89,6 +88,15 @@ def test_a_wrong_setting_is_named_with_what_to_write(
     for word in words:
         assert word in text
     assert "hidden" not in text
+
+
+def test_a_database_that_is_shared_with_the_requests_is_warned_of(check: Checker) -> None:
+    shared, reads_first = check(RATELIMIT_BACKEND="database")
+    assert (shared[0], reads_first[0]) == ("ratelimit.W002", "ratelimit.W005")
+    assert "rollback" in shared[1]
+    assert "RATELIMIT_DATABASE = 'resilience'" in shared[2]
+    assert "database is locked" in reads_first[1]
+    assert "'transaction_mode': 'IMMEDIATE'" in reads_first[2]
 
 
 RIGHT: list[dict[str, Any]] = [
