@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..awaiting import awaited
@@ -72,7 +73,7 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
         except BaseException:
             question.limiter.release(decision, key=question.key)
             raise
-        if not _released_on_close(question, decision, response):
+        if not _released_on_close(request, question, decision, response):
             question.limiter.release(decision, key=question.key)
     headers.show(plain(request), response)
     return response
@@ -93,23 +94,37 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
         except BaseException:
             await asyncio.shield(question.limiter.arelease(decision, key=question.key))
             raise
-        if not _released_on_close(question, decision, response):
+        if not _released_on_close(request, question, decision, response):
             await asyncio.shield(question.limiter.arelease(decision, key=question.key))
     headers.show(plain(request), response)
     return response
 
 
-def _released_on_close(question: Question, decision: Decision, response: Any) -> bool:
-    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread."""
+def _released_on_close(request: Any, question: Question, decision: Decision, response: Any) -> bool:
+    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread.
+
+    So does the request, which Django closes with whatever response is sent in the end: one that a middleware has put
+    in the place of the view's, a 304 say, leaves that one unclosed.
+    """
     if not getattr(response, "streaming", False):
         return False
-    close = response.close
+    held = [decision]
 
-    def close_and_release() -> None:
-        try:
-            close()
-        finally:
-            question.limiter.release(decision, key=question.key)
+    def release() -> None:
+        with suppress(IndexError):  # given back already
+            question.limiter.release(held.pop(), key=question.key)
 
-    response.close = close_and_release
+    closed: tuple[Any, ...] = (response, plain(request))
+    for each in closed:
+        each.close = _then(each.close, release)
     return True
+
+
+def _then(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        try:
+            first()
+        finally:
+            second()
+
+    return both

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.utils.decorators import method_decorator
 from django.views.generic import View
 
@@ -76,6 +76,19 @@ def shared(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
+LAST_MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@rate_limit("ip", concurrency=1)
+def streamed(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"a"]), headers={"Last-Modified": LAST_MODIFIED})
+
+
+@rate_limit("ip", concurrency=1)
+async def streamed_async(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"a"]), headers={"Last-Modified": LAST_MODIFIED})
+
+
 class AsyncPage(View):
     async def get(self, request: HttpRequest) -> HttpResponse:
         return HttpResponse("ok")
@@ -137,6 +150,8 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "limited-async": limited_async,
     "shared": shared,
     "shared-async": shared_async,
+    "streamed": streamed,
+    "streamed-async": streamed_async,
     "breaker-by-method": ByMethod.as_view(),
     "breaker-by-hand": ByHand.as_view(),
     "breaker-around": circuit_breaker("around", backend=STORE, verdict_ttl=0)(AsyncPage.as_view()),
