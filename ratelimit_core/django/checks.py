@@ -8,6 +8,7 @@
 ``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` that is no network
 ``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an unknown option or a wrong value
 ``ratelimit.E007``     the backend can't be made; of the database backend also: ``DATABASES`` has no such alias
+``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` of Django REST framework, where our throttles use it
 ``ratelimit.W001``     each process has a memory of its own, and this is no development server
 ``ratelimit.W002``     the database backend shares the connection of the requests
 ``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` without the middleware
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -130,6 +132,22 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
             )
         ]
     return []
+
+
+@register(TAG)
+def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E008. If no throttle of ours is imported the rates are another library's, which may write them otherwise."""
+    if "rest_framework" not in settings.INSTALLED_APPS:
+        return []
+    from rest_framework.settings import api_settings
+
+    try:
+        api_settings.DEFAULT_THROTTLE_CLASSES  # noqa: B018 - imports them
+        throttles = sys.modules.get("ratelimit_core.django.drf")
+        wrong = [] if throttles is None else throttles.wrong_rates()
+    except _REFUSALS as error:
+        wrong = [str(error)]
+    return [Error(f"REST_FRAMEWORK: {message}", id="ratelimit.E008") for message in wrong]
 
 
 @register(TAG)
