@@ -2,7 +2,7 @@
 
 =====================  ========================================================================================
 ``ratelimit.E001``     a setting that does not exist, and the nearest that does
-``ratelimit.E002``     a wrong value, also of a handler that can't be imported
+``ratelimit.E002``     a wrong value, also of a handler that can't be imported or called
 ``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an unknown option or a wrong value
 ``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` that can't be made
 ``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` that is no network
@@ -22,20 +22,20 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.db import connections
-from django.utils.module_loading import import_string
 
 from .. import conf
 from ..breaker_config import CircuitBreakerConfig
 from ..errors import ConfigurationError, ResilienceError
 from ..settings import SETTINGS, setting
 from .addresses import Proxies
+from .configured import handler
 from .middleware import SiteLimits
 
 TAG = "ratelimit"
@@ -67,9 +67,7 @@ def check_values(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     """E002."""
     errors = []
     for name in SETTINGS:
-        value, error = _read(name)
-        if not error and name.endswith("_handler") and isinstance(value, str):
-            error = _not_imported(name, value)
+        _, error = _read(name, handler if name.endswith("_handler") else setting)
         if error:
             errors.append(Error(error, id="ratelimit.E002"))
     return [*errors]
@@ -208,21 +206,13 @@ def _reads_first() -> bool:
     return connection.vendor == "sqlite" and mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
 
 
-def _read(name: str) -> tuple[Any, str]:
+def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
     """The value of a setting, or what is wrong with it."""
     try:
-        return setting(name), ""
+        return read(name), ""
     except ConfigurationError as error:
         message = _without_passwords(str(error))
         return None, message.replace(f"{name}=", f"{_PREFIX}{name.upper()} = ", 1)
-
-
-def _not_imported(name: str, value: str) -> str:
-    try:
-        import_string(value)
-    except ImportError as error:
-        return f"{_PREFIX}{name.upper()} = {value!r} can't be imported: {error}"
-    return ""
 
 
 def _refusal(name: str, options: Mapping[str, Any]) -> str:
