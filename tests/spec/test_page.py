@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -58,7 +59,7 @@ class Upstream:
     def __call__(self) -> str:
         self.calls += 1
         if self.error is not None:
-            raise self.error
+            raise copy.copy(self.error)  # a new one each time: the same one again is the same failure, seen further out
         return "fresh"
 
 
