@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from .permit import Permit, probes
 from .steps import Steps, arun
 
+if sys.version_info >= (3, 12):
+    from inspect import iscoroutinefunction
+else:  # this one sees there what asgiref marks as a coroutine function
+    from asyncio import iscoroutinefunction
+
 R = TypeVar("R")
 
 _tasks: set[asyncio.Task[Any]] = set()
 """The loop itself holds tasks only weakly."""
+
+
+def is_asynchronous(function: Callable[..., Any]) -> bool:
+    """Whether what ``function`` returns is to be awaited, as far as can be told before it is called.
+
+    So it is of coroutine functions, of what is marked as one, and of a method of an asynchronous view that
+    ``method_decorator`` decorates: ``dispatch`` is a plain function that returns a coroutine.
+    """
+    if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
+        return True
+    method = bound_method(function)
+    return method is not None and is_asynchronous_view(method.__self__)
+
+
+def is_asynchronous_view(candidate: object) -> bool:
+    """Whether it is a class-based view of Django's whose handlers are coroutine functions."""
+    return getattr(type(candidate), "view_is_async", False) is True
+
+
+def bound_method(function: Any) -> Any:
+    """The method that ``method_decorator`` decorates anew for each call, or None."""
+    while function is not None:
+        if isinstance(function, functools.partial) and inspect.ismethod(function.func):
+            return function.func
+        function = getattr(function, "__wrapped__", None)
+    return None
 
 
 def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
@@ -43,10 +77,15 @@ async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coro
         raise
 
 
-async def judged(permit: Permit, function: Callable[[], Awaitable[Any]]) -> Any:
+async def awaited(result: Any) -> Any:
+    """``result``, awaited if it is to be: an asynchronous view may answer at once, as Django's mixins do."""
+    return await result if inspect.isawaitable(result) else result
+
+
+async def judged(permit: Permit, function: Callable[[], Any]) -> Any:
     """What ``function`` answers when awaited, and the permit settled by it, whoever is cancelled."""
     try:
-        result = await (_as_probe(permit, function) if permit.probe else function())
+        result = await (_as_probe(permit, function) if permit.probe else awaited(function()))
     except GeneratorExit:  # closed, and may not await
         permit.cancel()
         raise
@@ -57,11 +96,11 @@ async def judged(permit: Permit, function: Callable[[], Awaitable[Any]]) -> Any:
     return result
 
 
-async def _as_probe(permit: Permit, function: Callable[[], Awaitable[Any]]) -> Any:
+async def _as_probe(permit: Permit, function: Callable[[], Any]) -> Any:
     """What a probe calls through its own breaker again is still that probe."""
     before = probes.set((*probes.get(), permit))
     try:
-        return await function()
+        return await awaited(function())
     finally:
         with suppress(ValueError):  # closed in another context than it began in
             probes.reset(before)

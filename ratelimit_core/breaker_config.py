@@ -28,8 +28,9 @@ class CircuitBreakerConfig:
             and up to where.
         success_threshold: how many probes have to succeed before it closes.
         probe_timeout: a probe's place is free again after so long, if its process died.
-        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens, once there were
-            ``minimum_calls``; a call is slow from ``slow_call_duration`` on.
+        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens too, once there were
+            ``minimum_calls``; a call is slow from ``slow_call_duration`` on. With ``failure_threshold=1_000_000``
+            they alone count.
         verdict_ttl: for how long a process lets calls through on the store's last word. 0 asks every time.
         expected_exception: what counts as a failure.
         ignored_exceptions: what counts as nothing.

@@ -52,6 +52,8 @@ def is_probe(verdict: Verdict, shadow: bool) -> bool:
 
 def next_attempt(verdict: Verdict) -> float | None:
     """When it may be probed, in seconds since the epoch; None if it is not open, or nobody knows."""
+    if verdict[MODE] == FORCED_OPEN and verdict[STATE] == OPEN and verdict[MODE_UNTIL]:
+        return max(verdict[MODE_UNTIL], verdict[RETRY_AT]) / SECOND
     if verdict[MODE] == FORCED_OPEN:
         return verdict[MODE_UNTIL] / SECOND or None
     return verdict[RETRY_AT] / SECOND if state_of(verdict) == OPEN else None

@@ -52,11 +52,18 @@ class CircuitBreakerRegistry:
             )
 
     def get_or_create(self, name: str, config: CircuitBreakerConfig | dict[str, Any] | None = None) -> CircuitBreaker:
-        """The breaker ``name``, defined with ``config`` if it is not yet known."""
+        """The breaker ``name``, defined with ``config`` if it is not yet known.
+
+        Raises:
+            ConfigurationError: an unknown or wrong setting, or a name that is defined differently already.
+        """
         if isinstance(config, CircuitBreakerConfig):
             config = {option: getattr(config, option) for option in OPTIONS}
+        if config:
+            breaker = self._make(name, **config)
+            return breaker if config.get("fallback_function") else self._breakers[name]  # a fallback is each one's own
         known = self._breakers.get(name)
-        return known or self._breakers.setdefault(name, self._make(name, **(config or {})))
+        return known or self._breakers.setdefault(name, self._make(name))
 
     def get(self, name: str) -> CircuitBreaker | None:
         """The breaker ``name``, or None if this process does not know it."""

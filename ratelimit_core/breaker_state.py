@@ -353,7 +353,7 @@ class BreakerState:
                 local=local,
                 shadow=in_shadow(verdict, self.config.shadow),
             )
-            emit(change)
+            yield "announce", change
             yield "note", *history.note(history.transition(change, verdict[CHANGED_AT] / SECOND)), local
 
     def _learn(self, verdict: Verdict, *, local: bool, asked: bool) -> None:

@@ -15,7 +15,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from . import conf
-from .awaiting import acquired, judged, settled
+from .awaiting import acquired, awaited, is_asynchronous, is_asynchronous_view, judged, settled
 from .backends.base import Backend
 from .backends.calls import Call
 from .breaker_config import OPTIONS, CircuitBreakerConfig
@@ -198,6 +198,8 @@ class CircuitBreaker(Overrulable):
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``function`` and judge the outcome; refused, call ``fallback_function`` if there is one.
 
+        Of a coroutine function it returns what is to be awaited, and asks only then.
+
         Raises:
             CircuitBreakerError: refused, and there is no fallback.
         """
@@ -212,6 +214,13 @@ class CircuitBreaker(Overrulable):
         return result
 
     def _call(
+        self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        if is_asynchronous(function):
+            return self._call_async(function, fallback, args, kwargs)
+        return self._call_at_once(function, fallback, args, kwargs)
+
+    def _call_at_once(
         self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
     ) -> Any:
         try:
@@ -230,15 +239,15 @@ class CircuitBreaker(Overrulable):
         permit.judge_result(result)
         return result
 
-    async def _call_async(self, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    async def _call_async(
+        self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
         try:
             permit = await self.aacquire()
         except CircuitBreakerError:
-            fallback = self._fallback
             if fallback is None:
                 raise
-            result = fallback(*args, **kwargs)
-            return await result if inspect.isawaitable(result) else result
+            return await awaited(fallback(*args, **kwargs))
         return await judged(permit, functools.partial(function, *args, **kwargs))
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -253,19 +262,23 @@ class CircuitBreaker(Overrulable):
                 "it was called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
             )
         pick = self._picker(function)
-        if inspect.iscoroutinefunction(function):
+        if is_asynchronous(function):
 
             @functools.wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
-                return await pick(args, kwargs)._call_async(function, args, kwargs)
+                breaker = pick(args, kwargs)
+                return await breaker._call_async(function, breaker._fallback, args, kwargs)
 
             guarded = cast(Callable[P, R], guarded_async)
         else:
+            may_be_views = getattr(function, "__name__", "") == "dispatch"
 
             @functools.wraps(function)
             def guarded_sync(*args: P.args, **kwargs: P.kwargs) -> R:
                 breaker = pick(args, kwargs)
-                result: R = breaker._call(function, breaker._fallback, args, kwargs)
+                awaits = may_be_views and is_asynchronous_view(args[0] if args else None)
+                call: Callable[..., Any] = breaker._call_async if awaits else breaker._call_at_once
+                result: R = call(function, breaker._fallback, args, kwargs)
                 return result
 
             guarded = guarded_sync

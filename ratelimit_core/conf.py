@@ -12,7 +12,7 @@ from typing import Any
 
 from .backends.base import Backend
 from .breaker_config import CircuitBreakerConfig
-from .errors import ConfigurationError, unknown_option
+from .errors import ConfigurationError, ResilienceError, unknown_option
 from .settings import SETTINGS, checked, chosen, explicit, setting
 from .store import Store
 
@@ -169,6 +169,10 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None) -> Back
         made = factory(*arguments, **{**defaults, **options})
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{shown} with options {sorted(options)}: {error}") from error
+    except ResilienceError:
+        raise
+    except Exception as error:  # a class of one's own may raise anything
+        raise ConfigurationError(f"{shown} can't be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, Backend):
         raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is no Backend")
     return made
@@ -200,8 +204,8 @@ def _factory(backend: str, shown: str) -> tuple[Callable[..., Any], tuple[str, .
         module, _, name = backend.rpartition(".")
         try:
             return getattr(importlib.import_module(module), name), (), {}
-        except (ImportError, AttributeError) as error:
-            raise ConfigurationError(f"{shown} can't be imported: {error}") from error
+        except Exception as error:  # a module of one's own may raise anything
+            raise ConfigurationError(f"{shown} can't be imported: {type(error).__name__}: {error}") from error
     raise ConfigurationError(
         f"{shown}: known are memory://, redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, "
         f"django-db://ALIAS, {', '.join(['memory', 'redis', 'database', 'multi', *_registered])}, "

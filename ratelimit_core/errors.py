@@ -95,7 +95,14 @@ class RateLimited(ResilienceError):
 
 
 class BackendError(ResilienceError):
-    """The store did not answer, or not in time. Raised ``from`` the driver's own error."""
+    """The store did not answer, or not in time. Raised ``from`` the driver's own error.
+
+    Attributes:
+        away: whether that says something of the store. False: this one question could not be put, since the caller's
+            own transaction is broken, say; the next one may be answered.
+    """
+
+    away = True
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)

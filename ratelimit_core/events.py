@@ -1,13 +1,13 @@
 """What happened: breakers that changed state, a store that went away or came back.
 
 Subscribers are called by the process whose call caused the event, at most once, on the calling thread. What
-they raise is logged and goes no further.
+they raise is logged and goes no further. What awaits its store awaits those that can be awaited, too.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 logger = logging.getLogger("ratelimit_core")
@@ -63,22 +63,50 @@ class StoreChanged:
 Event = BreakerChanged | ModeChanged | SettingsDiffer | StoreChanged
 Subscriber = Callable[[Event], object]
 
-_subscribers: list[Subscriber] = []
+AsyncSubscriber = Callable[[Event], Awaitable[object]]
+
+_subscribers: list[tuple[Subscriber, AsyncSubscriber | None]] = []
 
 
-def subscribe(subscriber: Subscriber) -> Callable[[], None]:
-    """Have ``subscriber`` called with every event; returns what ends it."""
-    _subscribers.append(subscriber)
+def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = None) -> Callable[[], None]:
+    """Have ``subscriber`` called with every event; returns what ends it.
+
+    ``asynchronous`` is awaited in its place where an event loop may not be held up.
+    """
+    pair = subscriber, asynchronous
+    _subscribers.append(pair)
 
     def unsubscribe() -> None:
-        if subscriber in _subscribers:
-            _subscribers.remove(subscriber)
+        if pair in _subscribers:
+            _subscribers.remove(pair)
 
     return unsubscribe
 
 
 def emit(event: Event) -> None:
     """Log ``event`` and tell the subscribers."""
+    _log(event)
+    for subscriber, _ in list(_subscribers):
+        try:
+            subscriber(event)
+        except Exception:
+            logger.exception("a subscriber failed on %r", event)
+
+
+async def aemit(event: Event) -> None:
+    """:func:`emit` without blocking the event loop."""
+    _log(event)
+    for subscriber, asynchronous in list(_subscribers):
+        try:
+            if asynchronous is None:
+                subscriber(event)
+            else:
+                await asynchronous(event)
+        except Exception:
+            logger.exception("a subscriber failed on %r", event)
+
+
+def _log(event: Event) -> None:
     match event:
         case BreakerChanged(new="open"):
             logger.warning(
@@ -118,11 +146,6 @@ def emit(event: Event) -> None:
                 event.reason,
                 extra={"event": event},
             )
-    for subscriber in list(_subscribers):
-        try:
-            subscriber(event)
-        except Exception:
-            logger.exception("a subscriber failed on %r", event)
 
 
 def _scope(event: BreakerChanged) -> str:

@@ -168,7 +168,7 @@ class Limiter:
                 return decision
         limit = self.limits[which]
         call = limit.call(name, RESERVE, cost, ticket, floor, max_wait)
-        return replace(self._ask(Question([limit], [call], cost, ticket)), which=which)
+        return replace(self._ask(Question([limit], [call], cost, ticket)), which=which, tightest=which)
 
     def redeem(self, slot: Decision, *, key: str | None = None) -> Decision:
         """Use a reserved slot, now that its time has come: once, and not much later; else this is a new hit.

@@ -49,6 +49,7 @@ class Decision:
         reset_after: until all that was used is back: the longest over all limits.
         retry_after: until asking again makes sense, or until the reserved slot: the longest over all limits.
         ticket: names what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
+        tightest: the limit that has the least left, by its place; of several alike the one with the longest wait.
         which: the limit with the longest wait, by its place; of a reservation, the one that gave the slot.
         cost: how much was asked for.
         keeps_slot: denied a redemption, whether the slot is still held, for ``retry_after`` from now.
@@ -62,6 +63,7 @@ class Decision:
     reset_after: float
     retry_after: float
     ticket: str = ""
+    tightest: int = 0
     which: int = 0
     cost: int = 1
     keeps_slot: bool = False
@@ -178,7 +180,7 @@ def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> D
     allowed = all(verdict[ALLOWED] for verdict in verdicts)
     # If one denied, the others have no say: they answered as if they had counted what now counts nowhere.
     telling = [i for i, verdict in enumerate(verdicts) if allowed or not verdict[ALLOWED]]
-    tightest = min(telling, key=lambda i: verdicts[i][ANSWER])
+    tightest = min(telling, key=lambda i: (verdicts[i][ANSWER], -verdicts[i][WAIT], -verdicts[i][OTHER_ANSWER]))
     which = max(telling, key=lambda i: verdicts[i][WAIT])
     return Decision(
         allowed=allowed,
@@ -187,6 +189,7 @@ def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> D
         reset_after=max(verdict[OTHER_ANSWER] for verdict in verdicts) / SECOND,
         retry_after=verdicts[which][WAIT] / SECOND,
         ticket=question.ticket,
+        tightest=tightest,
         which=which,
         cost=question.cost,
         keeps_slot=not verdicts[which][ALLOWED] and limits[which].reservable and verdicts[which][-1] > 0,

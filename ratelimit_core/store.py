@@ -14,7 +14,7 @@ from .backends.calls import Call, Key
 from .backends.memory import MemoryBackend
 from .clock import SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, CircuitBreakerError
-from .events import StoreChanged, emit
+from .events import Event, StoreChanged, aemit, emit
 from .policies import Verdict
 
 RETRY_AFTER = 5.0
@@ -47,16 +47,17 @@ class Store:
         """:meth:`Backend.apply`.
 
         Raises:
-            BackendError: the backend is away; ``retry_after`` says when it is tried again.
+            BackendError: the backend is away, and ``retry_after`` says when it is tried again; or it could not be
+                asked this once.
         """
         returning = self._enter()
         try:
             verdicts = self.backend.attempt(calls)
         except BackendError as error:
-            self._failed(error)
+            self.announce(self._failed(error))
             raise
         if returning:
-            self._changed(0)
+            self.announce(self._changed(0))
         return verdicts
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
@@ -65,10 +66,10 @@ class Store:
         try:
             verdicts = await self.backend.aattempt(calls)
         except BackendError as error:
-            self._failed(error)
+            await self.aannounce(self._failed(error))
             raise
         if returning:
-            self._changed(0)
+            await self.aannounce(self._changed(0))
         return verdicts
 
     def _enter(self) -> bool:
@@ -108,19 +109,31 @@ class Store:
         else:
             await asyncio.to_thread(self.note, key, entry, keep, seconds, local)
 
-    def _failed(self, error: BackendError) -> None:
-        error.retry_after = self._retry_after / SECOND
-        self._changed(self._clock() + self._retry_after, str(error))
+    def announce(self, event: Event | None) -> None:
+        """Tell the subscribers, if there is anything to tell."""
+        if event is not None:
+            emit(event)
 
-    def _changed(self, away_until: int, reason: str = "") -> None:
+    async def aannounce(self, event: Event | None) -> None:
+        """:meth:`announce` without blocking the event loop."""
+        if event is not None:
+            await aemit(event)
+
+    def _failed(self, error: BackendError) -> StoreChanged | None:
+        if not error.away:
+            return None
+        error.retry_after = self._retry_after / SECOND
+        return self._changed(self._clock() + self._retry_after, str(error))
+
+    def _changed(self, away_until: int, reason: str = "") -> StoreChanged | None:
+        """Note whether the store is there; what is to be announced of it."""
         up = not away_until
         with self._lock:
             was_up = self.up
             if was_up and not up:
                 self.local.clear()  # this process begins anew
             self._away_until = away_until
-        if up != was_up:
-            emit(StoreChanged(up=up, reason=reason))
+        return StoreChanged(up=up, reason=reason) if up != was_up else None
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

@@ -78,6 +78,17 @@ def twin(alias: str, **options: Any) -> Iterator[str]:
 
 
 @contextmanager
+def alias(name: str, engine: str, port: int) -> Iterator[str]:
+    """An alias of whatever answers at that port."""
+    server = {"ENGINE": f"django.db.backends.{engine}", "NAME": "any", "USER": "any", "HOST": "127.0.0.1", "PORT": port}
+    _add(name, server)
+    try:
+        yield name
+    finally:
+        _remove(name)
+
+
+@contextmanager
 def unmigrated(alias: str) -> Iterator[str]:
     """An alias of the same kind of database without our tables."""
     name = f"{alias}-unmigrated"

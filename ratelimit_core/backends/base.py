@@ -225,7 +225,8 @@ class Backend(ABC):
     def _failed(self, ticket: str, error: BaseException) -> None:
         """Count ``error`` if it is the store's, and raise it as what it is to the caller, if that is another."""
         protection = self._protection
-        if not isinstance(error, Exception) or isinstance(error, ValueError):  # ended, or asked for nonsense
+        of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.away)
+        if not isinstance(error, Exception) or of_caller:  # ended, or asked for nonsense, or in no state to ask
             if protection is not None:
                 protection.interrupted(ticket)
             return

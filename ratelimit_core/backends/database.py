@@ -7,6 +7,7 @@ import json
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -24,16 +25,22 @@ from .base import Backend
 from .calls import Call, Key, refuse_duplicates, unescape
 from .database_rows import Rows
 from .database_sql import BATCH, DIALECTS, RECORDS, Dialect, foldless, listing, places, reading, row
-from .database_threads import off_loop, this_threads
+from .database_threads import Threads, in_event_loop, this_threads
 
 R = TypeVar("R")
 
+TIMEOUT = 0.3
+"""Seconds that a question may take."""
+_PATIENCE = 5.0
+"""The same, of what goes through a whole table."""
 _ATTEMPTS = 5
 _JOURNAL = "journal"
 """Journals are records of this name in place of a policy's."""
 
 _BEGIN_AGAIN = frozenset(["40001", "40P01", 1213, 1020])
 """Serialization failures and deadlocks, in PostgreSQL and MariaDB: nobody is to blame, the next attempt may do."""
+_ABORTED = "25P02"
+"""PostgreSQL: a statement of this transaction has failed, and none is heard any more."""
 
 
 class DatabaseBackend(Backend):
@@ -47,28 +54,37 @@ class DatabaseBackend(Backend):
 
     **An alias of its own** (the setting ``database``) is recommended: while a transaction is open on the alias,
     calls join it. A rollback then undoes what was decided, such as the failure of which the rollback is a
-    consequence; and records stay locked for other processes until the transaction ends. On SQLite an alias of its
-    own is a file of its own.
+    consequence; and records stay locked for other processes until the transaction ends. In a transaction that is
+    broken no question can be put, nor in one of SQLite that has read before somebody else wrote ("database is locked");
+    that is a BackendError which does not count as the database being away. On SQLite an alias of its own is a file of
+    its own.
 
-    Connections are Django's: one for each thread and alias, closed when the thread ends. ``aapply`` asks in threads
-    and closes their connections after each call, unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``)
-    keeps them. A forked child makes connections of its own; a pool is for programs that don't fork once it is open.
+    **A server that hangs** holds nobody up for longer than ``timeout``: it is asked in a few threads of the backend's
+    own, whose connections are closed after each question unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool":
+    True}``) keeps them. Two cases are asked in the caller's thread, on its connection. One is SQLite, which waits for
+    its lock as long as ``OPTIONS = {"timeout": ...}`` says. The other is a transaction that is open on the alias: there
+    PostgreSQL and MariaDB end a statement of ours that takes too long, but nobody can end the waiting for a server that
+    does not even do that, as for the caller's own statements. A forked child makes connections of its own; a pool is
+    for programs that don't fork once it is open.
 
     Args:
         alias: the setting ``database`` by default.
+        timeout: seconds that a question may take, connecting and waiting for locks included. What goes through a
+            whole table (``keys``, ``clear``, ``prune``) may take 5 s.
         key_prefix: two applications that must not meet in the same tables take two prefixes; the setting
             ``key_prefix`` by default.
         clock: decides instead of the database's clock; for tests.
         options: those of :class:`Backend`.
 
     Raises:
-        ConfigurationError: there is no such alias, or it is of a database that is not supported.
+        ConfigurationError: there is no such alias, or it is of a database that is not supported; a wrong timeout.
     """
 
     def __init__(
         self,
         alias: str | None = None,
         *,
+        timeout: float = TIMEOUT,
         key_prefix: str | None = None,
         clock: Clock | None = None,
         **options: Any,
@@ -76,26 +92,34 @@ class DatabaseBackend(Backend):
         super().__init__(clock=clock, **options)
         self.alias = setting("database") if alias is None else alias
         self._prefix = foldless(setting("key_prefix") if key_prefix is None else key_prefix)
-        self._dialect = _dialect(self.alias)
-        self._clock = clock if clock or self._dialect.clock else wall
+        if not (type(timeout) in (int, float) and 0.001 <= timeout <= 3600):
+            raise ConfigurationError(f"timeout={timeout!r} should be seconds, from 0.001 to 3600")
+        dialect = _dialect(self.alias)
+        self._clock = clock if clock or dialect.clock else wall
+        self._timeout = timeout
+        # The server gives up first: what nobody waits for any more should not be done after all.
+        self._dialect, self._patient = dialect.within(0.8 * timeout), dialect.within(0.8 * _PATIENCE)
+        self._threads = Threads(self.alias)
         _instances.add(self)
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        refuse_duplicates(calls)
-        if not calls:
-            return []
-        rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
-        return self._run(lambda locked: locked.decide(calls, rows))
+        work = self._deciding(calls)
+        return self._run(work) if calls else []
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        return await asyncio.to_thread(self._apply_in_a_thread, calls)
-
-    def _apply_in_a_thread(self, calls: Sequence[Call]) -> list[Verdict]:
-        connection = this_threads(self.alias)
+        work = self._deciding(calls)
+        if not calls:
+            return []
+        future = self._threads.submit(partial(self._attempt, work, self._dialect))
         try:
-            return self._apply(calls)
-        finally:  # no request and no task ends in this thread, which is when Django would look after its connection
-            connection.close_if_unusable_or_obsolete()
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._limit(self._timeout))
+        except TimeoutError as error:
+            raise self._too_late(self._timeout) from error
+
+    def _deciding(self, calls: Sequence[Call]) -> Callable[[Rows], list[Verdict]]:
+        refuse_duplicates(calls)
+        rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
+        return lambda locked: locked.decide(calls, rows)
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         ids = [row(self._prefix, policy.name, key).id for key in keys]
@@ -105,11 +129,11 @@ class DatabaseBackend(Backend):
 
     def _keys(self, policy: Policy) -> list[Key]:
         text = listing(self._now())
-        found = self._read(text, [self._prefix, policy.name])
+        found = self._read(text, [self._prefix, policy.name], _PATIENCE)
         return [(unescape(name), unescape(qualifier)) for name, qualifier in found]
 
     def _clear(self) -> None:
-        while self._run(lambda rows: rows.remove("prefix = %s", [self._prefix])):
+        while self._run(lambda rows: rows.remove("prefix = %s", [self._prefix]), patiently=True):
             pass
 
     def _append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
@@ -126,7 +150,7 @@ class DatabaseBackend(Backend):
         self._run(append)
 
     def _entries(self, key: Key) -> list[str]:
-        found = self._read(reading(self._now()), [row(self._prefix, _JOURNAL, key).id])
+        found = self._read(reading(self._now()), [row(self._prefix, _JOURNAL, key).id], self._timeout)
         entries: list[str] = json.loads(found[0][0]) if found else []
         return entries
 
@@ -135,42 +159,87 @@ class DatabaseBackend(Backend):
 
         Nobody waits for it, nor it for anybody: what is locked is passed over.
         """
-        return self._run(lambda rows: rows.remove_ended(rows.now(), batch))
+        return self._run(lambda rows: rows.remove_ended(rows.now(), batch), patiently=True)
 
     def close(self) -> None:
-        """Close this thread's connection, unless a transaction is open on it."""
+        """Close the connections of its own, and this thread's, unless a transaction is open on that."""
+        self._threads.stop()
         connection = connections[self.alias]
         if not connection.in_atomic_block:
             connection.close()
 
+    # Whose thread
+
+    def _ask(self, operation: Callable[[BaseDatabaseWrapper], R], seconds: float) -> R:
+        """What ``operation`` returns, within so many seconds; it may hold the thread for longer that it is called in.
+
+        Raises:
+            BackendError: it took longer.
+        """
+        connection = self._callers_connection()
+        if connection is not None:
+            return operation(connection)
+        future: Future[R] = self._threads.submit(operation)
+        try:
+            return future.result(self._limit(seconds))
+        except TimeoutError as error:
+            future.cancel()
+            raise self._too_late(seconds) from error
+
+    def _callers_connection(self) -> BaseDatabaseWrapper | None:
+        """That of this thread, where a question has to be asked by it: see the class."""
+        if in_event_loop():
+            return None
+        connection = this_threads(self.alias)
+        is_open = connection.connection is not None and not connection.autocommit
+        return connection if is_open or connection.in_atomic_block or self._in_process else None
+
+    @property
+    def _in_process(self) -> bool:
+        return not self._dialect.clock
+
+    def _limit(self, seconds: float) -> float | None:
+        return None if self._in_process else seconds
+
+    def _too_late(self, seconds: float) -> BackendError:
+        return BackendError(f"database {self.alias!r}: no answer within {seconds:g} s")
+
     # Transactions
 
-    def _run(self, work: Callable[[Rows], R]) -> R:
+    def _run(self, work: Callable[[Rows], R], *, patiently: bool = False) -> R:
         """What ``work`` returns, done in one transaction.
 
         Raises:
             BackendError: from the driver's own error.
         """
-        return off_loop(partial(self._attempt, work))
+        dialect, seconds = (self._patient, _PATIENCE) if patiently else (self._dialect, self._timeout)
+        return self._ask(partial(self._attempt, work, dialect), seconds)
 
-    def _attempt(self, work: Callable[[Rows], R]) -> R:
+    def _attempt(self, work: Callable[[Rows], R], dialect: Dialect, connection: BaseDatabaseWrapper) -> R:
         attempt = 1
         while True:
-            connection = this_threads(self.alias)
+            broken = _broken(connection)
             joins = False
             try:
                 joins = not connection.get_autocommit()
-                return self._join(connection, work) if joins else self._transact(connection, work)
+                do = self._join if joins else self._transact
+                return do(connection, work, dialect)
             except Error as error:
                 if joins or attempt == _ATTEMPTS or _code(error) not in _BEGIN_AGAIN:
-                    raise self._unavailable(error) from error
+                    raise self._unavailable(error, broken or (joins and self._is_callers(error))) from error
                 attempt += 1
 
-    def _transact(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R]) -> R:
+    def _is_callers(self, error: Error) -> bool:
+        """Whether it is about the transaction that was joined, and not about the database."""
+        if self._in_process:  # SQLite: a transaction that has read can't write if another has meanwhile
+            return "locked" in str(error)
+        return _code(error) in {*_BEGIN_AGAIN, _ABORTED}
+
+    def _transact(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R], dialect: Dialect) -> R:
         """In a transaction of its own; without Django's ``atomic``, which takes more round trips."""
-        with self._begun(connection, self._dialect.begin) as cursor:
+        with self._begun(connection, dialect.begin) as cursor:
             try:
-                rows = Rows(cursor, self._dialect, self._clock)
+                rows = Rows(cursor, dialect, self._clock)
                 result = work(rows)
                 cursor.execute("COMMIT" if rows.written else "ROLLBACK")
             except Error:
@@ -184,15 +253,21 @@ class DatabaseBackend(Backend):
                 raise
             return result
 
-    def _join(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R]) -> R:
-        """In the transaction that is open on the alias; a savepoint takes back what is denied or fails."""
+    def _join(self, connection: BaseDatabaseWrapper, work: Callable[[Rows], R], dialect: Dialect) -> R:
+        """In the transaction that is open on the alias; a savepoint takes back what is denied or fails.
+
+        It takes back the time limit of our statements, too; where it stays, that is put back by hand.
+        """
         savepoint = str(connection.savepoint())
         try:
             with connection.cursor() as cursor:
-                if self._dialect.join:
-                    cursor.execute(self._dialect.join)
-                rows = Rows(cursor, self._dialect, self._clock, joined=True)
+                if dialect.join:
+                    cursor.execute(dialect.join)
+                before = cursor.fetchone() if dialect.leave else None
+                rows = Rows(cursor, dialect, self._clock, joined=True)
                 result = work(rows)
+                if rows.written and before:
+                    cursor.execute(dialect.leave, before[:1])
         except BaseException:
             try:
                 connection.savepoint_rollback(savepoint)
@@ -205,17 +280,18 @@ class DatabaseBackend(Backend):
             connection.savepoint_rollback(savepoint)
         return result
 
-    def _read(self, text: str, parameters: Sequence[str]) -> list[tuple[Any, ...]]:
+    def _read(self, text: str, parameters: Sequence[str], seconds: float) -> list[tuple[Any, ...]]:
         """One SELECT, outside of any transaction of ours."""
 
-        def read() -> list[tuple[Any, ...]]:
+        def read(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+            broken = _broken(connection)
             try:
-                with self._begun(this_threads(self.alias), text, parameters) as cursor:
+                with self._begun(connection, text, parameters) as cursor:
                     return list(cursor.fetchall())
             except Error as error:
-                raise self._unavailable(error) from error
+                raise self._unavailable(error, broken or _code(error) == _ABORTED) from error
 
-        return off_loop(read)
+        return self._ask(read, seconds)
 
     def _begun(self, connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str] = ()) -> CursorWrapper:
         """A cursor that has executed ``text``; on a new connection, if the old one turns out to have been cut."""
@@ -234,9 +310,18 @@ class DatabaseBackend(Backend):
     def _now(self) -> str:
         return self._dialect.clock if self._clock is None else str(self._clock())
 
-    def _unavailable(self, error: Error) -> BackendError:
+    def _unavailable(self, error: Error, of_caller: bool) -> BackendError:
         hint = f" (manage.py migrate --database {self.alias} makes the tables)" if RECORDS in str(error) else ""
-        return BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
+        if of_caller:
+            hint = " (in the transaction that is open on the alias; one of its own has no part in that)"
+        unavailable = BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
+        unavailable.away = not of_caller
+        return unavailable
+
+
+def _broken(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the caller's transaction takes no more statements."""
+    return connection.in_atomic_block and (connection.needs_rollback or connection.closed_in_transaction)
 
 
 def _code(error: Error) -> object:
@@ -258,7 +343,7 @@ def _dialect(alias: str) -> Dialect:
 
 
 _instances: weakref.WeakSet[DatabaseBackend] = weakref.WeakSet()
-_set_aside: list[BaseDatabaseWrapper] = []
+_set_aside: list[BaseDatabaseWrapper | Threads] = []
 
 
 def _after_fork() -> None:
@@ -266,6 +351,9 @@ def _after_fork() -> None:
 
     They are kept, since to collect them would be to close them.
     """
+    for backend in list(_instances):
+        _set_aside.append(backend._threads)
+        backend._threads = Threads(backend.alias)
     for alias in {backend.alias for backend in list(_instances)}:
         for connection in connections.all(initialized_only=True):
             if connection.alias == alias:

@@ -92,11 +92,11 @@ class Rows:
     def _found(self, rows: Sequence[Row]) -> dict[str, Row]:
         ids = [row.id for row in rows]
         condition = f"WHERE id IN {places(ids)} ORDER BY id{self._dialect.lock}"
-        self._cursor.execute(f"SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
         return {values[0]: Row(*values) for values in self._cursor.fetchall()}
 
     def _ids(self, condition: str, parameters: Sequence[str], lock: str) -> list[str]:
-        self._cursor.execute(f"SELECT id FROM {RECORDS} {condition}{lock}", parameters)
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT id FROM {RECORDS} {condition}{lock}", parameters)
         return [values[0] for values in self._cursor.fetchall()]
 
     def _look(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
@@ -156,7 +156,8 @@ class Rows:
     def _insert(self, rows: Sequence[Row], otherwise: str) -> None:
         lines = ", ".join([places(rows[0])] * len(rows))
         values = [value for row in rows for value in row]
-        self._cursor.execute(f"INSERT INTO {RECORDS} ({COLUMNS}) VALUES {lines}{otherwise}", values)
+        into = f"{self._dialect.within_ms}INSERT INTO {RECORDS} ({COLUMNS}) VALUES {lines}{otherwise}"
+        self._cursor.execute(into, values)
 
     def _remove(self, ids: Sequence[str]) -> int:
         """Leases are looked for now that their records are locked: none is added to a record that is gone."""

@@ -17,9 +17,6 @@ from .calls import Call, Key, escape
 RECORDS = "ratelimit_core_record"
 LEASES = "ratelimit_core_lease"
 
-LOCK_TIMEOUT = 2
-"""Seconds that a decision waits for others about the same record; in SQLite and MySQL as configured there."""
-
 BATCH = 500
 """Rows in one statement at most."""
 
@@ -64,11 +61,15 @@ def _digest(text: str) -> str:
 
 
 class Dialect(NamedTuple):
-    """Where three databases differ."""
+    """Where three databases differ. A statement of ours may take ``{ms}``: see :meth:`within`."""
 
     begin: str
     join: str
     """The first statement in a transaction that somebody else began; '' where none is needed."""
+    leave: str
+    """The last one there: it puts back what ``join`` has answered first; '' where nothing was changed."""
+    within_ms: str
+    """Stands before a statement that may have to wait; '' where the transaction as a whole knows for how long."""
     clock: str
     """An expression for the time in µs at which the statement began; '' where the database runs in this process."""
     lock: str
@@ -82,6 +83,12 @@ class Dialect(NamedTuple):
     latest: str
     """Stands behind a SELECT that has to see what was committed last, inside a transaction that began earlier."""
 
+    def within(self, seconds: float) -> Dialect:
+        """The same, for statements that the database ends after so many seconds, if it can."""
+        ms = max(1, round(seconds * 1000))
+        changed = {name: getattr(self, name).format(ms=ms, s=ms / 1000) for name in ("begin", "join", "within_ms")}
+        return self._replace(**changed)
+
 
 _CONFLICT = " ON CONFLICT (id) DO UPDATE SET"
 _DUPLICATE = " ON DUPLICATE KEY UPDATE"
@@ -91,6 +98,8 @@ DIALECTS = {
     "sqlite": Dialect(
         begin="BEGIN IMMEDIATE",
         join=f"DELETE FROM {RECORDS} WHERE id = ''",
+        leave="",
+        within_ms="",
         clock="",
         lock="",
         lock_free="",
@@ -101,8 +110,10 @@ DIALECTS = {
     # What a crash of the server takes with it is the last moment's decisions, and waiting for its disk costs most.
     "postgresql": Dialect(
         begin="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-        f" SET LOCAL lock_timeout = '{LOCK_TIMEOUT}s'; SET LOCAL synchronous_commit = off",
-        join="",
+        " SET LOCAL statement_timeout = {ms}; SET LOCAL synchronous_commit = off",
+        join="SELECT current_setting('statement_timeout'), set_config('statement_timeout', '{ms}', true)",
+        leave="SELECT set_config('statement_timeout', %s, true)",
+        within_ms="",
         clock="(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000)::bigint",
         lock=" FOR UPDATE",
         lock_free=" FOR UPDATE SKIP LOCKED",
@@ -113,8 +124,10 @@ DIALECTS = {
     "mysql": Dialect(
         begin="START TRANSACTION",
         join="",
+        leave="",
+        within_ms="/*M! SET STATEMENT max_statement_time={s} FOR */ ",  # MySQL: its innodb_lock_wait_timeout
         clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
-        lock=f" FOR UPDATE /*M! WAIT {LOCK_TIMEOUT} */",  # MySQL: its innodb_lock_wait_timeout
+        lock=" FOR UPDATE",
         lock_free=" FOR UPDATE SKIP LOCKED",
         or_lock=f"{_DUPLICATE} id = VALUES(id)",
         or_replace=_DUPLICATE + ", ".join(f" {column} = VALUES({column})" for column in _CHANGING),

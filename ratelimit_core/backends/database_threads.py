@@ -1,4 +1,4 @@
-"""Whose thread it is: Django's connections belong to one each."""
+"""In whose thread a database is asked: Django's connections belong to one each, and one that hangs holds up its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,105 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 R = TypeVar("R")
+_Item = tuple[Future[Any], Callable[[BaseDatabaseWrapper], Any]] | None
+
+_GIVES_UP: dict[str, dict[str, int]] = {
+    "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
+    "mysql": {"connect_timeout": 2, "read_timeout": 10, "write_timeout": 10},
+}
+"""Options, in seconds, by which drivers give up a host that is gone. Those that the alias has go first."""
+
+
+class Threads:
+    """A few threads, each with a connection of its own, in which an alias is asked.
+
+    No driver can be trusted to give up a database that hangs, so who asks gives up, and leaves the thread behind; it
+    is of use again once the database or the driver has ended its waiting. They are daemons, for which no program
+    waits when it ends, and stop with this object.
+    """
+
+    def __init__(self, alias: str, most: int = 8) -> None:
+        self._alias, self._most = alias, most
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._work: SimpleQueue[_Item] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._connections: list[BaseDatabaseWrapper] = []
+
+    def submit(self, operation: Callable[[BaseDatabaseWrapper], R]) -> Future[R]:
+        """Have ``operation`` called with a connection."""
+        future: Future[R] = Future()
+        with self._lock:
+            self._work.put((future, operation))
+            if not self._idle.acquire(blocking=False) and len(self._connections) < self._most:
+                connection = _of_its_own(self._alias)
+                self._connections.append(connection)
+                threading.Thread(target=_serve, args=(self._work, self._idle, connection), daemon=True).start()
+        return future
+
+    def stop(self) -> None:
+        """End the threads that there are, and their connections; what is asked later gets new ones."""
+        with self._lock:
+            self._end()
+            self._begin()
+
+    def __del__(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        for _ in self._connections:
+            self._work.put(None)
+
+
+def _serve(work: SimpleQueue[_Item], idle: threading.Semaphore, connection: BaseDatabaseWrapper) -> None:
+    while (item := work.get()) is not None:
+        future, operation = item
+        asked = future.set_running_or_notify_cancel()
+        result = error = None
+        if asked:
+            try:
+                result = operation(connection)
+            except BaseException as raised:
+                error = raised
+            with suppress(Exception):  # no request and no task ends here, when Django would look after its connections
+                connection.close_if_unusable_or_obsolete()
+        idle.release()  # first: who has the answer may ask again at once
+        if asked and error is not None:
+            future.set_exception(error)
+        elif asked:
+            future.set_result(result)
+        del item, future, operation, result, error  # else they would live until the next question
+    with suppress(Exception):
+        connection.close()
+
+
+def _of_its_own(alias: str) -> BaseDatabaseWrapper:
+    connection: BaseDatabaseWrapper = connections.create_connection(alias)
+    given = connection.settings_dict
+    options = {**_GIVES_UP.get(connection.vendor, {}), **given["OPTIONS"]}
+    connection.settings_dict = {**given, "AUTOCOMMIT": True, "OPTIONS": options}
+    connection.inc_thread_sharing()  # made here, used there
+    return connection
+
+
+def in_event_loop() -> bool:
+    """Whether this is an event loop's thread, in which Django allows no queries."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def this_threads(alias: str) -> BaseDatabaseWrapper:
@@ -23,16 +114,6 @@ def this_threads(alias: str) -> BaseDatabaseWrapper:
     if guard is None or guard.connection is not connection:
         _threads.guards[alias] = _UntilThreadEnds(connection)
     return connection
-
-
-def off_loop(operation: Callable[[], R]) -> R:
-    """What ``operation`` returns. Django allows no queries in an event loop's thread: there another one asks."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return operation()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(operation).result()
 
 
 class _UntilThreadEnds:

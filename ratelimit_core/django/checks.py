@@ -2,16 +2,18 @@
 
 =====================  ========================================================================================
 ``ratelimit.E001``     a setting that does not exist, and the nearest that does
-``ratelimit.E002``     a wrong value, also of a handler that can't be imported
+``ratelimit.E002``     a wrong value, also of a handler that can't be imported or called
 ``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an unknown option or a wrong value
 ``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` that can't be made
 ``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` that is no network
 ``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an unknown option or a wrong value
 ``ratelimit.E007``     the backend can't be made; of the database backend also: ``DATABASES`` has no such alias
+``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` of Django REST framework, where our throttles use it
 ``ratelimit.W001``     each process has a memory of its own, and this is no development server
 ``ratelimit.W002``     the database backend shares the connection of the requests
 ``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` without the middleware
 ``ratelimit.W004``     the middleware limits users before it is known who they are
+``ratelimit.W005``     the same as W002 on SQLite, where a transaction that has read may not be able to write
 =====================  ========================================================================================
 """
 
@@ -19,19 +21,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
-from django.utils.module_loading import import_string
+from django.db import connections
 
 from .. import conf
 from ..breaker_config import CircuitBreakerConfig
 from ..errors import ConfigurationError, ResilienceError
 from ..settings import SETTINGS, setting
 from .addresses import Proxies
+from .configured import handler
 from .middleware import SiteLimits
 
 TAG = "ratelimit"
@@ -63,9 +67,7 @@ def check_values(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     """E002."""
     errors = []
     for name in SETTINGS:
-        value, error = _read(name)
-        if not error and name.endswith("_handler") and isinstance(value, str):
-            error = _not_imported(name, value)
+        _, error = _read(name, handler if name.endswith("_handler") else setting)
         if error:
             errors.append(Error(error, id="ratelimit.E002"))
     return [*errors]
@@ -131,8 +133,24 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 
 @register(TAG)
+def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
+    """E008. If no throttle of ours is imported the rates are another library's, which may write them otherwise."""
+    if "rest_framework" not in settings.INSTALLED_APPS:
+        return []
+    from rest_framework.settings import api_settings
+
+    try:
+        api_settings.DEFAULT_THROTTLE_CLASSES  # noqa: B018 - imports them
+        throttles = sys.modules.get("ratelimit_core.django.drf")
+        wrong = [] if throttles is None else throttles.wrong_rates()
+    except _REFUSALS as error:
+        wrong = [str(error)]
+    return [Error(f"REST_FRAMEWORK: {message}", id="ratelimit.E008") for message in wrong]
+
+
+@register(TAG)
 def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E004, E007, W001, W002. Backends are made, which connects to nothing."""
+    """E004, E007, W001, W002, W005. Backends are made, which connects to nothing."""
     errors: list[CheckMessage] = []
     names = set()
     for entry in _read("backends")[0] or ():
@@ -169,24 +187,32 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
                 id="ratelimit.W002",
             )
         )
+        if _reads_first():
+            errors.append(
+                Warning(
+                    "The database backend shares a connection of SQLite: in a transaction that has read it can't count "
+                    "('database is locked') if another has written meanwhile, and this process decides alone.",
+                    hint="Give it an alias with a file of its own, or DATABASES['default']['OPTIONS'] = "
+                    "{'transaction_mode': 'IMMEDIATE'}, by which transactions begin with the lock.",
+                    id="ratelimit.W005",
+                )
+            )
     return errors
 
 
-def _read(name: str) -> tuple[Any, str]:
+def _reads_first() -> bool:
+    connection = connections["default"]
+    mode = connection.settings_dict["OPTIONS"].get("transaction_mode") or ""
+    return connection.vendor == "sqlite" and mode.upper() not in ("IMMEDIATE", "EXCLUSIVE")
+
+
+def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
     """The value of a setting, or what is wrong with it."""
     try:
-        return setting(name), ""
+        return read(name), ""
     except ConfigurationError as error:
         message = _without_passwords(str(error))
         return None, message.replace(f"{name}=", f"{_PREFIX}{name.upper()} = ", 1)
-
-
-def _not_imported(name: str, value: str) -> str:
-    try:
-        import_string(value)
-    except ImportError as error:
-        return f"{_PREFIX}{name.upper()} = {value!r} can't be imported: {error}"
-    return ""
 
 
 def _refusal(name: str, options: Mapping[str, Any]) -> str:

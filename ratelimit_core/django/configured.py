@@ -39,14 +39,19 @@ def configured() -> Configured:
         _now = Configured(
             enabled=settings.setting("enable"),
             proxies=Proxies(settings.setting("trusted_proxies")),
-            response_handler=_function("response_handler"),
-            exception_handler=_function("exception_handler"),
+            response_handler=handler("response_handler"),
+            exception_handler=handler("exception_handler"),
         )
         _explicit = explicit
     return _now
 
 
-def _function(name: str) -> Callable[[Any, Any], Any] | None:
+def handler(name: str) -> Callable[[Any, Any], Any] | None:
+    """The function of two arguments that a setting names; None if it is not set.
+
+    Raises:
+        ConfigurationError: it can't be imported, or can't be called so.
+    """
     value = settings.setting(name)
     if isinstance(value, str):
         try:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest
 
+from ..awaiting import bound_method
 from ..backends.base import Backend
 from ..errors import ConfigurationError
 from ..limits import Algorithm
@@ -120,7 +121,7 @@ class Target(NamedTuple):
 
 def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
     _refuse_what_is_no_view(view)
-    method = _bound_method(view)
+    method = bound_method(view)
     if method is not None:
         target = _of_method(type(method.__self__), method.__name__, scope)
     else:
@@ -170,15 +171,6 @@ def _refuse_what_is_no_view(view: Any) -> None:
     code = getattr(view, "__code__", None)
     if code is not None and not code.co_argcount and not code.co_flags & inspect.CO_VARARGS:
         raise ConfigurationError(f"{view.__qualname__}() takes no request. {_NO_VIEW}")
-
-
-def _bound_method(view: Any) -> Any:
-    """The method that ``method_decorator`` decorates anew for each request, or None."""
-    while view is not None:
-        if isinstance(view, functools.partial) and inspect.ismethod(view.func):
-            return view.func
-        view = getattr(view, "__wrapped__", None)
-    return None
 
 
 def _of_method(owner: type, name: str, scope: str | None) -> Target:

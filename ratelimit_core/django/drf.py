@@ -10,21 +10,37 @@ They are named and configured as its own are, and take their place::
 What differs: several rates are one decision; a denied request costs nothing; addresses come from
 ``RATELIMIT_TRUSTED_PROXIES`` and not from ``NUM_PROXIES``; ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
 ``RATELIMIT_FAIL_OPEN`` hold. Of several throttles each counts for itself, since the framework asks them one by one.
-With :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` responses tell of them.
+With :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` responses tell of them. As for views, an address on
+the ``deny_list`` gets ``403``, and with ``when_down="closed"`` requests get ``503`` while the store is away.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
+from rest_framework.exceptions import APIException, PermissionDenied
 from rest_framework.request import Request
 from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle
 
 from ..errors import ConfigurationError
+from ..rates import parse_rates
 from .keys import by_address, by_user
 from .passing import ask
 from .view_limit import ViewLimit
+
+
+class Unavailable(APIException):
+    """``503`` with ``Retry-After``."""
+
+    status_code = 503
+    default_code = "unavailable"
+
+    def __init__(self, detail: str, wait: float | None) -> None:
+        super().__init__(detail)
+        self.wait = None if wait is None else max(1, math.ceil(wait))
+
 
 _limits: dict[tuple[Any, ...], ViewLimit] = {}
 
@@ -35,7 +51,8 @@ class RateThrottle(BaseThrottle):
     A request costs one round trip, none for a denial that is known.
 
     Attributes:
-        scope: what the counters belong to, and the name of the rate in ``DEFAULT_THROTTLE_RATES``.
+        scope: what the counters belong to, and the name of the rate in ``DEFAULT_THROTTLE_RATES``. The dotted name of
+            the class by default.
         rate: the rate itself, in place of that.
         options: what else :func:`~ratelimit_core.django.decorators.rate_limit` takes, as ``{"algorithm": ...}``.
     """
@@ -56,12 +73,18 @@ class RateThrottle(BaseThrottle):
 
         Raises:
             ConfigurationError: there is no rate for the scope, or it is none.
+            PermissionDenied: the address is on the ``deny_list``.
+            Unavailable: the store is away, and ``when_down`` is ``"closed"``.
         """
         scope = self.scope_of(view)
         rate = self.rate_of(scope) if scope else None
         if rate is None:
             return True
         refusal = ask(self._limit(rate), request, f"drf:{scope}", type(view)).refusal
+        if refusal is not None and refusal.reason == "denied":
+            raise PermissionDenied(refusal.detail)
+        if refusal is not None and refusal.reason == "unavailable":
+            raise Unavailable(refusal.detail, refusal.retry_after)
         self._wait = None if refusal is None or refusal.retry_after is None else max(1.0, refusal.retry_after)
         return refusal is None
 
@@ -71,7 +94,7 @@ class RateThrottle(BaseThrottle):
 
     def scope_of(self, view: Any) -> str:
         """The scope of ``view``; empty if it is not limited."""
-        return self.scope
+        return self.scope or f"{type(self).__module__}.{type(self).__qualname__}"
 
     def rate_of(self, scope: str) -> str | None:
         """The rate of ``scope``; None if it is not limited."""
@@ -81,6 +104,7 @@ class RateThrottle(BaseThrottle):
         if scope not in rates:
             raise ConfigurationError(
                 f"DEFAULT_THROTTLE_RATES has no rate for {scope!r}, which {type(self).__name__} needs; None is no limit"
+                + ("" if self.scope else f". Or give {type(self).__name__} a scope, or a rate of its own")
             )
         rate: Any = rates[scope]
         return None if rate is None else str(rate)
@@ -94,6 +118,28 @@ class RateThrottle(BaseThrottle):
         if name not in _limits:
             _limits[name] = ViewLimit(type(self)().key, rate, **self.options)
         return _limits[name]
+
+
+def wrong_rates() -> list[str]:
+    """What is wrong with ``DEFAULT_THROTTLE_RATES``, and with the throttles that all views have by default."""
+    wrong = []
+    for scope, rate in (api_settings.DEFAULT_THROTTLE_RATES or {}).items():
+        try:
+            if rate is not None:
+                parse_rates(str(rate))
+        except ConfigurationError as error:
+            wrong.append(f"DEFAULT_THROTTLE_RATES[{scope!r}]: {error}")
+    classes: Any = api_settings.DEFAULT_THROTTLE_CLASSES
+    for kind in classes:
+        if issubclass(kind, RateThrottle) and not issubclass(kind, ScopedRateThrottle) and not wrong:
+            try:
+                throttle = kind()
+                rate = throttle.rate_of(throttle.scope_of(None))
+                if rate is not None:
+                    throttle._limit(rate)
+            except ConfigurationError as error:
+                wrong.append(str(error))
+    return wrong
 
 
 class AnonRateThrottle(RateThrottle):

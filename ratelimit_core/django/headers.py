@@ -50,13 +50,11 @@ class Policies:
         places = [limit.allowance for limit in limits[len(rates) :]]
         policies += [Policy(f"{most}-at-once", most, most, None) for most in places]
         self.text = ", ".join(map(str, policies))
-        # A decision tells the allowance of the limit with the least left. Of two alike, the longer has less.
-        policies.sort(key=lambda each: each.window or 0)
-        self._by_allowance = {policy.allowance: policy for policy in policies}
+        self._policies = policies
 
     def tightest(self, decision: Decision) -> Policy:
         """The limit that has the least left."""
-        return self._by_allowance[decision.limit]
+        return self._policies[decision.tightest]
 
 
 Shown = tuple[Policies, Decision]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ..awaiting import awaited
 from ..limits import Decision
 from . import headers
 from .functions import in_loop
@@ -72,7 +73,7 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
         except BaseException:
             question.limiter.release(decision, key=question.key)
             raise
-        if not _released_on_close(question, decision, response):
+        if not _released_on_close(request, question, decision, response):
             question.limiter.release(decision, key=question.key)
     headers.show(plain(request), response)
     return response
@@ -84,36 +85,46 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
     if refusal is not None:
         return await in_loop(limit.respond, request, refusal)
     if question is None or decision is None or not limit.holds_place(decision):
-        response = await _awaited(view(*args, **kwargs))
+        response = await awaited(view(*args, **kwargs))
     else:
         try:
-            response = await _awaited(view(*args, **kwargs))
+            response = await awaited(view(*args, **kwargs))
         except GeneratorExit:  # closed, and may not await: the place is free again after its time
             raise
         except BaseException:
             await asyncio.shield(question.limiter.arelease(decision, key=question.key))
             raise
-        if not _released_on_close(question, decision, response):
+        if not _released_on_close(request, question, decision, response):
             await asyncio.shield(question.limiter.arelease(decision, key=question.key))
     headers.show(plain(request), response)
     return response
 
 
-async def _awaited(response: Any) -> Any:
-    return await response if inspect.isawaitable(response) else response
+def _released_on_close(request: Any, question: Question, decision: Decision, response: Any) -> bool:
+    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread.
 
-
-def _released_on_close(question: Question, decision: Decision, response: Any) -> bool:
-    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread."""
+    So does the request, which Django closes with whatever response is sent in the end: one that a middleware has put
+    in the place of the view's, a 304 say, leaves that one unclosed.
+    """
     if not getattr(response, "streaming", False):
         return False
-    close = response.close
+    held = [decision]
 
-    def close_and_release() -> None:
-        try:
-            close()
-        finally:
-            question.limiter.release(decision, key=question.key)
+    def release() -> None:
+        with suppress(IndexError):  # given back already
+            question.limiter.release(held.pop(), key=question.key)
 
-    response.close = close_and_release
+    closed: tuple[Any, ...] = (response, plain(request))
+    for each in closed:
+        each.close = _then(each.close, release)
     return True
+
+
+def _then(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        try:
+            first()
+        finally:
+            second()
+
+    return both

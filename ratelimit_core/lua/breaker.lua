@@ -118,6 +118,9 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
     if mode_until > 0 then
       wait = (mode_until - now)
     end
+    if (state == 1 and changed_at <= now) then
+      wait = math.max(wait, (retry_at - now))
+    end
     if op == 0 then
       allowed = 0
     end

@@ -93,9 +93,10 @@ def breaker(
     For ``ramp`` after it closed, the chance of a permit rises from a tenth to one; ``dice``, below 1000, is the
     caller's luck. Allowed then, ``wait`` says how much longer every call has to ask.
 
-    While the breaker is open, ``wait`` is the time until it may be probed, whatever was asked; who reports a
-    failure while it is half-open has to wait too, until there is a place for another probe. A clock that
-    went back beyond the moment of opening allows a probe at once, rather than never.
+    While the breaker is open, ``wait`` is the time until it may be probed, whatever was asked; forced open, until that
+    and its own opening have both ended. Who reports a failure while it is half-open has to wait too, until there is a
+    place for another probe. A clock that went back beyond the moment of opening allows a probe at once, rather than
+    never.
 
     ``fingerprint`` stands for the caller's configuration. The record keeps that of whoever came last and did not
     know the generation, so that two configurations of one breaker find out about each other.
@@ -202,6 +203,8 @@ def breaker(
         wait = recovery
         if mode_until > 0:
             wait = mode_until - now
+        if state == OPEN and changed_at <= now:
+            wait = max(wait, retry_at - now)
         if op == ASK:
             allowed = 0
     elif mode == FORCED_CLOSED or mode == DISABLED:

@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -69,6 +71,13 @@ def named(place: int, number: int = 1, of: int = 3) -> list[str]:
     return [next(found) for _ in range(number)]
 
 
+ORDERS = {"delete", "reset"}
+"""What has to reach the store that is asked first."""
+QUESTIONS = {name: operation for name, operation in OPERATIONS.items() if name not in ORDERS}
+AGAIN = 5
+"""Seconds between two attempts to reach a store that has failed."""
+
+
 # The first that answers
 
 
@@ -78,7 +87,7 @@ def test_the_first_is_asked_and_no_other(first_healthy: MultiBackend, stores: li
         assert asked(stores) == [1, 0, 0], operation
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("operation", QUESTIONS.values(), ids=QUESTIONS)
 def test_what_the_first_does_not_answer_the_next_does_in_the_same_call(
     first_healthy: MultiBackend, stores: list[FaultyMemory], operation: Operation
 ) -> None:
@@ -87,23 +96,88 @@ def test_what_the_first_does_not_answer_the_next_does_in_the_same_call(
     assert asked(stores) == [1, 1, 1]
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_one_that_keeps_failing_is_passed_over_until_its_recovery(
+@pytest.mark.parametrize("operation", QUESTIONS.values(), ids=QUESTIONS)
+def test_one_that_fails_is_passed_over_and_tried_now_and_then(
     first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock, operation: Operation
 ) -> None:
     stores[0].fault = GONE
-    for _ in range(5):
-        operation(first_healthy)
-    assert asked(stores)[0] == 3
+    for _ in range(2):
+        for _ in range(5):
+            operation(first_healthy)
+        assert asked(stores)[0] == 1
+        clock.advance(AGAIN)
     stores[0].fault = None
-    clock.advance(29)
-    operation(first_healthy)
-    assert asked(stores)[0] == 0
-    clock.advance(1)
-    operation(first_healthy)
+    for _ in range(2):
+        operation(first_healthy)
+        assert asked(stores)[0] == 1
+
+
+def test_its_own_breaker_holds_on_to_its_settings(
+    first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock
+) -> None:
+    stores[0].fault = GONE
+    for _ in range(3):
+        first_healthy.incr("key", 60)
+        clock.advance(AGAIN)
+    stores[0].fault = None
+    for _ in range(THREE["recovery_timeout"] // AGAIN - 1):
+        first_healthy.incr("key", 60)
+        clock.advance(AGAIN)
+    assert asked(stores)[0] == 3
+    first_healthy.incr("key", 60)
     assert asked(stores)[0] == 1
-    operation(first_healthy)
-    assert asked(stores)[0] == 1
+
+
+def test_one_thread_tries_while_the_others_go_on(clock: ManualClock) -> None:
+    class Hanging(FaultyMemory):
+        def _fail(self) -> None:
+            super()._fail()
+            if self.fault is None and not answers.is_set():
+                entered.set()
+                assert answers.wait(20)
+
+    entered, answers = threading.Event(), threading.Event()
+    answers.set()
+    hanging = Hanging(clock=clock)
+    multi = MultiBackend([hanging, MemoryBackend(clock=clock)], clock=clock)
+    hanging.fault = GONE
+    assert multi.incr("key", 60) == 1
+    hanging.fault = None
+    clock.advance(AGAIN)
+    answers.clear()
+    with ThreadPoolExecutor(1) as pool:
+        tries = pool.submit(multi.incr, "key", 60)
+        assert entered.wait(20)
+        assert [multi.incr("key", 60) for _ in range(20)] == list(range(2, 22))
+        answers.set()
+        assert tries.result() == 1
+    assert multi.incr("key", 60) == 2
+
+
+@pytest.mark.parametrize("place", [0, 2])
+def test_what_a_person_wants_done_reaches_the_store_that_counts_or_is_an_error(
+    round_robin: MultiBackend, stores: list[FaultyMemory], clock: ManualClock, place: int
+) -> None:
+    (name,) = named(place)
+    breaker = CircuitBreaker(name, backend=round_robin, clock=clock, failure_threshold=1)
+    limiter = Limiter("1/h", key=name, backend=round_robin, clock=clock)
+    fail(breaker)
+    assert limiter.hit()
+    stores[place].fault = GONE
+    for _ in range(6):  # never the whole's own breaker, since the others answer
+        for order in (breaker.force_closed, breaker.reset, limiter.reset):
+            with pytest.raises(BackendError, match="nothing was changed"):
+                order()
+    assert round_robin.incr("key", 60) == 1
+    assert asyncio.run(round_robin.aapply([call()]))[0][0]
+    stores[place].fault = None
+    clock.advance(60)
+    assert breaker.get_status()["mode"] == "automatic"
+    assert not limiter.hit()
+    breaker.force_open()
+    limiter.reset()
+    assert breaker.get_status()["mode"] == "forced_open"
+    assert limiter.hit()
 
 
 def test_counts_begin_anew_after_a_failover_and_go_on_after_the_return(
@@ -117,7 +191,7 @@ def test_counts_begin_anew_after_a_failover_and_go_on_after_the_return(
     assert first_healthy.incr("key", 600) == 4
 
 
-@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("operation", QUESTIONS.values(), ids=QUESTIONS)
 def test_if_none_answers_the_error_names_all(
     first_healthy: MultiBackend, stores: list[FaultyMemory], operation: Operation
 ) -> None:
@@ -127,10 +201,11 @@ def test_if_none_answers_the_error_names_all(
         operation(first_healthy)
 
 
-@pytest.mark.parametrize("operation", REFUSED_WHILE_OPEN.values(), ids=REFUSED_WHILE_OPEN)
+@pytest.mark.parametrize("name", REFUSED_WHILE_OPEN.keys() - ORDERS)
 def test_if_all_stay_away_it_refuses_by_itself(
-    first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock, operation: Operation
+    first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock, name: str
 ) -> None:
+    operation = OPERATIONS[name]
     for store in stores:
         store.fault = GONE
     for _ in range(5):
@@ -145,7 +220,9 @@ def test_if_all_stay_away_it_refuses_by_itself(
     operation(first_healthy)
 
 
-def test_what_belongs_to_all_reaches_all_that_answer(first_healthy: MultiBackend, stores: list[FaultyMemory]) -> None:
+def test_what_belongs_to_all_reaches_all_that_answer(
+    first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock
+) -> None:
     for store, name in zip(stores, "abc", strict=True):
         store.apply([call((name, ""))])
     assert first_healthy.keys(FIXED_WINDOW) == [("a", ""), ("b", ""), ("c", "")]
@@ -153,6 +230,7 @@ def test_what_belongs_to_all_reaches_all_that_answer(first_healthy: MultiBackend
     assert first_healthy.keys(FIXED_WINDOW) == [("a", ""), ("c", "")]
     first_healthy.delete(FIXED_WINDOW, [("a", ""), ("b", ""), ("c", "")])
     stores[1].fault = None
+    clock.advance(AGAIN)
     assert first_healthy.keys(FIXED_WINDOW) == [("b", "")]
     first_healthy.clear()
     assert first_healthy.keys(FIXED_WINDOW) == []
@@ -194,7 +272,9 @@ def test_names_are_spread_evenly(round_robin: MultiBackend, stores: list[FaultyM
     assert all(150 < count < 250 for count in asked(stores))
 
 
-def test_a_name_has_one_count_and_an_order_of_its_own(round_robin: MultiBackend, stores: list[FaultyMemory]) -> None:
+def test_a_name_has_one_count_and_an_order_of_its_own(
+    round_robin: MultiBackend, stores: list[FaultyMemory], clock: ManualClock
+) -> None:
     for place in range(3):
         (name,) = named(place)
         assert [round_robin.incr(name, 60) for _ in range(3)] == [1, 2, 3]
@@ -203,6 +283,7 @@ def test_a_name_has_one_count_and_an_order_of_its_own(round_robin: MultiBackend,
         assert round_robin.incr(name, 60) == 1
         assert stores[(place + 1) % 3].get_count(name) == 1
         stores[place].fault = None
+        clock.advance(AGAIN)
         assert round_robin.incr(name, 60) == 4
 
 

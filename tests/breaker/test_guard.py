@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -379,8 +379,11 @@ def test_a_coroutine_that_is_closed_gives_its_probe_back(fleet: Fleet) -> None:
     def forever() -> Generator[None]:
         yield
 
-    async def fetch() -> None:
+    async def wait() -> None:
         await forever()
+
+    def fetch() -> Coroutine[Any, Any, None]:  # nobody can tell that this is to be awaited, so it is asked at once
+        return wait()
 
     coroutine = breaker.call(fetch)
     coroutine.send(None)

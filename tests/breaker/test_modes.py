@@ -61,6 +61,21 @@ def test_a_refusal_by_force_says_what_it_knows(fleet: Fleet) -> None:
     assert (error.retry_after, error.next_attempt_time) == (600, until)
 
 
+@pytest.mark.parametrize(("ttl", "expected"), [(5, 1000), (2000, 2000), (None, 1000)])
+def test_a_refusal_by_force_over_an_opening_says_when_both_have_ended(
+    fleet: Fleet, ttl: float | None, expected: float
+) -> None:
+    breaker = fleet.process(failure_threshold=1, recovery_timeout=1000)
+    fail(breaker)
+    breaker.force_open(ttl=ttl)
+    error = refused(breaker)
+    until = None if ttl is None else fleet.clock.now / 1_000_000 + expected
+    assert (error.retry_after, error.next_attempt_time) == (expected, until)
+    if ttl == 5:
+        fleet.clock.advance(6)
+        assert refused(breaker).retry_after == 994
+
+
 def test_forced_closed_refuses_nothing_and_counts(fleet: Fleet, happened: list[Event]) -> None:
     one, other = fleet.processes(2, failure_threshold=3)
     fail(one, 3)

@@ -76,6 +76,19 @@ def test_a_breaker_from_a_configuration() -> None:
     assert circuit_breaker_registry.get_or_create("third", {"failure_threshold": 2}).config.failure_threshold == 2
 
 
+def test_the_registry_refuses_what_a_definition_refuses() -> None:
+    known = circuit_breaker_registry.get_or_create("payments", {"failure_threshold": 3})
+    assert circuit_breaker_registry.get_or_create("payments", {"failure_threshold": 3}) is known
+    assert circuit_breaker_registry.get_or_create("payments") is known
+    for different in ({"failure_threshold": 4}, CircuitBreakerConfig("payments", failure_threshold=4)):
+        with pytest.raises(ConfigurationError, match=r"(?s)failure_threshold=3.*failure_threshold=4"):
+            circuit_breaker_registry.get_or_create("payments", different)
+    with pytest.raises(ConfigurationError, match="did you mean 'failure_threshold'"):
+        circuit_breaker_registry.get_or_create("payments", {"failure_treshold": 3})
+    own = circuit_breaker_registry.get_or_create("payments", {"failure_threshold": 3, "fallback_function": str})
+    assert own.options["fallback_function"] is str
+
+
 def test_what_is_left_out_comes_from_the_settings() -> None:
     breaker = CircuitBreaker("payments", recovery_timeout=10)
     configure(circuit_breaker={"failure_threshold": 7, "recovery_timeout": 20})

@@ -117,10 +117,10 @@ class InDatabase:
 
 
 def in_multi(clock: Clock) -> InMemory:
-    """Behind a store that is away."""
+    """Before a store that is away: behind one, a mode would be refused."""
     memory = InMemory(clock)
     away = RedisBackend("redis://127.0.0.1:1/0", circuit_breaker_config={"failure_threshold": 1})
-    return InMemory(clock, MultiBackend([away, memory.memory]), memory.memory)
+    return InMemory(clock, MultiBackend([memory.memory, away]), memory.memory)
 
 
 def in_lua(clock: Clock, damage: Callable[[str], str] = str) -> InRedis:

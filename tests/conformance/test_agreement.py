@@ -91,7 +91,7 @@ def test_calls_asked_together_are_decided_all_or_none_and_what_is_in_use_is_list
 
 DAMAGE = [
     ("breaker", "failures >= failure_threshold", "failures > failure_threshold"),
-    ("breaker", "state == 1 and", "state == 2 and"),
+    ("breaker", "if (state == 1 and (", "if (state == 2 and ("),
     ("breaker", "(mine == 0 and room_at > now)", "(mine == 0 and room_at < now)"),
     ("breaker", "seen == generation", "seen <= generation"),
     ("breaker", "mode_until <= now", "mode_until < now"),

@@ -10,4 +10,4 @@ from tests.limits.hammer import hammer
 
 if __name__ == "__main__":
     databases.setup()
-    hammer(DatabaseBackend(sys.argv[1], key_prefix="hammer"))
+    hammer(DatabaseBackend(sys.argv[1], timeout=20, key_prefix="hammer"))

@@ -33,7 +33,7 @@ def opening(number: int) -> Call:
 
 def main(alias: str, prefix: str) -> None:
     databases.setup()
-    backend = DatabaseBackend(alias, key_prefix=prefix)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix)
 
     def ask(number: int) -> int:
         return backend.apply([_call(number, op=ASK)])[0][ALLOWED]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import Error, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
+from ratelimit_core import Limiter
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS
 from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.errors import BackendError
+from ratelimit_core.errors import BackendError, ConfigurationError
+from ratelimit_core.events import subscribe
 from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
+from ratelimit_core.store import Store
 from tests import databases
 from tests.conformance.test_stores import ask
 from tests.servers import Process, eventually
@@ -34,14 +40,21 @@ def rows(alias: str, prefix: str) -> tuple[int, int]:
         return len(ids), sum(values[0] in ids for values in cursor.fetchall())
 
 
-def session(alias: str) -> int:
-    """The server's number for this thread's connection."""
-    with connections[alias].cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_backend_pid()" if connections[alias].vendor == "postgresql" else "SELECT CONNECTION_ID()"
-        )
-        number: int = cursor.fetchone()[0]
-        return number
+def asked_in(backend: DatabaseBackend) -> BaseDatabaseWrapper:
+    """The connection on which a backend asks that is asked outside of any transaction and by one at a time."""
+    return backend._threads._connections[0] if backend._threads._connections else connections[backend.alias]
+
+
+def session(backend: DatabaseBackend) -> int:
+    """The server's number for that connection."""
+
+    def number(connection: BaseDatabaseWrapper) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()" if connection.vendor == "postgresql" else "SELECT CONNECTION_ID()")
+            found: int = cursor.fetchone()[0]
+            return found
+
+    return backend._threads.submit(number).result()
 
 
 def cut(alias: str, number: int) -> None:
@@ -140,7 +153,7 @@ def test_a_decision_takes_five_statements(alias: str, prefix: str, policy: Polic
         call = ask(policy, ticket=f"ticket {number}")
         event = tuple(99 if name == "slots" else value for name, value in zip(policy.event, call.event, strict=True))
         call = call._replace(event=event, config=tuple(config[name] for name in policy.config))
-        with CaptureQueriesContext(connections[alias]) as queries:
+        with CaptureQueriesContext(asked_in(backend)) as queries:
             assert backend.apply([call])[0][ALLOWED]
         if number > 1:
             assert len(queries) == most, [query["sql"] for query in queries]
@@ -151,7 +164,7 @@ def test_several_records_take_no_more_statements_than_one(alias: str, prefix: st
     backend = DatabaseBackend(alias, key_prefix=prefix)
     calls = [ask(FIXED_WINDOW, (name, "")) for name in "abcdefgh"]
     backend.apply(calls)
-    with CaptureQueriesContext(connections[alias]) as queries:
+    with CaptureQueriesContext(asked_in(backend)) as queries:
         backend.apply(calls)
     assert len(queries) <= 5
     backend.clear()
@@ -161,36 +174,31 @@ def test_a_connection_that_was_cut_while_idle_is_replaced(server: str, prefix: s
     backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
     hits(backend, 1)
     for use in (lambda: hits(backend, 1), lambda: backend.keys(FIXED_WINDOW)):
-        cut(server, session(server))
+        cut(server, session(backend))
         use()
     assert left(backend) == 1
     backend.clear()
 
 
 def test_a_connection_that_is_cut_in_use_costs_one_error(server: str, prefix: str, clock: ManualClock) -> None:
-    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(server, timeout=20, key_prefix=prefix, clock=clock)
     hits(backend, 1)
     outcomes: list[object] = []
-    ready = threading.Event()
-    victims: list[int] = []
+    victim = session(backend)
 
     def waits() -> None:
-        victims.append(session(server))
-        ready.set()
         for _ in range(2):
             try:
                 outcomes.append(hits(backend, 1))
             except BackendError as error:
                 outcomes.append(error.__cause__)
-        backend.close()
 
     with transaction.atomic(server):
         hits(backend, 1)  # holds the record until the end of the transaction
         thread = threading.Thread(target=waits)
         thread.start()
-        ready.wait()
-        eventually(lambda: waiting(server, victims[0]), every=0.2)  # MariaDB looks anew no more than ten times a second
-        cut(server, victims[0])
+        eventually(lambda: waiting(server, victim), every=0.2)  # MariaDB looks anew no more than ten times a second
+        cut(server, victim)
         eventually(lambda: outcomes)
     thread.join()
     assert isinstance(outcomes[0], Error)
@@ -224,7 +232,7 @@ def test_who_holds_a_record_is_not_waited_for_for_ever(server: str, prefix: str,
 
 def test_two_that_lock_each_others_records_both_get_through(server: str, prefix: str, clock: ManualClock) -> None:
     """Inside transactions of others the order of locks is not ours; who is rolled back for it begins again."""
-    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(server, timeout=20, key_prefix=prefix, clock=clock)
     calls = {name: Call(FIXED_WINDOW, (name, ""), (0, 1), (1000, 3600 * SECOND)) for name in "abcdefgh"}
     backend.apply([calls["a"]])
     start = threading.Barrier(4)
@@ -250,7 +258,7 @@ def test_two_that_lock_each_others_records_both_get_through(server: str, prefix:
 
 
 def test_transactions_of_others_join_without_losing_a_hit(alias: str, prefix: str, clock: ManualClock) -> None:
-    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix, clock=clock)
     start = threading.Barrier(4)
     errors: list[Exception] = []
 
@@ -313,26 +321,174 @@ def test_a_thread_that_ends_leaves_no_connection_behind(alias: str, prefix: str)
 
 
 @pytest.mark.parametrize("age", [0, None])
-def test_an_event_loop_asks_in_threads_whose_connections_follow_the_settings(
+def test_connections_of_its_own_follow_the_settings(
     alias: str, prefix: str, clock: ManualClock, age: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connections.settings[alias], "CONN_MAX_AGE", age)
-    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
-    opened: list[object] = []
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix, clock=clock)
 
-    def is_open() -> object:
-        return connections[alias].connection
+    async def main() -> tuple[list[int], list[object]]:
+        verdicts = await asyncio.gather(*[backend.aapply([ask(FIXED_WINDOW)]) for _ in range(20)])
+        opened = [asked.connection for asked in backend._threads._connections]
+        return sorted(verdict[0][ALLOWED] for verdict in verdicts), opened
 
-    async def main() -> list[int]:
-        verdicts = await asyncio.gather(*[backend.aapply([ask(FIXED_WINDOW)]) for _ in range(8)])
-        with ThreadPoolExecutor(1) as one_thread:
-            asyncio.get_running_loop().set_default_executor(one_thread)
-            for _ in range(3):
-                await backend.aapply([ask(FIXED_WINDOW, op=1)])
-                opened.append(await asyncio.to_thread(is_open))
-        return sorted(verdict[0][ALLOWED] for verdict in verdicts)
-
-    assert asyncio.run(main()) == [0, 0, 0, 0, 0, 1, 1, 1]
-    assert opened == [None] * 3 if age == 0 else opened == opened[:1] * 3 != [None] * 3
+    verdicts, opened = asyncio.run(main())
+    assert verdicts == [0] * 17 + [1] * 3
+    assert 1 <= len(opened) <= 8
+    assert opened == [None] * len(opened) if age == 0 else None not in opened
     backend.clear()
-    gc.collect()  # whatever a thread that ended did not close would complain now
+    backend.close()
+    gc.collect()  # whatever was not closed would complain now
+
+
+# A transaction of the caller's that is broken
+
+
+def answers_locally(backend: DatabaseBackend) -> bool:
+    limiter = Limiter("1000/h", key="name", backend=backend)
+    return limiter.hit().local
+
+
+@pytest.fixture
+def changes() -> Iterator[list[object]]:
+    """What subscribers are told of the store."""
+    told: list[object] = []
+    unsubscribe = subscribe(told.append)
+    yield told
+    unsubscribe()
+
+
+def test_a_broken_transaction_does_not_make_the_store_away(
+    alias: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    assert not answers_locally(backend)
+    with transaction.atomic(alias):
+        transaction.set_rollback(True, using=alias)
+        for _ in range(6):
+            assert answers_locally(backend)
+        with pytest.raises(BackendError, match="one of its own"):
+            backend.entries(("name", "history"))
+    assert not answers_locally(backend)
+    assert changes == []
+    status = backend.get_circuit_breaker_status()
+    assert status is not None
+    assert (status["state"], status["failure_count"]) == ("closed", 0)
+    backend.clear()
+
+
+def test_an_aborted_transaction_neither(
+    postgresql: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(postgresql, key_prefix=prefix, clock=clock)
+    with suppress(Error), transaction.atomic(postgresql):
+        with connections[postgresql].cursor() as cursor, suppress(Error):
+            cursor.execute("SELECT 1 / 0")
+        assert answers_locally(backend)
+        with pytest.raises(BackendError) as caught:
+            backend.entries(("name", "history"))
+        assert not caught.value.away
+    assert not answers_locally(backend)
+    assert changes == []
+    backend.clear()
+
+
+def test_a_transaction_of_sqlite_that_has_read_neither(
+    sqlite: str, prefix: str, clock: ManualClock, changes: list[object]
+) -> None:
+    backend = DatabaseBackend(sqlite, key_prefix=prefix, clock=clock)
+    with databases.twin(sqlite) as twin:
+        other = DatabaseBackend(twin, key_prefix=prefix, clock=clock)
+        with transaction.atomic(sqlite):
+            rows(sqlite, prefix)
+            hits(other, 1)
+            assert answers_locally(backend)
+            rows(sqlite, prefix)  # the transaction goes on
+        other.close()
+    assert not answers_locally(backend)
+    assert changes == []
+    backend.clear()
+
+
+# A database that hangs
+
+
+@pytest.fixture(params=["postgresql", "mysql"])
+def hung(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An alias of a server that takes connections and then says nothing."""
+    databases.setup()
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, databases.alias(f"hung-{request.param}", request.param, silent.getsockname()[1]) as name:
+        yield name
+
+
+def test_a_server_that_hangs_holds_nobody_up(hung: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(hung)
+    store = Store(backend, clock=clock)
+
+    async def asked() -> None:
+        await backend.aattempt([ask(FIXED_WINDOW)])
+
+    for question in (lambda: store.apply([ask(FIXED_WINDOW)]), lambda: asyncio.run(asked())):
+        began = time.monotonic()
+        with pytest.raises(BackendError, match=r"no answer within 0\.3 s"):
+            question()
+        assert 0.25 < time.monotonic() - began < 1.0
+    began = time.monotonic()
+    for _ in range(100):
+        with pytest.raises(BackendError, match="away"):
+            store.apply([ask(FIXED_WINDOW)])
+    assert time.monotonic() - began < 0.25
+    clock.advance(6)
+    began = time.monotonic()
+    for _ in range(12):  # more than there are threads: none of them is back yet
+        with pytest.raises(BackendError):
+            backend.attempt([ask(FIXED_WINDOW)])
+    assert time.monotonic() - began < 12 * 0.3 + 1.0
+
+
+def test_a_program_ends_though_its_database_hangs(hung: str) -> None:
+    program = f"""
+from tests import databases
+databases.setup()
+from ratelimit_core import BackendError, Limiter
+from ratelimit_core.backends import DatabaseBackend
+print(Limiter("1/h", key="k", backend=DatabaseBackend({hung!r})).hit().local)
+"""
+    with Process.python("-c", program, environ=databases.child_environ(hung)) as process:
+        process.wait_for("True")
+        assert process.popen.wait(10) == 0
+
+
+def test_our_time_limit_is_not_the_callers(server: str, prefix: str, clock: ManualClock) -> None:
+    """A statement of his, in his transaction, may take as long as it did."""
+    backend = DatabaseBackend(server, timeout=0.1, key_prefix=prefix, clock=clock)
+    naps = {"postgresql": "SELECT pg_sleep(0.2)", "mysql": "SELECT SLEEP(0.2)"}
+    with transaction.atomic(server), connections[server].cursor() as cursor:
+        for _ in range(4):  # the last is denied
+            backend.apply([ask(FIXED_WINDOW)])
+            cursor.execute(naps[connections[server].vendor])
+    assert left(backend) == 0
+
+
+def test_a_record_that_a_caller_holds_is_not_waited_for_in_another_ones_transaction(
+    server: str, prefix: str, clock: ManualClock
+) -> None:
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    hits(backend, 1)
+    with databases.twin(server) as other, transaction.atomic(server):
+        hits(backend, 1)
+        with transaction.atomic(other):
+            began = time.monotonic()
+            with pytest.raises(BackendError):
+                hits(DatabaseBackend(other, key_prefix=prefix, clock=clock), 1)
+            assert time.monotonic() - began < 1.0
+            rows(other, prefix)  # the transaction goes on
+    assert left(backend) == 1
+    backend.clear()
+
+
+@pytest.mark.parametrize("timeout", [0, -1, True, None, "1", float("nan"), 1e9])
+def test_a_wrong_timeout_is_refused(sqlite: str, timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout="):
+        DatabaseBackend(sqlite, timeout=timeout)

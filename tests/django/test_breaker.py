@@ -77,6 +77,33 @@ def test_it_opens_and_the_view_is_left_alone(requests: RequestFactory, make: Any
     assert 59 < caught.value.retry_after <= 60
 
 
+def test_a_fallback_may_answer_for_an_asynchronous_class(requests: RequestFactory) -> None:
+    """What Django awaits has to be awaitable, refused or not, and whether the answer was awaited or is at hand."""
+
+    def cached(*_: Any) -> HttpResponse:
+        return HttpResponse("cached")
+
+    @method_decorator(circuit_breaker("falls back", fallback_function=cached), name="dispatch")
+    class Page(View):
+        async def get(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("fresh")
+
+    class AtOnce(Page):
+        def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            return HttpResponse("log in first")
+
+    def answer(view: Any) -> bytes:
+        response = view(requests.get("/"))
+        assert asyncio.iscoroutine(response)
+        found: HttpResponse = asyncio.run(response)
+        return found.content
+
+    assert answer(Page.as_view()) == b"fresh"
+    assert answer(circuit_breaker("around at once")(AtOnce.as_view())) == b"log in first"
+    CircuitBreaker("falls back").force_open()
+    assert answer(Page.as_view()) == b"cached"
+
+
 def test_a_refused_request_says_nothing_about_the_breaker_behind_the_limit(
     requests: RequestFactory, backend: MemoryBackend
 ) -> None:

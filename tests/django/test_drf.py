@@ -15,12 +15,14 @@ from rest_framework.test import APIRequestFactory, force_authenticate
 from rest_framework.views import APIView
 
 from ratelimit_core import ConfigurationError
-from ratelimit_core.backends import MemoryBackend
+from ratelimit_core.backends import MemoryBackend, RedisBackend
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.django import drf
+from ratelimit_core.django.checks import check_throttles
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.django.middleware import ResilienceMiddleware
 from tests.django.conftest import Configure
+from tests.servers import free_port
 
 requests = APIRequestFactory()
 RATES = {"anon": "2/m", "user": "3/m", "uploads": "1/m", "free": None}
@@ -153,3 +155,64 @@ def test_the_decorator_works_on_its_views_too(backend: MemoryBackend) -> None:
     assert seen == [(1, False), (2, False)]
     assert statuses(Outer.as_view(), 2) == [200, 429]
     assert statuses(function, 2) == [200, 429]
+
+
+def test_a_rate_without_a_scope_counts_for_its_class(page: Any) -> None:
+    """Each class for itself."""
+
+    def everybody(self: Any, request: Request) -> str:
+        return "everybody"
+
+    first, second = (page(drf.RateThrottle, rate="2/m", key=everybody, __qualname__=name) for name in ("One", "Two"))
+    assert statuses(first, 3) == [200, 200, 429]
+    assert statuses(second, 3) == [200, 200, 429]
+    with pytest.raises(ConfigurationError, match=r"'tests\.django\.test_drf\.Three'.*a scope, or a rate of its own"):
+        ask(page(drf.RateThrottle, key=everybody, __qualname__="Three", __module__="tests.django.test_drf"))
+
+
+def test_who_is_on_the_deny_list_gets_403(page: Any, backend: MemoryBackend) -> None:
+    view = page(drf.UserRateThrottle, options={"backend": backend, "deny_list": ["192.0.2.0/24"]})
+    assert statuses(view, 2, REMOTE_ADDR="192.0.2.1") == [403, 403]
+    assert statuses(view, 1) == [200]
+
+
+def test_closed_is_503_while_the_store_is_away(page: Any) -> None:
+    away = RedisBackend(f"redis://127.0.0.1:{free_port()}/0")
+    view = page(drf.UserRateThrottle, options={"backend": away, "when_down": "closed"})
+    responses = ask(view, 2)
+    assert [(each.status_code, each.headers["Retry-After"]) for each in responses] == [(503, "5")] * 2
+    away.close()
+
+
+@pytest.mark.parametrize(
+    ("framework", "words"),
+    [
+        ({"DEFAULT_THROTTLE_RATES": {"user": "10/fortnight"}}, ["DEFAULT_THROTTLE_RATES['user']", "10/fortnight"]),
+        (
+            {
+                "DEFAULT_THROTTLE_RATES": {"usr": "10/m"},
+                "DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UserRateThrottle"],
+            },
+            ["no rate for 'user'"],
+        ),
+        ({"DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UsrRateThrottle"]}, ["UsrRateThrottle"]),
+    ],
+)
+def test_wrong_rates_are_found_by_the_checks(configured: Configure, framework: Any, words: list[str]) -> None:
+    configured(REST_FRAMEWORK=framework)
+    (found,) = check_throttles(None)
+    assert found.id == "ratelimit.E008"
+    assert all(word in found.msg for word in words), found.msg
+
+
+def test_right_rates_are_not(configured: Configure) -> None:
+    configured(
+        REST_FRAMEWORK={
+            "DEFAULT_THROTTLE_RATES": RATES | {"burst": "10/s;1000/h"},
+            "DEFAULT_THROTTLE_CLASSES": [
+                "ratelimit_core.django.drf.AnonRateThrottle",
+                "ratelimit_core.django.drf.ScopedRateThrottle",
+            ],
+        }
+    )
+    assert check_throttles(None) == []

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,6 +41,29 @@ def test_the_limit_with_the_least_left_is_shown(requests: RequestFactory, backen
     assert headers["X-RateLimit-Remaining"] == "4"
     assert 0 <= int(headers["X-RateLimit-Reset"]) - time.time() <= 2
     assert "Retry-After" not in headers
+
+
+def test_the_limit_that_refused_is_shown_though_another_allows_as_many(
+    requests: RequestFactory, backend: MemoryBackend, clock: ManualClock
+) -> None:
+    @rate_limit("ip", "3/s", concurrency=3, backend=backend)
+    def view(request: HttpRequest) -> StreamingHttpResponse:
+        return StreamingHttpResponse(iter([b"a"]))
+
+    running = [view(requests.get("/")) for _ in range(3)]
+    assert [each.headers["RateLimit"] for each in running] == [f'"3-per-1s";r={left};t=1' for left in (2, 1, 0)]
+    clock.advance(2)
+    headers = view(requests.get("/")).headers
+    assert (headers["RateLimit"], headers["Retry-After"]) == ('"3-at-once";r=0', "58")
+    assert "X-RateLimit-Reset" not in headers
+
+
+def test_of_two_that_refuse_the_one_that_makes_wait_longest_is_shown(
+    requests: RequestFactory, backend: MemoryBackend
+) -> None:
+    view = decorated(("ip", "1/s;1/m"), backend=backend)
+    headers = [view(requests.get("/")).headers for _ in range(2)][-1]
+    assert (headers["RateLimit"], headers["Retry-After"]) == ('"1-per-60s";r=0;t=60', "60")
 
 
 def test_of_several_decorators_the_tightest_is_shown_wherever_it_stands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import redis
 from celery import Celery
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.test import RequestFactory
+from django.test import Client, RequestFactory
 
 from ratelimit_core import ConfigurationError, Rate, configure
 from ratelimit_core.backends import MemoryBackend, RedisBackend
@@ -18,7 +19,9 @@ from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import aratelimit, rate_limit, ratelimit
 from ratelimit_core.django.responses import Refusal
 from ratelimit_core.django.signals import rate_limit_allowed, rate_limit_denied
+from tests.django import settings
 from tests.django.conftest import Configure
+from tests.django.views import LAST_MODIFIED
 
 Call = Callable[..., HttpResponse]
 
@@ -374,6 +377,20 @@ def test_a_stream_holds_its_place_until_it_is_closed(call: Call) -> None:
     assert call(view).status_code == 429
     stream.close()
     assert call(view).status_code == 200
+
+
+def test_a_place_is_given_back_though_a_304_takes_the_place_of_the_stream(configured: Configure) -> None:
+    configured(
+        ROOT_URLCONF="tests.django.urls",
+        MIDDLEWARE=["django.middleware.http.ConditionalGetMiddleware", *settings.MIDDLEWARE],
+    )
+    for path in ("/streamed/", "/streamed-async/"):
+        for _ in range(3):
+            assert Client().get(path, headers={"If-Modified-Since": LAST_MODIFIED}).status_code == 304
+        with contextlib.closing(Client().get(path)) as response:
+            assert response.status_code == 200
+            assert Client().get(path).status_code == 429
+        assert Client().get(path, headers={"If-Modified-Since": LAST_MODIFIED}).status_code == 304
 
 
 def test_enable_false_lets_all_pass(call: Call, limited: Any, configured: Configure) -> None:

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.utils.decorators import method_decorator
+from django.views.generic import View
 
-from ratelimit_core import BackendError, RateLimited
+from ratelimit_core import BackendError, CircuitBreaker, RateLimited
 from ratelimit_core.backends import MemoryBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
 from ratelimit_core.django.decorators import rate_limit
@@ -74,6 +76,42 @@ def shared(request: HttpRequest) -> HttpResponse:
     return HttpResponse("ok")
 
 
+LAST_MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@rate_limit("ip", concurrency=1)
+def streamed(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"a"]), headers={"Last-Modified": LAST_MODIFIED})
+
+
+@rate_limit("ip", concurrency=1)
+async def streamed_async(request: HttpRequest) -> StreamingHttpResponse:
+    return StreamingHttpResponse(iter([b"a"]), headers={"Last-Modified": LAST_MODIFIED})
+
+
+class AsyncPage(View):
+    async def get(self, request: HttpRequest) -> HttpResponse:
+        return HttpResponse("ok")
+
+
+@method_decorator(circuit_breaker("by method", backend=STORE, verdict_ttl=0), name="dispatch")
+class ByMethod(AsyncPage):
+    pass
+
+
+class ByHand(AsyncPage):
+    @circuit_breaker("by hand", backend=STORE, verdict_ttl=0)
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        return super().dispatch(request, *args, **kwargs)
+
+
+by_call = CircuitBreaker("by call", backend=STORE, verdict_ttl=0)
+
+
+async def breaker_calls(request: HttpRequest) -> HttpResponse:
+    return await by_call.call(plain_async, request)
+
+
 class Ticker:
     """Measures for how long the event loop is held up at most."""
 
@@ -112,5 +150,11 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "limited-async": limited_async,
     "shared": shared,
     "shared-async": shared_async,
+    "streamed": streamed,
+    "streamed-async": streamed_async,
+    "breaker-by-method": ByMethod.as_view(),
+    "breaker-by-hand": ByHand.as_view(),
+    "breaker-around": circuit_breaker("around", backend=STORE, verdict_ttl=0)(AsyncPage.as_view()),
+    "breaker-calls": breaker_calls,
     "loop-lag": loop_lag,
 }

@@ -8,6 +8,7 @@ from tests.operators.conftest import Checker, Site
 
 RESILIENCE = "ratelimit_core.django.middleware.ResilienceMiddleware"
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
+HANDLERS = "tests.operators.site.handlers"
 
 WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"RATELIMIT_BACKNED": "redis://"}, "E001", ["RATELIMIT_BACKNED is not", "Did you mean RATELIMIT_BACKEND?"]),
@@ -24,6 +25,14 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"RATELIMIT_REDIS": "redis://:hidden@host/0"}, "E002", ["RATELIMIT_REDIS = 'redis://***@host/0'"]),
     ({"RATELIMIT_TRUSTED_PROXIES": 5}, "E002", ["RATELIMIT_TRUSTED_PROXIES = 5 should be a list of addresses"]),
     ({"RATELIMIT_RESPONSE_HANDLER": 5}, "E002", ["RATELIMIT_RESPONSE_HANDLER = 5 should be a function"]),
+    ({"RATELIMIT_RESPONSE_HANDLER": "math.pi"}, "E002", ["RATELIMIT_RESPONSE_HANDLER = 3.14159", "a function"]),
+    ({"RATELIMIT_RESPONSE_HANDLER": f"{HANDLERS}.of_nothing"}, "E002", ["of_nothing", "should take the request", "()"]),
+    (
+        {"RATELIMIT_EXCEPTION_HANDLER": f"{HANDLERS}.of_three"},
+        "E002",
+        ["of_three", "or two arguments", "more"],
+    ),
+    ({"RATELIMIT_RESPONSE_HANDLER": f"{HANDLERS}.asynchronous"}, "E002", ["should be a plain function"]),
     ({"RATELIMIT_EXCEPTION_HANDLER": "no.such"}, "E002", ["RATELIMIT_EXCEPTION_HANDLER", "No module named 'no'"]),
     (
         {"RATELIMIT_CIRCUIT_BREAKER": {"failure_treshold": 3}},
@@ -69,7 +78,6 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"RATELIMIT_BACKEND": "django-db://nowhere"}, "E007", ["'nowhere'", "DATABASES"]),
     ({"DEBUG": False}, "W001", ["The backend is memory", "RATELIMIT_BACKEND = 'redis://...'"]),
-    ({"RATELIMIT_BACKEND": "database"}, "W002", ["rollback", "RATELIMIT_DATABASE = 'resilience'"]),
     ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s"}}, "W003", ["limits nothing", f"Add '{RESILIENCE}'"]),
     (
         {"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "key": "user"}, "MIDDLEWARE": [RESILIENCE, AUTHENTICATION]},
@@ -91,7 +99,17 @@ def test_a_wrong_setting_is_named_with_what_to_write(
     assert "hidden" not in text
 
 
+def test_a_database_that_is_shared_with_the_requests_is_warned_of(check: Checker) -> None:
+    shared, reads_first = check(RATELIMIT_BACKEND="database")
+    assert (shared[0], reads_first[0]) == ("ratelimit.W002", "ratelimit.W005")
+    assert "rollback" in shared[1]
+    assert "RATELIMIT_DATABASE = 'resilience'" in shared[2]
+    assert "database is locked" in reads_first[1]
+    assert "'transaction_mode': 'IMMEDIATE'" in reads_first[2]
+
+
 RIGHT: list[dict[str, Any]] = [
+    {"RATELIMIT_RESPONSE_HANDLER": f"{HANDLERS}.of_one", "RATELIMIT_EXCEPTION_HANDLER": f"{HANDLERS}.of_two"},
     {},
     {"RATELIMIT_BACKEND": "redis://127.0.0.1:1/0", "DEBUG": False},
     {"RATELIMIT_BACKEND": "django-db://resilience", "DEBUG": False},

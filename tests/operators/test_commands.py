@@ -7,11 +7,15 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.management import CommandError
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend
+from ratelimit_core.django.management.commands import ratelimit_health
+from tests import databases
 from tests.operators.conftest import Site
 
 AWAY = "redis://127.0.0.1:1/0"
@@ -186,6 +190,37 @@ def test_the_store_away_is_an_error_that_says_so(own: Site, command: str) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_a_timeout_is_seconds(own: Site) -> None:
-    done = own.manage("ratelimit_health", "--timeout", "soon")
-    assert "argument --timeout" in done.stderr
+@pytest.mark.parametrize("options", ["--timeout soon", "--timeout 0", "--fail-on-opne", "payments"])
+def test_a_wrong_option_is_not_a_breaker_that_is_open(own: Site, options: str) -> None:
+    done = own.manage("ratelimit_health", *options.split())
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_is_no_error(own: Site) -> None:
+    done = own.manage("ratelimit_health", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--fail-on-open" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["ratelimit_status", "ratelimit_health", "check --tag ratelimit"])
+@pytest.mark.parametrize("name", ["Broken", "no_such"])
+def test_a_backend_that_can_not_be_made_is_an_error_that_says_why(own: Site, command: str, name: str) -> None:
+    done = replace(own, store=f"tests.operators.site.broken.{name}").manage(*command.split())
+    assert done.returncode == 1
+    assert ("RuntimeError: out of order" if name == "Broken" else "no_such") in done.stderr
+    assert "no answer within" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_health_says_what_it_ran_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    databases.setup()
+
+    def broken() -> dict[str, Any]:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(ratelimit_health, "circuit_breaker_health", broken)
+    with pytest.raises(CommandError, match="RuntimeError: out of order") as caught:
+        ratelimit_health.Command().handle(fail_on_open=False, timeout=5.0, as_json=False)
+    assert caught.value.returncode == 1

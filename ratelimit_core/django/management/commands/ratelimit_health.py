@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from typing import Any
 
@@ -34,6 +35,15 @@ class Command(BaseCommand):
             "--json", action="store_true", dest="as_json", help="print what the health endpoint answers"
         )
 
+    def run_from_argv(self, argv: list[str]) -> None:
+        """A wrong option ends as any error does, with 1: Django's own 2 would read as a breaker that is open."""
+        self._called_from_command_line = True
+        try:
+            self.create_parser(argv[0], argv[1]).parse_args(argv[2:])
+        except SystemExit as end:
+            sys.exit(1 if end.code else 0)
+        super().run_from_argv(argv)
+
     def handle(self, *args: Any, fail_on_open: bool, timeout: float, as_json: bool, **options: Any) -> None:
         """Print one line, and raise CommandError with the exit code if something is wrong."""
         found = _within(timeout)
@@ -53,12 +63,21 @@ class Command(BaseCommand):
 def _within(timeout: float) -> dict[str, Any]:
     """What is found within ``timeout``. A store that hangs longer holds up a thread that nobody waits for."""
     found: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: found.append(circuit_breaker_health()), daemon=True)
+
+    def ask() -> None:
+        try:
+            found.append(circuit_breaker_health())
+        except Exception as error:
+            found.append(_away(f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    if found:
-        return found[0]
-    store = {"up": False, "backend": "", "error": f"no answer within {timeout:g} s"}
+    return found[0] if found else _away(f"no answer within {timeout:g} s")
+
+
+def _away(error: str) -> dict[str, Any]:
+    store = {"up": False, "backend": "", "error": error}
     return {"total": None, "failing": None, "healthy": False, "store": store}
 
 
