@@ -32,7 +32,7 @@ def test_a_fleet_keeps_a_rate_and_spends_no_retry_on_it(fleet: Fleet, gather: Ga
     assert len(times) == 40
     # The store admits at most 10 in any second; a run notes its time a little after it was admitted.
     assert most_within(times, 0.9) <= 10
-    assert max(times) - min(times) < 3.0 * 1.5
+    assert 2.9 <= max(times) - min(times) < 3.0 * 1.5  # 40 of them, of which the first 10 at once
     assert {result.backend.get_task_meta(result.id)["retries"] for result in results} == {0}
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
 from ratelimit_core import Limiter
-from ratelimit_core.backends import Backend, RedisBackend
+from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.limits import Algorithm
 
 THREADS = 8
@@ -50,5 +50,10 @@ def hammer(backend: Backend) -> None:
     print("spans", json.dumps(spans), flush=True)
 
 
+def shared(url: str, kind: str) -> Backend:
+    backend = RedisBackend(url, key_prefix="hammer", socket_timeout=30)
+    return MultiBackend([backend, MemoryBackend()]) if kind == "multi" else backend
+
+
 if __name__ == "__main__":
-    hammer(RedisBackend(sys.argv[1], key_prefix="hammer", socket_timeout=30))
+    hammer(shared(*sys.argv[1:]))

@@ -1,4 +1,6 @@
-"""How many may pass in any interval of one period: 4 processes with 8 threads each on one Valkey and its clock.
+"""How many may pass in any interval of one period: 4 processes with 8 threads each on one store and its clock.
+
+Valkey alone, as the first of several stores, behind a Sentinel, and as a Cluster; databases are hammered beside theirs.
 
 When the server admitted a hit is not known, only that it was between asking and hearing of it. So a hit is
 counted only in the intervals in which it was for certain: no delay of this machine can make these tests fail.
@@ -13,6 +15,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.redis import topology
 from tests.servers import Process
 
 from . import hammer
@@ -33,9 +36,15 @@ def hammered(*command: str, environ: Mapping[str, str] | None = None) -> dict[st
     return {name: [(start, end) for spans in told for start, end in spans[name]] for name in told[0]}
 
 
-@pytest.fixture(scope="module")
-def spans(valkey_url: str) -> dict[str, hammer.Spans]:
-    return hammered("-m", "tests.limits.hammer", valkey_url)
+@pytest.fixture(scope="module", params=["valkey", "multi", "sentinel", "cluster"])
+def spans(request: pytest.FixtureRequest, valkey_url: str) -> dict[str, hammer.Spans]:
+    with ExitStack() as stack:
+        url = valkey_url
+        if request.param == "sentinel":
+            url = stack.enter_context(topology.watched()).url
+        elif request.param == "cluster":
+            url = stack.enter_context(topology.cluster()).url
+        return hammered("-m", "tests.limits.hammer", url, request.param)
 
 
 def busiest(spans: hammer.Spans) -> int:
