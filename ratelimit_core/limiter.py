@@ -17,6 +17,7 @@ from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited
 from .limits import Algorithm, Decision, Limit, Question, decide
 from .policies import CONCURRENCY
+from .policies.concurrency import RENEW
 from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from .rates import Rate, parse_rates
 from .settings import WhenDown
@@ -203,14 +204,18 @@ class Limiter:
             ConfigurationError: there are limits here besides the one on how many may run.
         """
         if [limit.policy for limit in self.limits] != [CONCURRENCY]:
-            raise ConfigurationError(
-                "hold() needs a limiter of concurrency alone, as in Limiter(key=..., concurrency=1)"
-            )
+            raise ConfigurationError("hold() needs a concurrency alone, as in Limiter(key=..., concurrency=1)")
         return self._ask(self.calls(self._name(key), 1, ticket))
 
     def let_go(self, ticket: str, *, key: str | None = None) -> None:
         """Give back the place to run that is called ``ticket``, whoever took it. One round trip."""
         self.store.tell(self.places(ticket, key=key), False)
+
+    def renew(self, ticket: str, *, key: str | None = None) -> None:
+        """Have the place to run that is called ``ticket`` held longer, if it is held still. One round trip."""
+        name = self._name(key)
+        calls = [limit.call(name, RENEW, 1, ticket) for limit in self.limits if limit.policy is CONCURRENCY]
+        self.store.tell(calls, False)
 
     def places(self, ticket: str, *, key: str | None = None) -> list[Call]:
         """The calls that :meth:`let_go` makes, for who has others to send along."""

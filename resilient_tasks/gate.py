@@ -37,6 +37,8 @@ logger = logging.getLogger("resilient_tasks")
 
 TICK = 0.5
 """Seconds between two looks at the breakers."""
+RENEW_EVERY = 60.0
+"""Seconds after which what still runs has its place renewed: several times in the five minutes that it is held for."""
 GIVE_BACK_AFTER = 1.0
 """Seconds after which held tasks go back to the broker: by then every worker leaves the queue alone."""
 _TRIES = 20
@@ -109,7 +111,7 @@ class Gate(bootsteps.StartStopStep):
         self._overfull: set[str] = set()
         self._catching_up: set[str] = set()  # queues that were left alone for that, until they were empty once
         self._lock = threading.RLock()  # timers have a thread of their own where there is no event loop
-        self._timer: Any = None
+        self._timers: list[Any] = []
         self._advised = False
         _gates[self._app] = consumer.resilience_gate = self
         if ENABLED:
@@ -136,13 +138,16 @@ class Gate(bootsteps.StartStopStep):
             lane.end_probe()
             lane.mode = Mode.FLOWING
         self._look_round()
-        self._timer = consumer.timer.call_repeatedly(TICK, self._soon, (self._look_round,))
+        self._timers = [
+            consumer.timer.call_repeatedly(TICK, self._soon, (self._look_round,)),
+            consumer.timer.call_repeatedly(RENEW_EVERY, self._soon, (self._renew,)),
+        ]
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost, or the worker ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
 
     def info(self, consumer: Any) -> Any:
         """For ``celery inspect stats`` and the ``breakers`` command."""
@@ -255,6 +260,12 @@ class Gate(bootsteps.StartStopStep):
                     self._catching_up.add(queue)
             self._catching_up = {queue for queue in self._catching_up if self._count(queue)}
             self._leave_and_take_up()
+
+    def _renew(self) -> None:
+        for request in list(state.active_requests):
+            if hasattr(request, "renew") and request.worker_pid:
+                with suppress(ResilienceError):
+                    request.renew()
 
     def _step(self, lane: Lane) -> None:
         state_now, wait = lane.breaker.look(anew=True)

@@ -29,7 +29,7 @@ OnPublishOpen = Literal["allow", "raise"]
 
 _DAY = 86400.0
 _LONGEST_RUN = 300.0
-"""After so many seconds a run without a time limit is taken for dead, and its place is free again."""
+"""So long a run without a hard time limit holds its place; its worker renews that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Options:
         rate_key: what the limit is counted by: a template over the task's arguments such as
             ``"{tenant_id}"``, or a function of them. By default the breaker's name.
         concurrency: how many may run at a time, in the whole fleet. A run holds its place for its hard time limit
-            at most, or for five minutes where it has none.
+            at most; where it has none, for five minutes, which its worker renews in a prefork pool.
         cost: what one run costs of each rate; a number, or a function of the task's arguments.
         on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
             (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with

@@ -115,6 +115,14 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             self._gate.finished(self)
         return result
 
+    def renew(self) -> None:
+        """Have a run that goes on hold its place to run longer. One round trip, where there is a limit on those."""
+        protection = self.protection
+        if protection is None or protection.options.concurrency is None or protection.limiter is None:
+            return
+        key = protection.subject(self._args, self._kwargs).key
+        protection.limiter.renew(ticket_of(self.id, self._hostname, self.worker_pid), key=key)
+
     def settle(self, error: BaseException | None, ran: float) -> None:
         """Say for a run what it can't say itself, and give back the places that it held. Two round trips at most."""
         protection = self.protection

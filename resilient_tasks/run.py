@@ -89,8 +89,8 @@ class Run:
             self._acquire()
         except CircuitBreakerError:
             # Perhaps that was known from a second ago, and somebody has reset it since: to wait would be long.
-            breaker = self.subject.breaker
-            if not self.may_wait or breaker is None or breaker.look(anew=True)[0] != "closed":
+            breaker, waits = self.subject.breaker, self.may_wait and self.options.on_open == "defer"
+            if not waits or breaker is None or breaker.look(anew=True)[0] != "closed":
                 raise
             self._acquire()
         if self.waiting.deferrals:

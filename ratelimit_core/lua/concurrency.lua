@@ -12,6 +12,12 @@ local function concurrency(op, cost, slots, now, held, room_at, mine, limit, tim
       drop = cost
       kept = (kept - cost)
     end
+  elseif op == 3 then
+    if mine > 0 then
+      drop = cost
+      add = cost
+      ends = (now + timeout)
+    end
   elseif (mine == 0 and room_at > now) then
     allowed = 0
     wait = (room_at - now)

@@ -7,12 +7,15 @@ hold it longer.
 HIT = 0
 PEEK = 1
 REFUND = 2
+RENEW = 3
 
 
 def concurrency(
     op: int, cost: int, slots: int, now: int, held: int, room_at: int, mine: int, *, limit: int, timeout: int
 ) -> tuple[int, ...]:
     """Decide one call: ``HIT`` takes or renews ``cost`` places, ``REFUND`` gives them back, ``PEEK`` looks.
+
+    ``RENEW`` is for somebody else than the holder: it renews what is held still, and takes nothing.
 
     ``slots`` is ``limit - cost``. Answers: places left, and µs until there is room for ``cost`` (0: now).
     """
@@ -26,6 +29,11 @@ def concurrency(
         if mine > 0:
             drop = cost
             kept -= cost
+    elif op == RENEW:
+        if mine > 0:
+            drop = cost
+            add = cost
+            ends = now + timeout
     elif mine == 0 and room_at > now:
         allowed = 0
         wait = room_at - now

@@ -22,7 +22,7 @@ Config = dict[str, int]
 
 OPERATIONS = {
     "breaker": 3,
-    "concurrency": 3,
+    "concurrency": 4,
     "counter": 2,
     "fixed_window": 3,
     "sliding_window": 5,

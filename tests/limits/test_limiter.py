@@ -453,3 +453,36 @@ def test_keys_of_any_text_and_length_are_kept_apart(make: MakeLimiter) -> None:
     for key in ("a b", "a%20b", "{a}b", "é", "é\0", "x" * 5000, "x" * 5001, "a:b", "\ud800"):
         assert limiter.hit(key=key)
         assert not limiter.hit(key=key)
+
+
+# Places by their names
+
+
+def test_a_named_place_is_held_longer_and_let_go_by_whoever_knows_its_name(store: Backend, clock: ManualClock) -> None:
+    places = Limiter(key="places", concurrency=1, timeout=10, backend=store, clock=clock)
+    assert places.hold("mine")
+    assert places.hold("mine")
+    assert not places.hold("another's")
+    clock.advance(9)
+    places.renew("mine")
+    clock.advance(9)
+    assert not places.hold("another's")
+    places.let_go("mine")
+    assert places.hold("another's")
+
+
+def test_what_is_held_no_more_is_not_renewed(store: Backend, clock: ManualClock) -> None:
+    places = Limiter(key="places", concurrency=1, timeout=10, backend=store, clock=clock)
+    decision = places.hit()
+    places.release(decision)
+    places.renew(decision.ticket)
+    assert places.peek().remaining == 1
+    places.hold("mine")
+    clock.advance(10)
+    places.renew("mine")
+    assert places.peek().remaining == 1
+
+
+def test_a_rate_has_no_named_places(store: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="hold\\(\\) needs a concurrency alone"):
+        Limiter("1/s", key="rate", concurrency=1, backend=store).hold("mine")

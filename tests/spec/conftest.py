@@ -16,13 +16,26 @@ from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, Mul
 from ratelimit_core.clock import ManualClock
 from tests import databases
 from tests.django.conftest import configured
+from tests.redis import topology
 
 __all__ = ["configured"]
 
 Make = Callable[..., Backend]
 Get = Callable[..., HttpRequest]
 
-KINDS = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
+KINDS = ["memory", "valkey", "redis", "sentinel", "cluster", "sqlite", "postgresql", "mariadb", "multi"]
+
+
+@pytest.fixture(scope="session")
+def sentinel_url() -> Iterator[str]:
+    with topology.watched() as watched:
+        yield watched.url
+
+
+@pytest.fixture(scope="session")
+def cluster_url() -> Iterator[str]:
+    with topology.cluster() as cluster:
+        yield cluster.url
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +85,13 @@ def make(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Make]:
         backend.close()
 
 
-_PLACES = {"valkey": "valkey_url", "redis": "redis_url", "multi": "valkey_url"}
+_PLACES = {
+    "valkey": "valkey_url",
+    "redis": "redis_url",
+    "sentinel": "sentinel_url",
+    "cluster": "cluster_url",
+    "multi": "valkey_url",
+}
 
 
 @pytest.fixture
