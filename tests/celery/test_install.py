@@ -55,7 +55,7 @@ def routed(module: Any) -> Iterator[Routed]:
     module.world.flushall()
     for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
-        if protection is not None and not protection._of_arguments:
+        if protection is not None and protection.breaker is not None and not protection._of_arguments:
             protection.breaker._known.forget()
     with ExitStack() as stack:
         yield Routed(module, stack)
@@ -231,14 +231,17 @@ def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None
     def charge() -> None: ...
 
     app.finalize()
-    assert list(advise(app)) == ["resilience['biling.*'] matches no task or queue of this worker: is it misspelled?"]
+    said = [advice for advice in advise(app) if advice.startswith("resilience[")]
+    assert said == ["resilience['biling.*'] matches no task or queue of this worker: is it misspelled?"]
     app.close()
 
 
 def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> None:
     from resilient_tasks.advice import advise
 
-    app = new_app(resilience={"a.*": {"breaker": "sharing", "on_open": "pause"}})
+    app = new_app(
+        resilience={"a.*": {"breaker": "sharing", "on_open": "pause"}}, task_routes={"[ab].*": {"queue": "shared"}}
+    )
     install(app)
     for name in ("a.pauses", "b.does_not"):
 
@@ -246,7 +249,7 @@ def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> N
         def task() -> None: ...
 
     app.finalize()
-    (advice,) = advise(app)
-    assert advice.startswith("queue 'celery' is left alone while sharing is open, and with it b.does_not")
+    (advice,) = [advice for advice in advise(app) if "'shared'" in advice]
+    assert advice.startswith("queue 'shared' is left alone while sharing is open, and with it b.does_not: ")
     assert "give tasks that pause a queue of their own, or write on_open='defer'" in advice
     app.close()

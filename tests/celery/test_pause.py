@@ -69,7 +69,9 @@ def test_what_a_person_cancelled_is_not_taken_up_again(fleet: Fleet) -> None:
     breaker = fleet.module.settle.resilience.breaker
     breaker.force_open()
     worker = fleet.worker("-c", "1", *BOTH)
+    worker.wait_for("settling is stopped")
     fleet.app.control.cancel_consumer("settling", reply=True)
+    worker.wait_for("Canceling queue settling")
     breaker.reset()
     worker.wait_for("settling is releasing")
     late = fleet.module.settle.delay(1)
