@@ -5,13 +5,14 @@ it. What waits stays in the broker: no redelivery, no memory, no visibility time
 
 For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
 one worker that gets the probe's place takes one task out of the queue; once the breaker has closed, the queue is taken
-up again, and its tasks are released turn by turn until it was empty once.
+up again, and its tasks are released turn by turn, for as long as what was in it then takes.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -83,6 +84,7 @@ class Lane:
         self.held: list[ResilientRequest] = []
         self.permit: Permit | None = None
         self.prober: ResilientRequest | None = None
+        self.by_turns_until = 0.0
 
     @property
     def stops(self) -> bool:
@@ -109,7 +111,7 @@ class Gate(bootsteps.StartStopStep):
         self._left_alone: set[str] = set()
         self._waiting: dict[str, weakref.WeakSet[ResilientRequest]] = {}
         self._overfull: set[str] = set()
-        self._catching_up: set[str] = set()  # queues that were left alone for that, until they were empty once
+        self._catching_up: dict[str, float] = {}  # queues that were left alone for that: until when by turns
         self._lock = threading.RLock()  # timers have a thread of their own where there is no event loop
         self._timers: list[Any] = []
         self._advised = False
@@ -257,8 +259,10 @@ class Gate(bootsteps.StartStopStep):
             for queue in list(self._overfull):
                 if len(self._waiting[queue]) < 0.8 * self._most(queue):
                     self._overfull.discard(queue)
-                    self._catching_up.add(queue)
-            self._catching_up = {queue for queue in self._catching_up if self._count(queue)}
+                    self._catching_up[queue] = time.monotonic() + self._count(queue) * self._between_turns(queue)
+            for queue, until in list(self._catching_up.items()):
+                if time.monotonic() > until or not self._count(queue):
+                    del self._catching_up[queue]
             self._leave_and_take_up()
 
     def _renew(self) -> None:
@@ -273,8 +277,10 @@ class Gate(bootsteps.StartStopStep):
             if lane.mode in (Mode.STOPPED, Mode.PROBING):
                 lane.end_probe()
                 lane.mode = Mode.RELEASING
+                waiting = sum(map(self._count, lane.queues))
+                lane.by_turns_until = time.monotonic() + waiting * lane.protection.between_turns
                 self._let_go(lane)
-            elif lane.mode is Mode.RELEASING and self._is_empty(lane):
+            elif lane.mode is Mode.RELEASING and (time.monotonic() > lane.by_turns_until or self._is_empty(lane)):
                 lane.mode = Mode.FLOWING
             return
         if lane.mode in (Mode.FLOWING, Mode.RELEASING):
@@ -319,17 +325,18 @@ class Gate(bootsteps.StartStopStep):
 
     def _is_its_turn(self, protection: Protection, request: ResilientRequest) -> bool:
         """The same for one that would be put off: while the breaker is open it gets its turn where it is refused."""
-        breaker = protection.subject(request.args, request.kwargs).breaker
+        breaker = request.subject.breaker if request.subject is not None else None
         if breaker is None or breaker.look()[0] != "closed":
             return True
         return self._has_turn(protection, request)
 
     def _has_turn(self, protection: Protection, request: ResilientRequest) -> bool:
         """Whether a task of a queue that was left alone may run; else it has its turn later, and is kept until then."""
-        if request.had_turn:
+        subject = request.subject
+        if request.had_turn or subject is None:
             return True
         request.had_turn = True
-        wait = protection.turn(protection.subject(request.args, request.kwargs))
+        wait = protection.turn(subject)
         if wait <= _AT_ONCE:
             return True
         self._consumer.timer.call_after(wait, self._consumer.on_task_request, (request,))
@@ -385,6 +392,10 @@ class Gate(bootsteps.StartStopStep):
         finally:
             if own:
                 channel.close()
+
+    def _between_turns(self, queue: str) -> float:
+        protections = [request.protection for request in self._waiting[queue]]
+        return max((each.between_turns for each in protections if each is not None), default=0.01)
 
     def _most(self, queue: str) -> int:
         protections = [request.protection for request in self._waiting[queue]]

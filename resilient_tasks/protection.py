@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from ratelimit_core.backoff import Backoff
 from ratelimit_core.breaker_state import turns_of
 from ratelimit_core.circuit_breaker import CircuitBreaker
+from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
 from ratelimit_core.guard import Guard, Leave
 from ratelimit_core.limiter import Limiter
@@ -175,7 +176,9 @@ class Protection:
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
         self.limits_run_to(time_limit)
-        self.release = Limiter(self._release_rate(), key=turns_of(self._name), algorithm="leaky_bucket")
+        release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
+        self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
+        self.between_turns = release_rate.spacing_us / SECOND
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
@@ -200,12 +203,12 @@ class Protection:
                 self.limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
         self.guard = Guard(self.breaker, self.limiter)
 
-    def _release_rate(self) -> Rate | str:
+    def _release_rate(self) -> Rate | str | list[str | Rate]:
         if self.options.release_rate is not None:
             return self.options.release_rate
         if self.options.rate is None or self.options.rate_key is not None:  # that one is nobody's in particular
             return "100/s"
-        return min(parse_rates(self.options.rate), key=lambda each: each.spacing_us)
+        return self.options.rate
 
     def subject(self, args: Any, kwargs: Any) -> Subject:
         """What a call with these arguments is about."""

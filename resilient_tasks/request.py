@@ -58,6 +58,15 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         protection = task.resilience_of_queue(self.queue)
         return protection
 
+    @property
+    def subject(self) -> Subject | None:
+        """What the call is about; None if its arguments don't say: then it fails where it runs."""
+        protection = self.protection
+        try:
+            return None if protection is None else protection.subject(self._args, self._kwargs)
+        except Exception:  # a user's own functions are asked here, in the process that no task may end
+            return None
+
     def revoked(self) -> bool:
         """Whether the pool is not to have it: revoked, or held here by the gate. Asked last before it goes there."""
         if super().revoked():
@@ -120,21 +129,21 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         protection = self.protection
         if protection is None or protection.options.concurrency is None or protection.limiter is None:
             return
-        key = protection.subject(self._args, self._kwargs).key
-        protection.limiter.renew(ticket_of(self.id, self._hostname, self.worker_pid), key=key)
+        subject = self.subject
+        if subject is not None:
+            ticket = ticket_of(self.id, self._hostname, self.worker_pid)
+            protection.limiter.renew(ticket, key=subject.key)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
         """Say for a run what it can't say itself, and give back the places that it held. Two round trips at most."""
-        protection = self.protection
-        if protection is None or not self.worker_pid or self._settled:
+        protection, subject = self.protection, self.subject
+        if protection is None or subject is None or not self.worker_pid or self._settled:
             return
         self._settled = True
         try:
-            self._settle(protection, protection.subject(self._args, self._kwargs), error, ran)
+            self._settle(protection, subject, error, ran)
         except ResilienceError:
             logger.warning("%s[%s] could not be settled", self.name, self.id, exc_info=True)
-        except TypeError:  # arguments that don't fit: the run never began
-            pass
 
     def _settle(self, protection: Protection, subject: Subject, error: BaseException | None, ran: float) -> None:
         tickets = [ticket_of(self.id, self._hostname, self.worker_pid)]
