@@ -5,7 +5,7 @@ it. What waits stays in the broker: no redelivery, no memory, no visibility time
 
 For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
 one worker that gets the probe's place takes one task out of the queue; once the breaker has closed, the queue is taken
-up again, and its tasks are released turn by turn, for as long as what was in it then takes.
+up again, and its tasks are released turn by turn for as long as it shrinks by that.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ GIVE_BACK_AFTER = 1.0
 _TRIES = 20
 """So many messages are looked at, of which none is a task to probe with."""
 _AT_ONCE = 0.005
+_SHRINKS = 0.75
+"""A queue that is released turn by turn shrinks to that at least while it takes its turns, or else flows freely."""
 
 _gates: weakref.WeakKeyDictionary[Celery, Gate] = weakref.WeakKeyDictionary()
 
@@ -85,6 +87,7 @@ class Lane:
         self.permit: Permit | None = None
         self.prober: ResilientRequest | None = None
         self.by_turns_until = 0.0
+        self.waiting = 0  # how many there were when that was said
 
     @property
     def stops(self) -> bool:
@@ -277,11 +280,16 @@ class Gate(bootsteps.StartStopStep):
             if lane.mode in (Mode.STOPPED, Mode.PROBING):
                 lane.end_probe()
                 lane.mode = Mode.RELEASING
-                waiting = sum(map(self._count, lane.queues))
-                lane.by_turns_until = time.monotonic() + waiting * lane.protection.between_turns
+                self._by_turns(lane)
                 self._let_go(lane)
-            elif lane.mode is Mode.RELEASING and (time.monotonic() > lane.by_turns_until or self._is_empty(lane)):
-                lane.mode = Mode.FLOWING
+            elif lane.mode is Mode.RELEASING:
+                before = lane.waiting
+                if self._is_empty(lane):
+                    lane.mode = Mode.FLOWING
+                elif time.monotonic() > lane.by_turns_until:
+                    self._by_turns(lane)
+                    if lane.waiting > _SHRINKS * before:  # more arrives than is released: that is its usual load
+                        lane.mode = Mode.FLOWING
             return
         if lane.mode in (Mode.FLOWING, Mode.RELEASING):
             lane.mode = Mode.STOPPED
@@ -290,6 +298,11 @@ class Gate(bootsteps.StartStopStep):
             lane.mode = Mode.STOPPED
         if lane.mode is Mode.STOPPED and wait <= 0 and not self._is_empty(lane):
             self._try_to_probe(lane)
+
+    def _by_turns(self, lane: Lane) -> None:
+        """Release what is in the queues now turn by turn."""
+        lane.waiting = sum(map(self._count, lane.queues))
+        lane.by_turns_until = time.monotonic() + lane.waiting * lane.protection.between_turns
 
     def _try_to_probe(self, lane: Lane) -> None:
         consumer = self._consumer.task_consumer

@@ -30,7 +30,7 @@ def opened(fleet: Fleet) -> bool:
     return bool(fleet.module.settle.resilience.breaker.state == "open")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_a_worker_that_starts_while_it_is_open_never_begins_to_consume(fleet: Fleet, gather: Gather, pool: str) -> None:
     breaker = fleet.module.settle.resilience.breaker
     breaker.force_open("somebody", "they are moving")
@@ -44,7 +44,7 @@ def test_a_worker_that_starts_while_it_is_open_never_begins_to_consume(fleet: Fl
     assert {result.backend.get_task_meta(result.id)["retries"] for result in orders} == {0}
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
 def test_an_outage_delivers_once_and_twice_what_was_prefetched(fleet: Fleet, gather: Gather, pool: str) -> None:
     workers = [fleet.worker("-c", "2", "-P", pool, *BOTH) for _ in range(2)]
     fleet.outage()
