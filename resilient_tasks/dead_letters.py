@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
@@ -22,7 +21,7 @@ _BURIED = "resilience_buried"
 """The header that says which queue the task came from, why it gave up, and when."""
 
 
-def bury(task: Task[..., Any], queue: str, reason: str) -> bool:
+def bury(task: Task[..., Any], queue: str, reason: str) -> None:
     """Publish the current message of ``task`` to ``queue``. If that fails it is logged: the task fails either way."""
     request = task.request
     headers = dict(request.as_execution_options()["headers"] or {})
@@ -35,17 +34,17 @@ def bury(task: Task[..., Any], queue: str, reason: str) -> bool:
         signature.apply_async()
     except Exception:
         logger.exception("%s[%s] gave up waiting and could not be kept in %r", task.name, request.id, queue)
-        return False
-    return True
 
 
 def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
     """Bring tasks back from the dead-letter queue ``queue``, each to the queue it came from, as new to waiting.
 
     Yields the name and id of each, once it is published and gone from here. What is published and not yet gone when
-    the process is killed is there twice, never nowhere. Ends at ``limit``, or when the queue is empty.
+    the process is killed is there twice, never nowhere (on RabbitMQ, with ``confirm_publish``). Ends at
+    ``limit``, or when the queue is empty.
     """
-    with app.connection_for_write() as connection, _channel(connection) as channel:
+    with app.connection_for_write() as connection:
+        channel: Any = connection.channel()  # which ends with its connection
         declared: Any = app.amqp.queues[queue](channel)
         declared.declare()
         producer: Any = app.amqp.Producer(channel, auto_declare=False)
@@ -64,12 +63,3 @@ def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[
             message.ack()
             count += 1
             yield str(headers.get("task")), str(headers.get("id"))
-
-
-@contextmanager
-def _channel(connection: Any) -> Iterator[Any]:
-    channel = connection.channel()
-    try:
-        yield channel
-    finally:
-        channel.close()
