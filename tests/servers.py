@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -58,6 +59,46 @@ def rabbitmq() -> Iterator[str]:
 
 def _rabbitmqctl(*arguments: str) -> None:
     subprocess.run(["rabbitmqctl", "-q", *arguments], check=True, capture_output=True, timeout=60)
+
+
+@contextmanager
+def rabbitmq_node(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
+    """A RabbitMQ of the test's own, to be killed: its URL, and how to start it, now and again."""
+    server = _or_skip(shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ.get("PATH", "")))
+    port = free_port()
+    (directory / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{port}\n")
+    # A message that it kept back and can't route yet, right after a start, is tried again after that: by default 180 s.
+    (directory / "advanced.config").write_text("[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].")
+    (directory / "plugins").write_text("[].")
+    environ = {
+        "HOME": str(directory),  # where the node's secret is
+        "RABBITMQ_NODENAME": f"test{port}@localhost",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+        "RABBITMQ_CONF_ENV_FILE": os.devnull,
+    }
+    with ExitStack() as stack:
+
+        def start() -> Process:
+            process = stack.enter_context(Process(server, environ=environ))
+            process.wait_for("completed with", timeout=60)
+            return process
+
+        yield f"amqp://guest:guest@127.0.0.1:{port}//", start
+
+
+def _or_skip(server: str | None) -> str:
+    import pytest
+
+    if server is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no rabbitmq-server is installed")
+    assert server is not None
+    return server
 
 
 def eventually(true: Callable[[], object], timeout: float = 20.0, every: float = 0.02) -> None:

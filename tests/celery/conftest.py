@@ -16,7 +16,7 @@ from ratelimit_core import CircuitBreaker
 from ratelimit_core.settings import add_source
 from resilient_tasks import settings
 from tests import servers
-from tests.servers import Process
+from tests.servers import Process, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +140,8 @@ def gather() -> Callable[..., list[Any]]:
     """The results of several tasks."""
 
     def gather(results: list[Any], timeout: float = 40.0) -> list[Any]:
+        # Asked for each in turn, an older Celery's client sleeps for up to a second before it sees that it is there.
+        eventually(lambda: all(result.ready() for result in results), timeout)
         return [result.get(timeout=timeout) for result in results]
 
     return gather
