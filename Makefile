@@ -5,7 +5,7 @@ INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.tx
 DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 
-.PHONY: help demo run bench-outage test test-matrix lint format generate clean
+.PHONY: help demo run bench-outage bench-limit test test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -21,6 +21,9 @@ test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
 
 bench-outage: $(DEV)  ## Measure what an outage costs on each broker; BENCH="--broker valkey" goes to it
 	.venv/bin/python -m benchmarks.outage $(BENCH)
+
+bench-limit: $(DEV)  ## Measure how well a rate is kept and used; BENCH="--tasks 200" goes to it
+	.venv/bin/python -m benchmarks.limit $(BENCH)
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

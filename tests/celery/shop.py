@@ -38,7 +38,8 @@ def main() -> None:
     django.setup()
     assert isinstance(app.tasks[charge.name], ResilientTask)
     for task in (charge, refund):
-        before, shop_task = published(), app.tasks[task.name]
+        shop_task: Any = app.tasks[task.name]
+        before = published()
         with transaction.atomic():
             shop_task.delay_on_commit(1)
             print(task.name, "within", published() - before)
