@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, NoReturn, Self
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +25,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def missing(reason: str) -> NoReturn:
+    """What a test needs is not here: it is skipped, and fails in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager
@@ -37,8 +46,6 @@ def valkey() -> Iterator[str]:
 @contextmanager
 def rabbitmq() -> Iterator[str]:
     """A virtual host of the suite's own on RabbitMQ; its URL. Skips where there is none, and fails in CI."""
-    import pytest
-
     vhost = f"test-{uuid.uuid4().hex[:12]}"
     user = os.environ.get("TEST_RABBITMQ_USER", "guest:guest")
     host = os.environ.get("TEST_RABBITMQ_HOST", "127.0.0.1:5672")
@@ -46,10 +53,7 @@ def rabbitmq() -> Iterator[str]:
         _rabbitmqctl("add_vhost", vhost)
         _rabbitmqctl("set_permissions", "-p", vhost, user.partition(":")[0], ".*", ".*", ".*")
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"no RabbitMQ on which rabbitmqctl can make a virtual host: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(f"no RabbitMQ on which rabbitmqctl can make a virtual host: {error}")
     try:
         yield f"amqp://{user}@{host}/{vhost}"
     finally:
@@ -72,12 +76,12 @@ def eventually(true: Callable[[], object], timeout: float = 20.0, every: float =
 class Process:
     """A child in a process group of its own, whose output can be waited for."""
 
-    def __init__(self, *command: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *command: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self.lines: list[str] = []
         self._more = threading.Condition()
         self.popen = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environ or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -148,3 +152,23 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+@contextmanager
+def flower(*celery: str, options: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A real Flower that is connected to its broker; its URL. ``celery`` says which app, or which broker."""
+    port = free_port()
+    with Process.python(
+        *("-m", "celery", *celery, "flower", f"--port={port}", "--address=127.0.0.1", *options),
+        environ={"FLOWER_UNAUTHENTICATED_API": "true", **(environ or {})},
+    ) as process:
+        process.wait_for("Connected to")
+        yield f"http://127.0.0.1:{port}"
+
+
+def redeliver(app: Any) -> None:
+    """Give what killed workers held to others, as Redis's visibility timeout would."""
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        for tag in channel.client.hkeys("unacked"):
+            channel.qos.restore_by_tag(tag)
