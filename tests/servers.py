@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -152,18 +152,6 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-@contextmanager
-def flower(*celery: str, options: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Iterator[str]:
-    """A real Flower that is connected to its broker; its URL. ``celery`` says which app, or which broker."""
-    port = free_port()
-    with Process.python(
-        *("-m", "celery", *celery, "flower", f"--port={port}", "--address=127.0.0.1", *options),
-        environ={"FLOWER_UNAUTHENTICATED_API": "true", **(environ or {})},
-    ) as process:
-        process.wait_for("Connected to")
-        yield f"http://127.0.0.1:{port}"
 
 
 def redeliver(app: Any) -> None:

@@ -16,6 +16,7 @@ from ratelimit_core import CircuitBreaker
 from ratelimit_core.settings import add_source
 from resilient_tasks import settings
 from tests import servers
+from tests.flower import flower
 from tests.servers import Process
 
 
@@ -61,7 +62,7 @@ class Fleet:
 
     def flower(self, *options: str) -> AbstractContextManager[str]:
         """A real Flower, which sees what workers tell from now on; its URL."""
-        return servers.flower(
+        return flower(
             *("-A", "tests.celery.fleet"), options=options, environ={"FLEET_URL": self.module.URL, **self.environ}
         )
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import requests
 
 from tests.celery.conftest import Fleet
-from tests.servers import eventually
+from tests.flower import waiting
 
 
 def test_a_waiting_task_says_why_and_until_when(fleet: Fleet) -> None:
@@ -16,14 +13,7 @@ def test_a_waiting_task_says_why_and_until_when(fleet: Fleet) -> None:
         fleet.worker()
         fleet.trip("charge_someday")
         result = fleet.module.charge_someday.delay(1)
-        seen: dict[str, Any] = {}
-
-        def waits_in_a_worker() -> bool:
-            reply = requests.get(f"{url}/api/task/info/{result.id}", timeout=5)
-            seen.update(reply.json() if reply.ok else {})
-            return bool(seen.get("exception") and seen.get("eta"))
-
-        eventually(waits_in_a_worker)
+        seen = waiting(url, result.id)
         assert seen["state"] in ("RETRY", "RECEIVED")
         assert re.fullmatch(r"CircuitBreakerError\('slow-lane' open, retry in 4[0-9] s\)", seen["exception"])
         assert seen["retries"] == 0
