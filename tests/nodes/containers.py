@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +23,16 @@ INSTALLED = ["celery", "django", "hiredis", "kombu", "pytest-celery", "redis"]
 
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
-    try:
-        client = docker.from_env()
-        client.ping()
-    except DockerException as error:
-        missing(f"no Docker engine answers: {error}")
+    reason = ""
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # unanswered, it leaves its socket open
+        try:
+            client = docker.from_env()
+            client.ping()
+        except DockerException as error:
+            reason = f"no Docker engine answers: {error}"
+        gc.collect()
+    if reason:
+        missing(reason)
     yield client
     client.close()
 

@@ -40,7 +40,7 @@ def deliver(self: Any) -> dict[str, Any]:
     return {"id": self.request.id, "deliveries": 1 + deferrals + self.request.retries}
 
 
-FERRY = 8.0
+FERRY = 6.0
 
 
 @breaker_task(**ALWAYS, breaker="ferry", recovery_timeout=FERRY)

@@ -13,9 +13,9 @@ from tests.servers import eventually, redeliver
 
 
 def test_nodes_can_be_told_apart_killed_and_started_again(celery_setup: CeleryTestSetup) -> None:
-    assert celery_setup.ready(ping=True, control=True)
+    assert celery_setup.ready(ping=True)
     worker = celery_setup.worker
-    (answer,) = celery_setup.app.control.broadcast("ping", reply=True, limit=1)
+    (answer,) = celery_setup.app.control.broadcast("ping", reply=True, limit=1, timeout=20)
     assert list(answer) == [worker.hostname()]
     worker.kill()
     assert worker.container.status == "exited"
@@ -63,7 +63,7 @@ def test_a_worker_restarted_while_a_breaker_is_open_calls_nothing_before_the_pro
     orders = [tasks.ship.delay()]
     worker.wait_for_log("breaker 'ferry' opened")
     world.delete("down")
-    worker.restart()
+    worker.restart(force=True)  # by SIGTERM
     orders += [tasks.ship.delay() for _ in range(3)]
     for order in orders:
         order.get(timeout=60)
