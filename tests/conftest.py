@@ -19,6 +19,19 @@ from tests.conformance import profiles  # noqa: F401 - registers them before an 
 STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
 """Every test that asks for a store runs on each of these."""
 
+NODES = {"process": "tests.nodes.processes", "docker": "tests.nodes.containers"}
+"""Whose fixtures make the brokers, backends and workers of tests/nodes."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--celery-nodes", choices=list(NODES), default="process", help="what pytest-celery's nodes are (tests/nodes)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
+
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
@@ -34,10 +47,7 @@ def redis_url() -> str:
     try:
         redis.Redis.from_url(url, socket_connect_timeout=1).ping()
     except redis.RedisError as error:
-        reason = f"no Redis at {url}: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        servers.missing(f"no Redis at {url}: {error}")
     return url
 
 

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django
-import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.db.utils import Error
+
+from tests.servers import missing
 
 ENVIRONMENT = "TEST_DATABASES"
 """Where a child process finds the aliases of its parent."""
@@ -116,7 +117,7 @@ def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> It
         _add(admin, server)
         connections[admin].ensure_connection()
     except (Error, ImportError, ImproperlyConfigured) as error:
-        _missing(f"no {alias} at {parts.hostname}:{parts.port}: {error}")
+        missing(f"no {alias} at {parts.hostname}:{parts.port}: {error}")
     quoted = connections[admin].ops.quote_name(name)
     with connections[admin].cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {quoted}")
@@ -163,9 +164,3 @@ def _pymysql() -> None:
     except ImportError:
         return  # mysqlclient may be there
     pymysql.install_as_MySQLdb()
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
