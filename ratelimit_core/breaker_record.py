@@ -67,19 +67,21 @@ def length_of_wait(verdict: Verdict) -> float:
 
 
 def refusal(name: str, verdict: Verdict, wait: int) -> CircuitBreakerError:
-    """The error that says to wait for ``wait`` µs. ``verdict`` may be empty, where nothing is known."""
+    """The error that says to wait for ``wait`` µs."""
+    return CircuitBreakerError(name, retry_after=wait / SECOND, **details(verdict))
+
+
+def details(verdict: Verdict) -> dict[str, Any]:
+    """What a :class:`CircuitBreakerError` says besides the wait. ``verdict`` may be empty, where nothing is known."""
     if not verdict:
-        return CircuitBreakerError(name, "open", wait / SECOND)
-    state = "ramping_up" if state_of(verdict) == CLOSED else STATES[state_of(verdict)]
-    return CircuitBreakerError(
-        name,
-        state,
-        wait / SECOND,
-        failure_count=verdict[FAILURES],
-        last_failure_time=verdict[LAST_FAILURE] / SECOND or None,
-        next_attempt_time=next_attempt(verdict),
-        recovery_time=length_of_wait(verdict),
-    )
+        return {}
+    return {
+        "state": "ramping_up" if state_of(verdict) == CLOSED else STATES[state_of(verdict)],
+        "failure_count": verdict[FAILURES],
+        "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
+        "next_attempt_time": next_attempt(verdict),
+        "recovery_time": length_of_wait(verdict),
+    }
 
 
 def status(name: str, verdict: Verdict, failure_threshold: int | None, stats: dict[str, int]) -> dict[str, Any]:

@@ -677,7 +677,7 @@ def test_others_go_on_while_one_thread_finds_out_that_the_store_hangs(clock: Man
         breaker = outage.fleet.process()
         succeed(breaker)
         outage.begin()
-        clock.now = breaker._known._known[1] - 1  # in the last moment of what is known
+        clock.now = breaker._known.known[2] - 1  # in the last moment of what is known
         thread = stuck(breaker)
         succeed(breaker, 100)
         assert thread.is_alive()

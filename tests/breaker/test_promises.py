@@ -118,7 +118,7 @@ def test_permits_are_not_given_on_an_old_verdict_while_another_thread_asks(fleet
     state = breaker._known
     fleet.clock.advance(0.4)
     state.ask_call("in flight")
-    assert state.permit_if_fresh("another thread") is None
+    assert state.permit_if_fresh() is None
 
 
 # 2 and 3: how long it stays open

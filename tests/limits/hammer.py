@@ -51,7 +51,9 @@ def hammer(backend: Backend) -> None:
 
 
 def shared(url: str, kind: str) -> Backend:
-    backend = RedisBackend(url, key_prefix="hammer", socket_timeout=30)
+    patient = {"socket_timeout": 30, "socket_connect_timeout": 30}  # or on a busy machine each would go on alone
+    options = {"sentinel_kwargs": patient} if "+sentinel" in url else {}
+    backend = RedisBackend(url, key_prefix="hammer", **patient, **options)
     return MultiBackend([backend, MemoryBackend()]) if kind == "multi" else backend
 
 
