@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from .clock import LONGEST, SECOND, microseconds
-from .errors import ConfigurationError, unknown_option
+from .errors import ConfigurationError, not_one_of, unknown_option
 from .settings import WhenDown
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -70,6 +70,7 @@ class CircuitBreakerConfig:
     when_down: WhenDown = "local"
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         for name in ("failure_threshold", "half_open_max_calls", "success_threshold", "minimum_calls"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= 1_000_000:
@@ -111,7 +112,7 @@ class CircuitBreakerConfig:
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, "True or False")
         if self.when_down not in get_args(WhenDown):
-            raise self._wrong("when_down", f"one of {', '.join(map(repr, get_args(WhenDown)))}")
+            raise not_one_of(f"breaker {self.name!r}: when_down", self.when_down, get_args(WhenDown))
 
     def _check_span(self, name: str, least: float) -> None:
         value = getattr(self, name)
@@ -157,6 +158,17 @@ class CircuitBreakerConfig:
             int(self.shadow),
         )
         return *settings, zlib.crc32(repr(settings).encode()) or 1
+
+
+def check_name(name: object) -> None:
+    """Refuse what is no text; a number is a setting, written in the place of the name.
+
+    Raises:
+        ConfigurationError: it says what to write.
+    """
+    if not isinstance(name, str):
+        hint = f"settings go by theirs, as in failure_threshold={name!r}" if _is_number(name) else "as in 'payments'"
+        raise ConfigurationError(f"a breaker needs a name, which is a string and not {name!r}; {hint}")
 
 
 def _is_number(value: object) -> bool:

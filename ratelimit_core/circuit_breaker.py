@@ -18,7 +18,7 @@ from . import conf
 from .awaiting import acquired, awaited, is_asynchronous, is_asynchronous_view, judged, settled
 from .backends.base import Backend
 from .backends.calls import Call
-from .breaker_config import OPTIONS, CircuitBreakerConfig
+from .breaker_config import OPTIONS, CircuitBreakerConfig, check_name
 from .breaker_modes import Overrulable
 from .breaker_registry import CircuitBreakerRegistry
 from .breaker_state import BreakerState
@@ -82,13 +82,13 @@ class CircuitBreaker(Overrulable):
         clock: Clock = monotonic,
         **options: Any,
     ) -> None:
-        name: object = breaker
         if isinstance(breaker, CircuitBreakerConfig):
             options = {option: getattr(breaker, option) for option in OPTIONS} | options
-            name = breaker.name
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a breaker needs a name, a non-empty string; not {name!r}")
-        self.name = name
+            breaker = breaker.name
+        check_name(breaker)
+        if not breaker:
+            raise ConfigurationError("a breaker needs a name, as in CircuitBreaker('payments')")
+        self.name = name = breaker
         self._options = options
         self._backend = backend
         self._clock = clock

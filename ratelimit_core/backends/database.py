@@ -18,7 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..clock import SECOND, Clock, wall
-from ..errors import BackendError, ConfigurationError
+from ..errors import BackendError, ConfigurationError, did_you_mean
 from ..policies import Policy, Verdict
 from ..settings import setting
 from .base import Backend
@@ -334,7 +334,7 @@ def _dialect(alias: str) -> Dialect:
     try:
         connection = connections[alias]
     except (ConnectionDoesNotExist, ImproperlyConfigured) as error:
-        hint = "give an alias of DATABASES in Django's settings"
+        hint = f"give an alias of DATABASES in Django's settings{did_you_mean(alias, connections)}"
         raise ConfigurationError(f"database={alias!r}: {error}; {hint}") from error
     if connection.vendor not in DIALECTS:
         hint = "use SQLite, PostgreSQL, MariaDB or MySQL"
