@@ -341,8 +341,9 @@ def test_a_caller_cancelled_while_it_settles_has_settled(gate: Gate, clock: Manu
     assert breaker.state == "closed"
 
 
-def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(fleet: Fleet) -> None:
-    breaker = half_open(fleet)
+def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(gate: Gate, clock: ManualClock) -> None:
+    """Its report waits for a thread, of which there is one, and that one is busy."""
+    breaker = half_open(Fleet(gate, clock))
     busy, free = threading.Event(), threading.Event()
 
     def occupy() -> None:
@@ -356,20 +357,20 @@ def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(fleet: F
             await asyncio.sleep(0)
 
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        threads = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(threads)
         caller = asyncio.create_task(fetch())
-        while not busy.is_set():
+        while not (busy.is_set() and threads._work_queue.qsize()):
             await asyncio.sleep(0)
-        await asyncio.sleep(0)  # now it waits for the only thread, to settle there
-        await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
+        assert breaker.get_status()["half_open_calls"] == 1, "not yet"
         free.set()
         await asyncio.to_thread(lambda: None)
 
     asyncio.run(main())
-    assert breaker.get_status()["half_open_calls"] == 0
+    assert breaker.state == "closed"
 
 
 def test_a_coroutine_that_is_closed_gives_its_probe_back(fleet: Fleet) -> None:
@@ -612,6 +613,7 @@ def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
     for _ in range(3):
         outage.begin()
         fail(breaker)
+        assert breaker.get_status()["failure_count"] == 1
         outage.end()
         outage.clock.advance(5)
         succeed(breaker)

@@ -106,7 +106,9 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
     breaker.force_open("ann", ttl=3600)
     breaker.automatic()
     with redis.Redis.from_url(valkey_url) as client:
-        for key in client.scan_iter("test-history:{ends}:*"):
+        stored = [f"test-history:{{ends}}:{kind}" for kind in ("breaker:", "journal:history", "journal:mode")]
+        assert sorted(client.scan_iter("test-history:{*")) == [key.encode() for key in stored]
+        for key in stored:
             assert 0 < client.ttl(key) <= history.SECONDS + 3600, key
     backend.clear()
     backend.close()

@@ -114,17 +114,20 @@ def test_a_hung_server_costs_the_timeout_and_holds_up_nobody(backend: RedisBacke
     run(turns)
 
 
-def test_what_arrived_in_time_counts_however_late_the_loop_looks(backend: RedisBackend) -> None:
+def test_what_arrived_in_time_counts_however_late_the_loop_looks(url: str, prefix: str, server: Server) -> None:
+    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=4 * TIMEOUT)
+
     async def turns() -> None:
         await backend.aapply([ask(FIXED_WINDOW)])
-        for _ in range(3):
+        with server.pausing() as asked:
             asking = asyncio.create_task(backend.aapply([ask(FIXED_WINDOW)]))
-            for _ in range(6):  # enough for every redis-py to have sent it
-                await asyncio.sleep(0)
-            time.sleep(TIMEOUT * 1.5)  # as a view that blocks
-            await asking
+            await asyncio.to_thread(eventually, asked)
+        assert not asking.done()
+        time.sleep(5 * TIMEOUT)  # as a view that blocks
+        assert (await asking)[0][ALLOWED]
 
     run(turns)
+    backend.close()
 
 
 def test_a_crowd_shares_some_connections(backend: RedisBackend, server: Server) -> None:
