@@ -136,11 +136,12 @@ class CircuitBreakerConfig:
     def for_policy(self) -> tuple[int, ...]:
         """The configuration of the policy, in the order of its signature."""
         recovery, reset = microseconds(self.recovery_timeout), microseconds(self.reset_timeout)
-        longest = microseconds(self.exponential_backoff_max)
+        longest, probe = microseconds(self.exponential_backoff_max), microseconds(self.probe_timeout)
         counts_rates = self.failure_rate is not None or self.slow_call_rate is not None
         window = microseconds(self.window) if counts_rates else 0
         day = 24 * 3600 * SECOND
-        settings = (
+        keep = max(day, reset, recovery, longest, 2 * window, 2 * probe)
+        waits = (
             self.failure_threshold,
             self.success_threshold,
             self.half_open_max_calls - 1,
@@ -148,8 +149,8 @@ class CircuitBreakerConfig:
             round(self.exponential_backoff_multiplier * 1000),
             longest,
             reset,
-            microseconds(self.probe_timeout),
-            max(day, reset, recovery, longest, 2 * window, 2 * microseconds(self.probe_timeout)),
+        )
+        rates = (
             window,
             self.minimum_calls,
             round((self.failure_rate or 0) * 1000),
@@ -157,7 +158,8 @@ class CircuitBreakerConfig:
             microseconds(self.ramp),
             int(self.shadow),
         )
-        return *settings, zlib.crc32(repr(settings).encode()) or 1
+        fingerprint = zlib.crc32(repr((waits, rates)).encode()) or 1  # how long a probe takes is each process's affair
+        return *waits, probe, keep, *rates, fingerprint
 
 
 def check_name(name: object) -> None:

@@ -49,7 +49,8 @@ class CircuitBreaker(Overrulable):
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
     ``CircuitBreaker(CircuitBreakerConfig("payments"))``; ``CircuitBreaker("payments")`` refers to it, and is
-    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``.
+    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``; in a process that
+    only refers to a breaker, so does everything.
 
     A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same settings: one for
     each tenant. It decorates functions that have such an argument; :meth:`of` names one.
@@ -121,7 +122,9 @@ class CircuitBreaker(Overrulable):
             return one
 
     def _made(self) -> BreakerState:
-        return BreakerState(self._configured(), functools.partial(conf.get_store, self._backend), self._clock)
+        store = functools.partial(conf.get_store, self._backend)
+        defined = bool(self._options or setting("circuit_breaker"))
+        return BreakerState(self._configured(), store, self._clock, defined=defined)
 
     @property
     def _known(self) -> BreakerState:
