@@ -424,7 +424,7 @@ class BreakerState:
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""
         verdict = self.peek()
-        status = breaker_record.status(self.config.name, verdict, self.config.failure_threshold, self.stats())
+        status = breaker_record.status(self.config.name, verdict, self.config, self.stats())
         mode = verdict[MODE] if self.store.up else AUTOMATIC  # nobody there knows who said so
         return status | history.word_on(self.store.backend, self.config.name, mode)
 

@@ -387,9 +387,9 @@ class CircuitBreaker(Overrulable):
 
         ``name``, ``state`` (as callers feel it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
         ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present
-        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), and ``mode``,
-        ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's clock; None where
-        there was none.
+        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), ``shadow`` (nobody is
+        refused), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's
+        clock; None where there was none.
         """
         return self._known.status()
 

@@ -274,6 +274,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "stats": {"successes": 0, "failures": 0, "refusals": 0, "shadow_refusals": 0},
         "mode": "automatic",
         "mode_until": None,
+        "shadow": False,
         "author": "",
         "reason": "",
     }

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pty
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -60,6 +61,15 @@ def test_status_shows_breakers_and_limits(own: Site, store: Backend) -> None:
         ["supplier", "10/m", "sliding_window"],
         ["supplier", "1000/h", "sliding_window"],
     ]
+
+
+def test_status_says_that_a_breaker_is_in_the_shadow_where_that_is_known(store: Backend) -> None:
+    databases.setup()
+    configure(backend=store)
+    CircuitBreaker("payments", failure_threshold=1, shadow=True).acquire().failure()
+    said = io.StringIO()
+    call_command("ratelimit_status", stdout=said)
+    assert re.match(r"payments +open +automatic, in the shadow +1 of 1 +in 60 s", said.getvalue().splitlines()[1])
 
 
 def test_status_as_json(own: Site, store: Backend) -> None:
