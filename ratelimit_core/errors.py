@@ -111,6 +111,15 @@ class BackendError(ResilienceError):
         self.retry_after = retry_after
 
 
+class BackendBusy(BackendError):
+    """The store is there, but others held what this question needs for longer than it may take.
+
+    It says nothing of the store, so nobody takes that for away; ``retry_after`` is what this question has waited.
+    """
+
+    away = False
+
+
 class ConfigurationError(ResilienceError, ValueError):
     """An option is wrong. The message names it and says what to write instead."""
 

@@ -24,7 +24,7 @@ from ratelimit_core import (
 from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
 from ratelimit_core.conf import make_backend
-from ratelimit_core.errors import not_one_of, unknown_option
+from ratelimit_core.errors import BackendBusy, not_one_of, unknown_option
 
 ERRORS = [
     CircuitBreakerError(
@@ -39,6 +39,7 @@ ERRORS = [
     RateLimited("supplier", 7.5, limit=10, remaining=0, reset_after=60.0, which=1, keeps_slot=True),
     BackendError("Redis: TimeoutError", 5.0),
     ConfigurationError("rate='10/w' is not a rate"),
+    BackendBusy("database 'default': others hold these records", 0.3),
 ]
 
 
