@@ -52,6 +52,9 @@ def hammer(backend: Backend) -> None:
 
 def shared(url: str, kind: str) -> Backend:
     backend = RedisBackend(url, key_prefix="hammer", socket_timeout=30)
+    if kind == "round_robin":
+        another = RedisBackend(url, key_prefix="hammer-too", socket_timeout=30)
+        return MultiBackend([backend, another], strategy=kind)
     return MultiBackend([backend, MemoryBackend()]) if kind == "multi" else backend
 
 
