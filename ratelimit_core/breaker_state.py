@@ -34,7 +34,7 @@ from .breaker_record import (
 )
 from .clock import SECOND, Clock, microseconds, wall
 from .errors import BackendError, CircuitBreakerError, RateLimited
-from .events import BreakerChanged, SettingsDiffer, emit
+from .events import BreakerChanged, SettingsDiffer
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
 from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
@@ -55,22 +55,29 @@ def turns_of(name: str) -> str:
 
 
 class BreakerState:
-    """See the module. ``store`` is a function, called at the first question."""
+    """See the module. ``store`` is a function, called at the first question.
 
-    def __init__(self, config: CircuitBreakerConfig, store: Callable[[], Store], clock: Clock) -> None:
+    ``defined``: this process says how the breaker is to be. One that only refers to it has nothing to compare with
+    what others say.
+    """
+
+    def __init__(
+        self, config: CircuitBreakerConfig, store: Callable[[], Store], clock: Clock, *, defined: bool = True
+    ) -> None:
         self.config = config
         self.clock = clock
         self._find_store = store
         self._store: Store | None = None
-        self._policy_config = config.for_policy()
+        *settings, fingerprint = config.for_policy()
+        self._policy_config = *settings, fingerprint if defined else 0
         self._ttl = microseconds(config.verdict_ttl)
         self._key = (config.name, "")
         self.successes = 0
         self.failures = 0
         self.refusals = 0
         self.shadow_refusals = 0
-        self._others_differ = False
         self._answers_alike = config.slow_call_duration is None and config.failure_result is None
+        self._compares = defined
         self.forget()
         _states.add(self)
 
@@ -164,6 +171,9 @@ class BreakerState:
         if not verdict[ALLOWED]:
             self.put_back(call)
         yield from self._learning(verdict, local=local, written=bool(verdict[ALLOWED]), asked=True)
+        if self._compares and not local and verdict[SETTINGS] not in (0, self._policy_config[-1]):
+            self._compares = False
+            yield "announce", SettingsDiffer(self.config.name)
         if not verdict[ALLOWED]:
             raise self.refusal(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
@@ -387,9 +397,6 @@ class BreakerState:
         self._last = verdict
         if ended:
             self.good = 0
-        if verdict[SETTINGS] not in (0, self._policy_config[-1]) and not self._others_differ and not local:
-            self._others_differ = True
-            emit(SettingsDiffer(self.config.name))
 
     # Looking, and a person's word
 
@@ -429,7 +436,7 @@ class BreakerState:
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""
         verdict = self.peek()
-        status = breaker_record.status(self.config.name, verdict, self.config.failure_threshold, self.stats())
+        status = breaker_record.status(self.config.name, verdict, self.config, self.stats())
         mode = verdict[MODE] if self.store.up else AUTOMATIC  # nobody there knows who said so
         return status | history.word_on(self.store.backend, self.config.name, mode)
 

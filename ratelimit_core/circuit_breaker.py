@@ -19,7 +19,7 @@ from . import conf
 from .awaiting import acquired, awaited, is_asynchronous, is_asynchronous_view, judged, settled
 from .backends.base import Backend
 from .backends.calls import Call
-from .breaker_config import OPTIONS, CircuitBreakerConfig
+from .breaker_config import OPTIONS, CircuitBreakerConfig, check_name
 from .breaker_modes import Overrulable
 from .breaker_registry import CircuitBreakerRegistry
 from .breaker_state import BreakerState
@@ -50,7 +50,8 @@ class CircuitBreaker(Overrulable):
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
     ``CircuitBreaker(CircuitBreakerConfig("payments"))``; ``CircuitBreaker("payments")`` refers to it, and is
-    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``.
+    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``; in a process that
+    only refers to a breaker, so does everything.
 
     A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same settings: one for
     each tenant. It decorates functions that have such an argument; :meth:`of` names one.
@@ -83,13 +84,13 @@ class CircuitBreaker(Overrulable):
         clock: Clock = monotonic,
         **options: Any,
     ) -> None:
-        name: object = breaker
         if isinstance(breaker, CircuitBreakerConfig):
             options = {option: getattr(breaker, option) for option in OPTIONS} | options
-            name = breaker.name
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a breaker needs a name, a non-empty string; not {name!r}")
-        self.name = name
+            breaker = breaker.name
+        check_name(breaker)
+        if not breaker:
+            raise ConfigurationError("a breaker needs a name, as in CircuitBreaker('payments')")
+        self.name = name = breaker
         self._options = options
         self._backend = backend
         self._clock = clock
@@ -122,7 +123,9 @@ class CircuitBreaker(Overrulable):
             return one
 
     def _made(self) -> BreakerState:
-        return BreakerState(self._configured(), functools.partial(conf.get_store, self._backend), self._clock)
+        store = functools.partial(conf.get_store, self._backend)
+        defined = bool(self._options or setting("circuit_breaker"))
+        return BreakerState(self._configured(), store, self._clock, defined=defined)
 
     @property
     def _known(self) -> BreakerState:
@@ -451,9 +454,9 @@ class CircuitBreaker(Overrulable):
 
         ``name``, ``state`` (as callers feel it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
         ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present
-        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), and ``mode``,
-        ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's clock; None where
-        there was none.
+        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), ``shadow`` (nobody is
+        refused), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's
+        clock; None where there was none.
         """
         return self._known.status()
 

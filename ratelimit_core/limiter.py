@@ -14,7 +14,7 @@ from .awaiting import acquired, finished
 from .backends.base import Backend
 from .backends.calls import Call
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
-from .errors import BackendError, ConfigurationError, RateLimited
+from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
 from .limits import Algorithm, Decision, Limit, Question, decide
 from .policies import CONCURRENCY
 from .policies.concurrency import RENEW
@@ -78,7 +78,7 @@ class Limiter:
     ) -> None:
         for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
             if value not in get_args(known):
-                raise ConfigurationError(f"{option}={value!r} should be one of {', '.join(get_args(known))}")
+                raise not_one_of(option, value, get_args(known))
         if burst is not None and algorithm != "token_bucket":
             raise ConfigurationError(f"burst={burst!r} goes with algorithm='token_bucket' only")
         if not (key and isinstance(key, str)):

@@ -43,9 +43,19 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     """The machine's Redis."""
-    url = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+    return _answering(os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15"))
+
+
+@pytest.fixture(scope="session")
+def default_redis() -> str:
+    """The Redis that is asked where nobody says which: tests keep to a prefix of their own there."""
+    return _answering("redis://localhost:6379/0")
+
+
+def _answering(url: str) -> str:
     try:
-        redis.Redis.from_url(url, socket_connect_timeout=1).ping()
+        with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
+            client.ping()
     except redis.RedisError as error:
         servers.missing(f"no Redis at {url}: {error}")
     return url

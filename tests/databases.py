@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,8 @@ def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> It
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
     }
-    admin, name = f"{alias}-admin", f"test_{alias.replace('-', '_')}_{os.getpid()}"
+    # Other runs, here, in containers with numbers of their own, and those that were killed, have databases there too.
+    admin, name = f"{alias}-admin", f"test_{alias.replace('-', '_')}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         _add(admin, server)
         connections[admin].ensure_connection()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, mistyped_argument
+from .base import Backend
 
 TIMEOUT = 0.25
 """Seconds to wait for a connection and for a reply, unless the URL or an option says otherwise."""
@@ -90,7 +92,9 @@ def servers(url: str, options: Options) -> Servers:
     try:
         return kind(url, options)
     except (ValueError, TypeError, redis.RedisError, RedisClusterException) as error:
-        raise ConfigurationError(f"{scheme}://...: {error}; write a URL like {_URLS[scheme]}") from error
+        known = [*inspect.signature(redis.Redis).parameters, *inspect.signature(Backend).parameters, "key_prefix"]
+        near = mistyped_argument(error, known)
+        raise ConfigurationError(f"{scheme}://...: {error}{near or f'; write a URL like {_URLS[scheme]}'}") from error
 
 
 class OneServer(Servers):

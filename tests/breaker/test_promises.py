@@ -396,7 +396,10 @@ def test_what_is_no_failure_is_not_counted(
 def test_a_result_can_be_a_failure(fleet: Fleet) -> None:
     breaker = half_open(fleet, failure_result=lambda result: result is None)
     assert breaker.call(lambda: None) is None
-    assert breaker.state == "open"
+    assert (breaker.state, breaker.get_status()["failure_count"]) == ("open", 2)
+    fleet.clock.advance(120)
+    breaker.call(lambda: 5)
+    assert breaker.state == "closed"
 
 
 def test_a_predicate_that_raises_gives_the_probe_back(fleet: Fleet) -> None:

@@ -59,6 +59,15 @@ class Server:
         with suppress(ProcessLookupError):
             os.kill(self.process.popen.pid, signal.SIGCONT)
 
+    @contextmanager
+    def pausing(self) -> Iterator[Callable[[], int]]:
+        """No question is answered meanwhile, but for the test's own looks; how many were asked."""
+        self.client.client_pause(60_000, all=False)
+        try:
+            yield lambda: int(self.client.info("clients")["blocked_clients"])
+        finally:
+            self.client.client_unpause()
+
     def connections(self) -> int:
         """How many there are, but for the test's own."""
         return len(self.client.client_list(_type="normal")) - 1
