@@ -1,0 +1,177 @@
+"""What a case found: the rows of the table, and the figures behind them; as JSON, and as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from .measure import Contender, Role, Samples, Spread
+
+Better = Literal["less", "more", "equal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Somebody's figure."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: what is to be reached, and who came how far. ``ours`` is None where it is not there yet."""
+
+    what: str
+    unit: str
+    ours: float | None
+    target: float
+    better: Better = "less"
+    peers: Sequence[Best] = ()
+    floor: Best | None = None
+
+    @property
+    def reached(self) -> bool:
+        match self.better:
+            case "less":
+                return self.ours is not None and self.ours <= self.target
+            case "more":
+                return self.ours is not None and self.ours >= self.target
+            case "equal":
+                return self.ours == self.target
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One contender: microseconds a call, and how often the server was asked. ``added`` is CPU beyond the floor's."""
+
+    name: str
+    role: Role
+    cpu: Spread
+    wall: Spread
+    added: Spread | None = None
+    commands: float | None = None
+    server: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a case found. ``figures`` are by the title of the comparison."""
+
+    rows: Sequence[Row] = ()
+    figures: dict[str, Sequence[Figures]] = field(default_factory=dict)
+
+
+def figures(
+    contenders: Sequence[Contender], samples: dict[str, Samples], floor: str = "", asked: dict[str, Any] | None = None
+) -> list[Figures]:
+    """Those of each contender; ``asked`` is what the server counted for a call of it, if it was asked to count."""
+    found = []
+    for each in contenders:
+        mine = samples[each.name]
+        commands, server = (asked or {}).get(each.name, (None, None))
+        added = mine.added_to(samples[floor]) if floor and each.name != floor else None
+        cpu, wall = Spread.of(mine.cpu), Spread.of(mine.wall)
+        found.append(Figures(each.name, each.role, cpu, wall, added, commands, server))
+    return found
+
+
+def dump(report: Report) -> dict[str, Any]:
+    return asdict(report)
+
+
+def load(data: dict[str, Any]) -> Report:
+    rows = []
+    for each in data["rows"]:
+        peers, floor = [Best(**peer) for peer in each["peers"]], each["floor"] and Best(**each["floor"])
+        rows.append(Row(**each | {"peers": peers, "floor": floor}))
+    by_title: dict[str, Sequence[Figures]] = {
+        title: [
+            Figures(**each | {name: each[name] and Spread(**each[name]) for name in ("cpu", "wall", "added")})
+            for each in found
+        ]
+        for title, found in data["figures"].items()
+    }
+    return Report(rows, by_title)
+
+
+def number(value: float | None) -> str:
+    """Three digits that count."""
+    if value is None:
+        return ""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.3g}"
+    return text if "e" not in text else f"{value:.4f}"
+
+
+_SIGN = {"less": "≤", "more": "≥", "equal": "="}
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The table of what is to be reached."""
+    shown = Table(title="What is to be reached", title_justify="left")
+    for column in ("what", "best peers", "floor", "ours", "target", ""):
+        shown.add_column(column, justify="right" if column in ("ours", "target") else "left", overflow="fold")
+    for row in rows:
+        verdict = "not there yet" if row.ours is None else "" if row.reached else "falls short"
+        shown.add_row(
+            row.what,
+            "\n".join(f"{peer.name} {number(peer.value)}" for peer in row.peers),
+            f"{row.floor.name} {number(row.floor.value)}" if row.floor else "",
+            f"{number(row.ours)} {row.unit}" if row.ours is not None else "",
+            f"{_SIGN[row.better]} {number(row.target)} {row.unit}",
+            verdict,
+        )
+    return shown
+
+
+def comparison(title: str, found: Sequence[Figures]) -> Table:
+    """One comparison, all contenders."""
+    shown = Table(title=title, title_justify="left")
+    for column in ("", "CPU µs", "quartiles", "added µs", "wall µs", "commands", "server µs"):
+        shown.add_column(column, justify="right" if column else "left")
+    for each in sorted(found, key=lambda figure: figure.cpu.median):
+        shown.add_row(
+            f"[bold]{each.name}[/bold]" if each.role == "ours" else each.name,
+            number(each.cpu.median),
+            f"{number(each.cpu.low)} - {number(each.cpu.high)}",
+            number(each.added.median) if each.added else "",
+            number(each.wall.median),
+            number(each.commands),
+            number(each.server),
+        )
+    return shown
+
+
+def show(console: Console, reports: Sequence[Report]) -> None:
+    """Everything, the table last."""
+    for report in reports:
+        for title, found in report.figures.items():
+            console.print(comparison(title, found))
+    console.print(table([row for report in reports for row in report.rows]))
+
+
+def save(path: Path, reports: dict[str, Report], about: dict[str, Any]) -> None:
+    """All figures, and what they were measured with."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cases = {name: dump(report) for name, report in reports.items()}
+    path.write_text(json.dumps({"about": about, "cases": cases}, indent=1) + "\n")
+
+
+def least(values: dict[str, float], names: Sequence[str]) -> Best:
+    """Who of ``names`` has the smallest value."""
+    name = min(names, key=lambda each: values[each])
+    return Best(name, values[name])
+
+
+def most(values: dict[str, float], names: Sequence[str]) -> Best:
+    """Who of ``names`` has the largest value."""
+    name = max(names, key=lambda each: values[each])
+    return Best(name, values[name])
