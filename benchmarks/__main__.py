@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -38,21 +39,27 @@ def main() -> int:
     arguments = parser.parse_args()
     pace = QUICK if arguments.quick else FULL
     if arguments.one_case:
+        logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are away
         found = import_module(f".cases.{arguments.only[0]}", __package__).run(pace)
         Path(arguments.one_case).write_text(json.dumps(report.dump(found)))
         return 0
     console = Console(width=132 if not sys.stdout.isatty() else None)
     began = time.monotonic()
-    reports = {}
+    reports, failed = {}, []
     for name in arguments.only or CASES:
         console.print(f"{name} ...", highlight=False)
-        reports[name] = _in_a_process(name, quick=arguments.quick)
+        try:
+            reports[name] = _in_a_process(name, quick=arguments.quick)
+        except subprocess.CalledProcessError:  # it has said why
+            failed.append(name)
     report.show(console, list(reports.values()))
     path = arguments.results or RESULTS / ("quick.json" if arguments.quick or arguments.only else "full.json")
     report.save(path, reports, _about(time.monotonic() - began, quick=arguments.quick))
     console.print(f"{time.monotonic() - began:.0f} s; all figures are in {path}", highlight=False)
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", highlight=False)
     short = [row for each in reports.values() for row in each.rows if not row.reached]
-    return int(arguments.strict and bool(short))
+    return int(bool(failed) or (arguments.strict and bool(short)))
 
 
 def _in_a_process(name: str, *, quick: bool) -> report.Report:

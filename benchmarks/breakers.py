@@ -1,14 +1,31 @@
-"""A function guarded by each library's breaker, as its own documentation does it: five failures, a minute."""
+"""A function guarded by each library's breaker, as its own documentation does it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from .measure import Call, Role
 from .stage import Server
 
-Guard = Callable[[Call, Server], Call]
+if TYPE_CHECKING:
+    from ratelimit_core.backends import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a breaker. Times in seconds."""
+
+    name: str = "service"
+    failures: int = 5
+    recovery: float = 60.0
+    probe_timeout: float = 60.0
+    """For who has such a thing."""
+
+
+Guard = Callable[[Call, Server, Wanted], Call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +33,13 @@ class Breaker:
     """A library's breaker. ``shared``: its state is in Redis."""
 
     name: str
-    guard: Guard
+    make: Guard
     shared: bool = False
     role: Role = "peer"
+
+    def guard(self, call: Call, server: Server, **wanted: Any) -> Call:
+        """``call``, guarded by a breaker that is ``wanted`` so."""
+        return self.make(call, server, replace(Wanted(), **wanted))
 
 
 class Service:
@@ -34,74 +55,105 @@ class Service:
         self.call: Call = call
 
 
-def _circuitbreaker(call: Call, server: Server) -> Call:
+def outcome(call: Call) -> object:
+    """What it returns, or what it raises."""
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def _circuitbreaker(call: Call, server: Server, wanted: Wanted) -> Call:
     from circuitbreaker import circuit
 
-    guarded: Call = circuit(failure_threshold=5, recovery_timeout=60)(call)
+    guarded: Call = circuit(failure_threshold=wanted.failures, recovery_timeout=wanted.recovery)(call)
     return guarded
 
 
-def _pybreaker(call: Call, server: Server) -> Call:
+def _pybreaker(call: Call, server: Server, wanted: Wanted) -> Call:
     import pybreaker
 
-    guarded: Call = pybreaker.CircuitBreaker(fail_max=5, reset_timeout=60)(call)
+    guarded: Call = pybreaker.CircuitBreaker(fail_max=wanted.failures, reset_timeout=wanted.recovery)(call)
     return guarded
 
 
-def _pybreaker_redis(call: Call, server: Server) -> Call:
+def _pybreaker_redis(call: Call, server: Server, wanted: Wanted) -> Call:
     import pybreaker
     import redis
 
-    storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, redis.StrictRedis(port=server.port))
-    guarded: Call = pybreaker.CircuitBreaker(fail_max=5, reset_timeout=60, state_storage=storage)(call)
+    client = redis.StrictRedis(port=server.port)
+    storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace=wanted.name)
+    breaker = pybreaker.CircuitBreaker(
+        fail_max=wanted.failures, reset_timeout=wanted.recovery, state_storage=storage, name=wanted.name
+    )
+    guarded: Call = breaker(call)
     return guarded
 
 
-def _purgatory(call: Call, server: Server) -> Call:
+def _purgatory(call: Call, server: Server, wanted: Wanted) -> Call:
     from purgatory import SyncCircuitBreakerFactory
 
-    guarded: Call = SyncCircuitBreakerFactory(default_threshold=5, default_ttl=60)("service")(call)
+    factory = SyncCircuitBreakerFactory(default_threshold=wanted.failures, default_ttl=wanted.recovery)
+    guarded: Call = factory(wanted.name)(call)
     return guarded
 
 
-def _interlock(call: Call, server: Server) -> Call:
+def _interlock(call: Call, server: Server, wanted: Wanted, **options: Any) -> Call:
     from interlock import CircuitBreaker, Config
 
-    guarded: Call = CircuitBreaker(name="service", config=Config(minimum_number_of_calls=5))(call)
+    config = Config(
+        minimum_number_of_calls=wanted.failures,
+        wait_duration_in_open=wanted.recovery,
+        permitted_calls_in_half_open=1,
+    )
+    guarded: Call = CircuitBreaker(name=wanted.name, config=config, **options)(call)
     return guarded
 
 
-def _interlock_redis(call: Call, server: Server) -> Call:
+def _interlock_redis(call: Call, server: Server, wanted: Wanted) -> Call:
     import redis
-    from interlock import CircuitBreaker, Config
     from interlock.integrations.redis import RedisStorage
 
-    storage = RedisStorage(redis.Redis(port=server.port))
-    config = Config(minimum_number_of_calls=5)
-    guarded: Call = CircuitBreaker(name="shared service", config=config, storage=storage)(call)
-    return guarded
+    return _interlock(call, server, wanted, storage=RedisStorage(redis.Redis(port=server.port)))
 
 
-def _smart_ratelimit(call: Call, server: Server) -> Call:
+def _smart_ratelimit(call: Call, server: Server, wanted: Wanted) -> Call:
     from django_smart_ratelimit.circuit_breaker import circuit_breaker
 
-    guarded: Call = circuit_breaker(name="service", failure_threshold=5, recovery_timeout=60)(call)
+    guarded: Call = circuit_breaker(
+        name=wanted.name, failure_threshold=wanted.failures, recovery_timeout=int(wanted.recovery)
+    )(call)
     return guarded
 
 
-def _ours(call: Call, server: Server) -> Call:
+def _ours(call: Call, backend: Backend, wanted: Wanted) -> Call:
+    from ratelimit_core.circuit_breaker import circuit_breaker
+
+    return circuit_breaker(
+        wanted.name,
+        failure_threshold=wanted.failures,
+        recovery_timeout=wanted.recovery,
+        probe_timeout=wanted.probe_timeout,
+        backend=backend,
+    )(call)
+
+
+def _ours_memory(call: Call, server: Server, wanted: Wanted) -> Call:
     from ratelimit_core.backends import MemoryBackend
-    from ratelimit_core.circuit_breaker import circuit_breaker
 
-    return circuit_breaker("in memory", failure_threshold=5, recovery_timeout=60, backend=MemoryBackend())(call)
+    return _ours(call, MemoryBackend(), replace(wanted, name=f"{wanted.name}, in memory"))
 
 
-def _ours_redis(call: Call, server: Server) -> Call:
+def _ours_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    return _ours(call, redis_backend(server.url), wanted)
+
+
+@cache
+def redis_backend(url: str) -> Backend:
+    """One for each process, as programs have it."""
     from ratelimit_core.backends import RedisBackend
-    from ratelimit_core.circuit_breaker import circuit_breaker
 
-    backend = RedisBackend(server.url)
-    return circuit_breaker("shared", failure_threshold=5, recovery_timeout=60, backend=backend)(call)
+    return RedisBackend(url)
 
 
 OURS = Breaker("resilient-tasks, Redis", _ours_redis, shared=True, role="ours")
@@ -113,6 +165,7 @@ BREAKERS = [
     Breaker("interlock-cb", _interlock),
     Breaker("interlock-cb, Redis", _interlock_redis, shared=True),
     Breaker("django-smart-ratelimit", _smart_ratelimit),
-    Breaker("resilient-tasks, memory", _ours, role="ours"),
+    Breaker("resilient-tasks, memory", _ours_memory, role="ours"),
     OURS,
 ]
+SHARED = {each.name: each for each in BREAKERS if each.shared}

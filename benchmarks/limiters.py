@@ -36,7 +36,7 @@ def _keys() -> Callable[[], str]:
     return cycle([f"client-{contender}-{number}" for number in range(100)]).__next__
 
 
-def _of_keys(check: Callable[[str], object]) -> Call:
+def of_keys(check: Callable[[str], object]) -> Call:
     """A call without arguments that asks for each key in turn."""
     following = _keys()
     return lambda: check(following())
@@ -59,7 +59,7 @@ def lock_and_dict() -> Call:
             full_at[key] = at
             return True
 
-    return _of_keys(check)
+    return of_keys(check)
 
 
 _COUNT = """
@@ -75,7 +75,7 @@ def evalsha(server: Server) -> Call:
 
     client: Any = redis.Redis(port=server.port)
     sha = client.script_load(_COUNT)
-    return _of_keys(lambda key: client.evalsha(sha, 1, f"floor:{key}"))
+    return of_keys(lambda key: client.evalsha(sha, 1, f"floor:{key}"))
 
 
 def raw_evalsha(server: Server) -> Call:
@@ -92,7 +92,7 @@ def raw_evalsha(server: Server) -> Call:
         connection.sendall(f"*4\r\n$7\r\nEVALSHA\r\n$40\r\n{sha}\r\n$1\r\n1\r\n${len(key)}\r\n{key}\r\n".encode())
         return connection.recv(4096)
 
-    return _of_keys(check)
+    return of_keys(check)
 
 
 # limits
@@ -105,9 +105,9 @@ def limits(strategy: str, uri: str = "memory://", times: int = 1) -> Call:
     limiter = getattr(library.strategies, strategy)(storage_from_string(uri))
     item = library.parse(f"{LIMIT}/second")
     if times == 1:
-        return _of_keys(lambda key: limiter.hit(item, key))
+        return of_keys(lambda key: limiter.hit(item, key))
     items = [library.parse(f"{LIMIT + more}/second") for more in range(times)]
-    return _of_keys(lambda key: all(limiter.hit(each, key) for each in items))
+    return of_keys(lambda key: all(limiter.hit(each, key) for each in items))
 
 
 # throttled-py
@@ -118,7 +118,7 @@ def throttled(algorithm: str, url: str | None = None) -> Call:
 
     kept: Any = store.MemoryStore() if url is None else store.RedisStore(server=url)
     throttle = Throttled(using=algorithm, quota=f"{LIMIT}/s burst {LIMIT}", store=kept)
-    return _of_keys(throttle.limit)
+    return of_keys(throttle.limit)
 
 
 # pyrate-limiter
@@ -155,7 +155,7 @@ def pyrate(state: bool, url: str | None = None, times: int = 1) -> Call:
             return self.buckets[item.name]
 
     limiter = library.Limiter(Factory())
-    return _of_keys(lambda key: limiter.try_acquire(key, blocking=False))
+    return of_keys(lambda key: limiter.try_acquire(key, blocking=False))
 
 
 # django-smart-ratelimit and django-ratelimit
@@ -167,8 +167,8 @@ def smart(algorithm: str, redis: bool = False) -> Call:
 
     backend: Any = (RedisBackend if redis else MemoryBackend)(algorithm=algorithm)
     if algorithm == "token_bucket":
-        return _of_keys(lambda key: backend.token_bucket_check(key, LIMIT, LIMIT, LIMIT, 1))
-    return _of_keys(lambda key: backend.incr(key, 1) <= LIMIT)
+        return of_keys(lambda key: backend.token_bucket_check(key, LIMIT, LIMIT, LIMIT, 1))
+    return of_keys(lambda key: backend.incr(key, 1) <= LIMIT)
 
 
 def django_ratelimit() -> Call:
@@ -192,7 +192,7 @@ def ours(algorithm: Any, url: str | None = None, times: int = 1, **options: Any)
     backend: Backend = MemoryBackend() if url is None else RedisBackend(url)
     rates = [f"{LIMIT * (more + 1)}/{more + 1}s" for more in range(times)]
     limiter = ratelimit_core.Limiter(rates, key="benchmark", algorithm=algorithm, backend=backend, **options)
-    return _of_keys(lambda key: limiter.hit(key=key))
+    return of_keys(lambda key: limiter.hit(key=key))
 
 
 IN_MEMORY = [

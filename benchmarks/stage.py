@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -77,11 +77,12 @@ def valkey() -> Iterator[Server]:
         yield Server(server.port)
 
 
-def django(server: Server | None = None, **settings: Any) -> None:
-    """Set up Django, with a cache in memory or on ``server`` and both rate limiting apps."""
+def django(server: Server | None = None, apps: Sequence[str] = ()) -> None:
+    """Set up Django, with a cache in memory or on ``server``."""
     import django
     from django.conf import settings as configured
 
+    settings: dict[str, Any] = {}
     cache: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
     if server is not None:
         cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": server.url}
@@ -89,7 +90,7 @@ def django(server: Server | None = None, **settings: Any) -> None:
     configured.configure(
         SECRET_KEY="for benchmarks only",
         CACHES={"default": cache},
-        INSTALLED_APPS=["ratelimit_core.django"],
+        INSTALLED_APPS=["ratelimit_core.django", *apps],
         DATABASES={},
         ALLOWED_HOSTS=["*"],
         USE_TZ=True,

@@ -1,6 +1,15 @@
 """The cases: each a module with ``run(pace)``, in the order in which the table shows them."""
 
-CASES = ["closed_breaker", "open_breaker", "memory_limiter", "redis_limiter", "django_view"]
+CASES = [
+    "closed_breaker",
+    "open_breaker",
+    "memory_limiter",
+    "redis_limiter",
+    "django_view",
+    "postgresql",
+    "tasks",
+    "promises",
+]
 
 PEERS = [
     "circuitbreaker",
