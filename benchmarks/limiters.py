@@ -185,12 +185,12 @@ def django_ratelimit() -> Call:
 # Ours
 
 
-def ours(algorithm: Any, url: str | None = None, times: int = 1, **options: Any) -> Call:
+def ours(algorithm: Any, url: str | None = None, times: int = 1, limit: int = LIMIT, **options: Any) -> Call:
     import ratelimit_core
     from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 
     backend: Backend = MemoryBackend() if url is None else RedisBackend(url)
-    rates = [f"{LIMIT * (more + 1)}/{more + 1}s" for more in range(times)]
+    rates = [f"{limit * (more + 1)}/{more + 1}s" for more in range(times)]
     limiter = ratelimit_core.Limiter(rates, key="benchmark", algorithm=algorithm, backend=backend, **options)
     return of_keys(lambda key: limiter.hit(key=key))
 

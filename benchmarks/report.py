@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,13 @@ class Row:
     floor: Best | None = None
 
     @property
+    def times_the_best(self) -> float | None:
+        """Ours as a multiple of the best peer's."""
+        if self.ours is None or not self.peers or not self.peers[0].value:
+            return None
+        return self.ours / self.peers[0].value
+
+    @property
     def reached(self) -> bool:
         match self.better:
             case "less":
@@ -61,11 +68,22 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    """How figures grow: for each contender a number at each place."""
+
+    along: str
+    unit: str
+    places: Sequence[int]
+    lines: Mapping[str, Sequence[float | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """All that a case found. ``figures`` are by the title of the comparison."""
+    """All that a case found. ``figures`` and ``curves`` are by the title of the comparison."""
 
     rows: Sequence[Row] = ()
     figures: dict[str, Sequence[Figures]] = field(default_factory=dict)
+    curves: dict[str, Curves] = field(default_factory=dict)
 
 
 def figures(
@@ -98,7 +116,7 @@ def load(data: dict[str, Any]) -> Report:
         ]
         for title, found in data["figures"].items()
     }
-    return Report(rows, by_title)
+    return Report(rows, by_title, {title: Curves(**found) for title, found in data["curves"].items()})
 
 
 def number(value: float | None) -> str:
@@ -117,8 +135,9 @@ _SIGN = {"less": "≤", "more": "≥", "equal": "="}
 def table(rows: Sequence[Row]) -> Table:
     """The table of what is to be reached."""
     shown = Table(title="What is to be reached", title_justify="left")
-    for column in ("what", "best peers", "floor", "ours", "target", ""):
-        shown.add_column(column, justify="right" if column in ("ours", "target") else "left", overflow="fold")
+    for column in ("what", "best peers", "floor", "ours", "of the first", "target", ""):
+        numeric = column in ("ours", "of the first", "target")
+        shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         verdict = "not there yet" if row.ours is None else "" if row.reached else "falls short"
         shown.add_row(
@@ -126,6 +145,7 @@ def table(rows: Sequence[Row]) -> Table:
             "\n".join(f"{peer.name} {number(peer.value)}" for peer in row.peers),
             f"{row.floor.name} {number(row.floor.value)}" if row.floor else "",
             f"{number(row.ours)} {row.unit}" if row.ours is not None else "",
+            f"{number(row.times_the_best)} x" if row.times_the_best is not None else "",
             f"{_SIGN[row.better]} {number(row.target)} {row.unit}",
             verdict,
         )
@@ -150,11 +170,24 @@ def comparison(title: str, found: Sequence[Figures]) -> Table:
     return shown
 
 
+def growth(title: str, found: Curves) -> Table:
+    """How one thing grows."""
+    shown = Table(title=f"{title}: {found.unit}", title_justify="left")
+    shown.add_column(found.along)
+    for place in found.places:
+        shown.add_column(f"{place:,}", justify="right")
+    for name, values in found.lines.items():
+        shown.add_row(name, *map(number, values))
+    return shown
+
+
 def show(console: Console, reports: Sequence[Report]) -> None:
     """Everything, the table last."""
     for report in reports:
         for title, found in report.figures.items():
             console.print(comparison(title, found))
+        for title, curves in report.curves.items():
+            console.print(growth(title, curves))
     console.print(table([row for report in reports for row in report.rows]))
 
 

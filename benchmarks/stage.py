@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ class Server:
     def counted(self, call: Call, times: int) -> Counted:
         """Make ``call`` so often, and say what the server did for it."""
         call()  # whatever is said only once, such as a script that the server does not know yet
-        with self._watched() as seen:
+        with self.watched() as seen:
             for _ in repeat(None, times):
                 call()
         return seen[0]
@@ -45,14 +46,14 @@ class Server:
     def counted_for(self, call: Call, seconds: float) -> Counted:
         """Make ``call`` for that long without a pause."""
         call()
-        with self._watched() as seen:
+        with self.watched() as seen:
             until = time.monotonic() + seconds
             while time.monotonic() < until:
                 call()
         return seen[0]
 
     @contextmanager
-    def _watched(self) -> Iterator[list[Counted]]:
+    def watched(self) -> Iterator[list[Counted]]:
         seen: list[Counted] = []
         with self.client.monitor() as monitor:
             self.client.config_resetstat()  # which, like whatever administrates, is not monitored
@@ -75,6 +76,15 @@ def valkey() -> Iterator[Server]:
 
     with ValkeyServer(port=free_port()) as server:
         yield Server(server.port)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, its garbage collected."""
+    import psutil
+
+    gc.collect()
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def django(server: Server | None = None, apps: Sequence[str] = ()) -> None:

@@ -5,10 +5,15 @@ CASES = [
     "open_breaker",
     "memory_limiter",
     "redis_limiter",
+    "leased_limiter",
     "django_view",
     "postgresql",
     "tasks",
     "promises",
+    "growth_keys",
+    "growth_limits",
+    "growth_breakers",
+    "growth_processes",
 ]
 
 PEERS = [

@@ -25,12 +25,10 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def run(pace: Pace) -> report.Report:
     peers = [each for each in SHARED.values() if each is not OURS]
-    with valkey() as server:
-        alone = {each.name: _race(each, server) for each in SHARED.values()}
-        patience = 5.0 if pace.quick else 30.0
-        with ThreadPoolExecutor() as all_at_once:  # most of it is waiting
-            seconds = all_at_once.map(lambda each: _killed(each, server, patience), SHARED.values())
-            freed = dict(zip(SHARED, seconds, strict=True))
+    patience = 5.0 if pace.quick else 30.0
+    with valkey() as server, ThreadPoolExecutor(len(SHARED) if pace.quick else 1) as turns:  # most of it is waiting
+        alone = dict(zip(SHARED, turns.map(lambda each: _race(each, server), SHARED.values()), strict=True))
+        freed = dict(zip(SHARED, turns.map(lambda each: _killed(each, server, patience), SHARED.values()), strict=True))
     rows = [
         report.Row(
             f"{RACERS} processes race for one probe: rounds of {ROUNDS} with exactly one",

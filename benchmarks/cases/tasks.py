@@ -26,7 +26,7 @@ OPTIONS = "-c 1 --without-gossip --without-mingle --without-heartbeat"
 def run(pace: Pace) -> report.Report:
     from example_worker.processes import Processes
 
-    rounds, size = (6, 200) if pace.quick else (40, 400)
+    rounds, size = (4, 200) if pace.quick else (40, 400)
     with valkey() as server:
         environ = {"BENCH_STORE": server.url.removesuffix("/0")}
         os.environ.update(environ)
