@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from .measure import Call, Role
@@ -23,6 +23,8 @@ class Wanted:
     recovery: float = 60.0
     probe_timeout: float = 60.0
     """For who has such a thing."""
+    socket_timeout: float = 0.25
+    """Of ours. A machine that is too busy to answer is another matter than a race."""
 
 
 Guard = Callable[[Call, Server, Wanted], Call]
@@ -126,6 +128,21 @@ def _smart_ratelimit(call: Call, server: Server, wanted: Wanted) -> Call:
     return guarded
 
 
+def _smart_ratelimit_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    """As its decorator makes it where the settings say that state is kept in Redis."""
+    import redis
+    from django_smart_ratelimit.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
+
+    config = CircuitBreakerConfig(
+        name=wanted.name,
+        failure_threshold=wanted.failures,
+        recovery_timeout=int(wanted.recovery),
+        state_backend="redis",
+    )
+    breaker = CircuitBreaker(config, redis_client=redis.from_url(server.url))
+    return partial(breaker.call, call)
+
+
 def _ours(call: Call, backend: Backend, wanted: Wanted) -> Call:
     from ratelimit_core.circuit_breaker import circuit_breaker
 
@@ -145,15 +162,15 @@ def _ours_memory(call: Call, server: Server, wanted: Wanted) -> Call:
 
 
 def _ours_redis(call: Call, server: Server, wanted: Wanted) -> Call:
-    return _ours(call, redis_backend(server.url), wanted)
+    return _ours(call, _redis_backend(server.url, wanted.socket_timeout), wanted)
 
 
 @cache
-def redis_backend(url: str) -> Backend:
+def _redis_backend(url: str, socket_timeout: float) -> Backend:
     """One for each process, as programs have it."""
     from ratelimit_core.backends import RedisBackend
 
-    return RedisBackend(url)
+    return RedisBackend(url, socket_timeout=socket_timeout)
 
 
 OURS = Breaker("resilient-tasks, Redis", _ours_redis, shared=True, role="ours")
@@ -165,6 +182,7 @@ BREAKERS = [
     Breaker("interlock-cb", _interlock),
     Breaker("interlock-cb, Redis", _interlock_redis, shared=True),
     Breaker("django-smart-ratelimit", _smart_ratelimit),
+    Breaker("django-smart-ratelimit, Redis", _smart_ratelimit_redis, shared=True),
     Breaker("resilient-tasks, memory", _ours_memory, role="ours"),
     OURS,
 ]

@@ -208,10 +208,10 @@ IN_MEMORY = [
     Limiter("django-smart-ratelimit, sliding window", lambda: smart("sliding_window")),
     Limiter("django-smart-ratelimit, token bucket", lambda: smart("token_bucket")),
     Limiter("django-ratelimit, local cache", django_ratelimit),
-    Limiter("ours, sliding window", lambda: ours("sliding_window"), "ours"),
-    Limiter("ours, sliding counter", lambda: ours("sliding_window_counter"), "ours"),
-    Limiter("ours, fixed window", lambda: ours("fixed_window"), "ours"),
-    Limiter("ours, token bucket", lambda: ours("token_bucket"), "ours"),
+    Limiter("resilient-tasks, sliding window", lambda: ours("sliding_window"), "ours"),
+    Limiter("resilient-tasks, sliding counter", lambda: ours("sliding_window_counter"), "ours"),
+    Limiter("resilient-tasks, fixed window", lambda: ours("fixed_window"), "ours"),
+    Limiter("resilient-tasks, token bucket", lambda: ours("token_bucket"), "ours"),
 ]
 
 
@@ -230,5 +230,5 @@ def on_redis(server: Server) -> Iterator[Limiter]:
     yield Limiter("django-smart-ratelimit, token bucket", lambda: smart("token_bucket", redis=True))
     yield Limiter("django-ratelimit, Redis cache", django_ratelimit)
     for algorithm in ("sliding_window", "fixed_window", "token_bucket"):
-        yield Limiter(f"ours, {algorithm.replace('_', ' ')}", lambda it=algorithm: ours(it, url), "ours")
-    yield Limiter("ours, token bucket, 5 limits", lambda: ours("token_bucket", url, 5), "ours")
+        yield Limiter(f"resilient-tasks, {algorithm.replace('_', ' ')}", lambda it=algorithm: ours(it, url), "ours")
+    yield Limiter("resilient-tasks, token bucket, 5 limits", lambda: ours("token_bucket", url, 5), "ours")

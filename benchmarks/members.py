@@ -40,16 +40,16 @@ def race(breaker: str, port: int, names: list[str], recovery: float, asked: Barr
             if racing:
                 asked.wait(PATIENCE)
 
-        return SHARED[breaker].guard(probed, server, name=name, recovery=recovery)
+        return SHARED[breaker].guard(probed, server, name=name, recovery=recovery, socket_timeout=PATIENCE)
 
     guards = [guard(name) for name in names]
     pipe.send("ready")
-    opened: float = pipe.recv()
-    while time.time() < opened + recovery - 1.0:  # some hear only after a while that it is open
+    first, last = pipe.recv()
+    while time.time() < first + recovery - 0.5:  # some hear only after a second that it is open, or may be probed
         for guarded in guards:
             outcome(guarded)
         time.sleep(0.4)
-    time.sleep(opened + recovery + 0.2 - time.time())
+    time.sleep(last + recovery + 2.0 - time.time())
     through.clear()
     racing = True
     for guarded in guards:

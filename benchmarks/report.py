@@ -35,11 +35,13 @@ class Row:
     better: Better = "less"
     peers: Sequence[Best] = ()
     floor: Best | None = None
+    compared: bool = True
+    """Whether ours as a multiple of the first peer's says anything."""
 
     @property
-    def times_the_best(self) -> float | None:
-        """Ours as a multiple of the best peer's."""
-        if self.ours is None or not self.peers or not self.peers[0].value:
+    def times_the_first(self) -> float | None:
+        """Ours as a multiple of the first peer's."""
+        if self.ours is None or not self.compared or not self.peers or not self.peers[0].value:
             return None
         return self.ours / self.peers[0].value
 
@@ -100,10 +102,6 @@ def figures(
     return found
 
 
-def dump(report: Report) -> dict[str, Any]:
-    return asdict(report)
-
-
 def load(data: dict[str, Any]) -> Report:
     rows = []
     for each in data["rows"]:
@@ -132,24 +130,66 @@ def number(value: float | None) -> str:
 _SIGN = {"less": "≤", "more": "≥", "equal": "="}
 
 
+_COLUMNS = ("what", "best peers", "floor", "ours", "of the first", "target", "")
+
+
+def cells(row: Row) -> tuple[str, Sequence[str], str, str, str, str, str]:
+    """What stands in the columns; there may be several peers."""
+    return (
+        row.what,
+        [f"{peer.name} {number(peer.value)}" for peer in row.peers],
+        f"{row.floor.name} {number(row.floor.value)}" if row.floor else "",
+        f"{number(row.ours)} {row.unit}" if row.ours is not None else "",
+        f"{number(row.times_the_first)} x" if row.times_the_first is not None else "",
+        f"{_SIGN[row.better]} {number(row.target)} {row.unit}",
+        "not there yet" if row.ours is None else "" if row.reached else "falls short",
+    )
+
+
 def table(rows: Sequence[Row]) -> Table:
     """The table of what is to be reached."""
     shown = Table(title="What is to be reached", title_justify="left")
-    for column in ("what", "best peers", "floor", "ours", "of the first", "target", ""):
+    for column in _COLUMNS:
         numeric = column in ("ours", "of the first", "target")
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        verdict = "not there yet" if row.ours is None else "" if row.reached else "falls short"
-        shown.add_row(
-            row.what,
-            "\n".join(f"{peer.name} {number(peer.value)}" for peer in row.peers),
-            f"{row.floor.name} {number(row.floor.value)}" if row.floor else "",
-            f"{number(row.ours)} {row.unit}" if row.ours is not None else "",
-            f"{number(row.times_the_best)} x" if row.times_the_best is not None else "",
-            f"{_SIGN[row.better]} {number(row.target)} {row.unit}",
-            verdict,
-        )
+        what, peers, *others = cells(row)
+        shown.add_row(what, "\n".join(peers), *others)
     return shown
+
+
+_MEASURED = ("", "CPU, µs", "quartiles", "wall, µs", "commands", "server, µs")
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """The table, and all comparisons and curves, for the page."""
+    rows = [cells(row) for each in reports for row in each.rows]
+    parts = [_lines(_COLUMNS, [(what, "<br>".join(peers), *others) for what, peers, *others in rows])]
+    for each in reports:
+        for title, found in each.figures.items():
+            shown = sorted(found, key=lambda figure: figure.cpu.median)
+            lines = [
+                (
+                    figure.name,
+                    number(figure.cpu.median),
+                    f"{number(figure.cpu.low)} - {number(figure.cpu.high)}",
+                    number(figure.wall.median),
+                    number(figure.commands),
+                    number(figure.server),
+                )
+                for figure in shown
+            ]
+            parts.append(f"### {title}\n\n{_lines(_MEASURED, lines)}")
+        for title, curves in each.curves.items():
+            grown = [(name, *map(number, values)) for name, values in curves.lines.items()]
+            columns = (curves.along, *(f"{place:,}" for place in curves.places))
+            parts.append(f"### {title}: {curves.unit}\n\n{_lines(columns, grown)}")
+    return "\n\n".join(parts)
+
+
+def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruler = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ruler, *rows))
 
 
 def comparison(title: str, found: Sequence[Figures]) -> Table:
@@ -194,8 +234,14 @@ def show(console: Console, reports: Sequence[Report]) -> None:
 def save(path: Path, reports: dict[str, Report], about: dict[str, Any]) -> None:
     """All figures, and what they were measured with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    cases = {name: dump(report) for name, report in reports.items()}
+    cases = {name: asdict(report) for name, report in reports.items()}
     path.write_text(json.dumps({"about": about, "cases": cases}, indent=1) + "\n")
+
+
+def read(path: Path) -> tuple[dict[str, Report], dict[str, Any]]:
+    """What :func:`save` wrote."""
+    saved = json.loads(path.read_text())
+    return {name: load(found) for name, found in saved["cases"].items()}, saved["about"]
 
 
 def least(values: dict[str, float], names: Sequence[str]) -> Best:

@@ -55,7 +55,8 @@ class Server:
     @contextmanager
     def watched(self) -> Iterator[list[Counted]]:
         seen: list[Counted] = []
-        with self.client.monitor() as monitor:
+        watcher: Any = redis.Redis(port=self.port)  # with a connection of its own
+        with watcher.monitor() as monitor:
             self.client.config_resetstat()  # which, like whatever administrates, is not monitored
             yield seen
             stats = self.client.info("commandstats")

@@ -15,7 +15,7 @@ from ..stage import Server, django, valkey
 TITLE = "A Django view"
 BARE = "the view alone"
 MEMORY, REDIS = ", memory", ", Redis"
-OURS = "@rate_limit"
+OURS = "resilient-tasks"
 
 View = Callable[[Any], Any]
 
@@ -75,7 +75,7 @@ def _views(server: Server) -> dict[str, tuple[View, Role]]:
             rate_limit("ip", rate, backend=memory, algorithm="token_bucket", scope="bucket")(view),
             "ours",
         ),
-        f"@circuit_breaker{REDIS}": (circuit_breaker("view", backend=redis)(view), "ours"),
+        f"{OURS} breaker{REDIS}": (circuit_breaker("view", backend=redis)(view), "ours"),
     }
 
 

@@ -136,9 +136,21 @@ def _ours(algorithm: Any, url: str | None = None) -> Limited:
 GROWING = [
     Growing("a lock and a dictionary", _floor, 1_000_000, role="floor"),
     Growing("limits, fixed window, memory", lambda server: _limits("memory://"), 1_000_000),
-    Growing("ours, token bucket, memory", lambda server: _ours("token_bucket"), 1_000_000, role="ours"),
-    Growing("ours, sliding window, memory", lambda server: _ours("sliding_window"), 1_000_000, role="ours"),
+    Growing("resilient-tasks, token bucket, memory", lambda server: _ours("token_bucket"), 1_000_000, role="ours"),
+    Growing("resilient-tasks, sliding window, memory", lambda server: _ours("sliding_window"), 1_000_000, role="ours"),
     Growing("limits, fixed window, Redis", lambda server: _limits(server.url), 100_000, True),
-    Growing("ours, token bucket, Redis", lambda server: _ours("token_bucket", server.url), 1_000_000, True, "ours"),
-    Growing("ours, sliding window, Redis", lambda server: _ours("sliding_window", server.url), 100_000, True, "ours"),
+    Growing(
+        "resilient-tasks, token bucket, Redis",
+        lambda server: _ours("token_bucket", server.url),
+        1_000_000,
+        True,
+        "ours",
+    ),
+    Growing(
+        "resilient-tasks, sliding window, Redis",
+        lambda server: _ours("sliding_window", server.url),
+        100_000,
+        True,
+        "ours",
+    ),
 ]

@@ -16,8 +16,8 @@ def run(pace: Pace) -> report.Report:
     with valkey() as server:
         url = server.url
         makers: dict[str, Callable[[int], Call]] = {
-            "ours, token bucket": lambda times: ours("token_bucket", url, times),
-            "ours, sliding window": lambda times: ours("sliding_window", url, times),
+            "resilient-tasks, token bucket": lambda times: ours("token_bucket", url, times),
+            "resilient-tasks, sliding window": lambda times: ours("sliding_window", url, times),
             "pyrate-limiter, token bucket": lambda times: pyrate(state=True, url=url, times=times),
             "limits, fixed window": lambda times: limits("FixedWindowRateLimiter", url, times),
         }

@@ -20,7 +20,7 @@ SPAWN = multiprocessing.get_context("spawn")
 LIMITERS: dict[str, Callable[[Server], Call]] = {
     "redis-py EVALSHA": evalsha,
     "limits, fixed window": lambda server: limits("FixedWindowRateLimiter", server.url),
-    "ours, token bucket": lambda server: ours("token_bucket", server.url),
+    "resilient-tasks, token bucket": lambda server: ours("token_bucket", server.url),
 }
 BREAKERS: dict[str, Callable[[Server], Call]] = {
     name: lambda server, it=each: it.guard(Service().call, server)  # type: ignore[misc] # bound here

@@ -11,7 +11,7 @@ from ..stage import valkey
 
 TITLE = "A check of a leased limiter on Redis"
 OPTIONS = {"lease": 100}
-FLOOR, OURS = "redis-py EVALSHA", "ours, leases of 100"
+FLOOR, OURS = "redis-py EVALSHA", "resilient-tasks, leases of 100"
 IN_MEMORY = "a lock and a dictionary"
 
 

@@ -24,7 +24,7 @@ def run(pace: Pace) -> report.Report:
         report.Row(
             f"limiter in memory, {algorithm}: checks a second, of the floor's",
             "%",
-            ours=share[f"ours, {algorithm}"],
+            ours=share[f"resilient-tasks, {algorithm}"],
             target=50,
             better="more",
             peers=[report.most(share, peers)],

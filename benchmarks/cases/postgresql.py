@@ -37,7 +37,7 @@ def run(pace: Pace) -> report.Report:
                 for algorithm in ("fixed_window", "sliding_window", "token_bucket")
             ]
             contenders += [
-                Contender(f"ours, {algorithm.replace('_', ' ')}", _ours(algorithm), "ours")
+                Contender(f"resilient-tasks, {algorithm.replace('_', ' ')}", _ours(algorithm), "ours")
                 for algorithm in ("fixed_window", "sliding_window", "token_bucket")
             ]
             asked = {each.name: (count(each.call), None) for each in contenders}
@@ -51,7 +51,7 @@ def run(pace: Pace) -> report.Report:
         report.Row(
             f"PostgreSQL, {algorithm}: checks a second",
             "/s",
-            ours=a_second[f"ours, {algorithm}"],
+            ours=a_second[f"resilient-tasks, {algorithm}"],
             target=5 * best.value,
             better="more",
             peers=[best],
@@ -63,7 +63,7 @@ def run(pace: Pace) -> report.Report:
         report.Row(
             "PostgreSQL, token bucket: statements a check",
             "",
-            ours=statements["ours, token bucket"],
+            ours=statements["resilient-tasks, token bucket"],
             target=1,
             peers=[report.least(statements, peers)],
         )

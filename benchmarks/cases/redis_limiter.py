@@ -32,7 +32,7 @@ def run(pace: Pace) -> report.Report:
         report.Row(
             f"limiter on Redis, {what}: client's CPU for a check",
             "µs",
-            ours=cpu[f"ours, {what}"],
+            ours=cpu[f"resilient-tasks, {what}"],
             target=75,
             peers=[report.least(cpu, peers)],
             floor=report.Best(FLOOR, cpu[FLOOR]),
@@ -43,7 +43,7 @@ def run(pace: Pace) -> report.Report:
         report.Row(
             "limiter on Redis, 5 limits: commands a check",
             "",
-            ours=commands["ours, token bucket, 5 limits"],
+            ours=commands["resilient-tasks, token bucket, 5 limits"],
             target=1,
             peers=[report.least(commands, of_five)],
         )
