@@ -4,8 +4,9 @@ PYTHON ?= python3
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
+PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench-outage bench-limit test test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -18,6 +19,12 @@ run: $(DEMO)  ## Start the example project and leave it running
 
 test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
 	.venv/bin/python -m pytest $(ARGS)
+
+bench: $(PEERS)  ## Measure side by side with other libraries; BENCH="--only closed_breaker" goes to it
+	.venv/bin/python -m benchmarks $(BENCH)
+
+bench-quick: $(PEERS)  ## The same in under two minutes
+	.venv/bin/python -m benchmarks --quick $(BENCH)
 
 bench-outage: $(DEV)  ## Measure what an outage costs on each broker; BENCH="--broker valkey" goes to it
 	.venv/bin/python -m benchmarks.outage $(BENCH)
@@ -53,6 +60,10 @@ $(DEMO): pyproject.toml constraints.txt | .venv/bin/pip
 $(DEV): pyproject.toml constraints.txt | .venv/bin/pip
 	$(INSTALL) -e '.[dev]'
 	@touch $(DEMO) $@  # dev includes demo
+
+$(PEERS): $(DEV)
+	$(INSTALL) -e '.[dev,bench]'
+	@touch $@
 
 .venv/bin/pip:
 	@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

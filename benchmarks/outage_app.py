@@ -39,7 +39,7 @@ if os.environ.get("BENCH_QUEUES") == "quorum":
         task_create_missing_queue_exchange_type="topic",
         broker_transport_options={"confirm_publish": True},
     )
-world = redis.Redis.from_url(f"{STORE}/2", decode_responses=True)
+world: Any = redis.Redis.from_url(f"{STORE}/2", decode_responses=True)
 _protected: dict[str, Any] = {
     **BREAKER,
     "release_rate": f"{RELEASED_PER_SECOND}/s",

@@ -1,0 +1,113 @@
+"""Side by side with peers and with the floor: ``make bench``, or ``python -m benchmarks --only closed_breaker``.
+
+Every case runs in a process of its own, on servers of its own. What is printed is what was measured; it is also
+written to ``benchmarks/results/``, as JSON and as pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from . import plots, report
+from .cases import CASES, PEERS
+from .measure import FULL, QUICK
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+PLACE = re.compile(r"(<!-- figures -->\n).*(<!-- end of figures -->)", re.DOTALL)
+"""Of the page, what is written by ``--page``."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under two minutes")
+    parser.add_argument("--only", choices=CASES, action="append", metavar="CASE", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="where to write the figures")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; show what was written there")
+    parser.add_argument("--page", action="store_true", help=f"put the tables into docs/{PAGE.name}")
+    parser.add_argument("--strict", action="store_true", help="fail if anything falls short of its target")
+    parser.add_argument("--one-case", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one_case:
+        logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are away
+        pace = QUICK if arguments.quick else FULL
+        found = import_module(f".cases.{arguments.only[0]}", __package__).run(pace)
+        arguments.one_case.write_text(json.dumps(asdict(found)))
+        return 0
+    console = Console(width=150 if not sys.stdout.isatty() else None)
+    failed: list[str] = []
+    if arguments.show:
+        path = arguments.show
+        reports, about = report.read(path)
+    else:
+        path = arguments.results or RESULTS / ("quick.json" if arguments.quick or arguments.only else "full.json")
+        reports, about = _measure(arguments.only or CASES, failed, console, quick=arguments.quick)
+        report.save(path, reports, about)
+    report.show(console, list(reports.values()))
+    pictures = plots.draw(list(reports.values()), path)
+    console.print(f"{about['seconds']} s; all figures: {', '.join(map(str, [path, *pictures]))}", highlight=False)
+    if arguments.page:
+        _write_page(list(reports.values()), about)
+    if failed:
+        console.print(f"failed: {', '.join(failed)}", highlight=False)
+    short = [row for each in reports.values() for row in each.rows if not row.reached]
+    return int(bool(failed) or (arguments.strict and bool(short)))
+
+
+def _measure(
+    cases: Sequence[str], failed: list[str], console: Console, *, quick: bool
+) -> tuple[dict[str, report.Report], dict[str, Any]]:
+    began = time.monotonic()
+    reports = {}
+    for name in cases:
+        started = time.monotonic()
+        try:
+            reports[name] = _in_a_process(name, quick=quick)
+        except subprocess.CalledProcessError:  # it has said why
+            failed.append(name)
+        console.print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
+    about = {
+        "quick": quick,
+        "seconds": round(time.monotonic() - began),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in PEERS},
+    }
+    return reports, about
+
+
+def _in_a_process(name: str, *, quick: bool) -> report.Report:
+    """So that no case sees what another has imported, configured or left behind."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "report.json"
+        options = ["--only", name, "--one-case", str(path), *(["--quick"] if quick else [])]
+        subprocess.run([sys.executable, "-m", "benchmarks", *options], check=True)
+        return report.load(json.loads(path.read_text()))
+
+
+def _write_page(reports: Sequence[report.Report], about: dict[str, Any]) -> None:
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    measured = f"Measured on Python {about['python']}, {about['machine']}, with {versions}."
+    text = f"{measured}\n\n{report.markdown(reports)}\n"
+    PAGE.write_text(PLACE.sub(lambda place: f"{place[1]}{text}{place[2]}", PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

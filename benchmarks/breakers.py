@@ -1,0 +1,189 @@
+"""A function guarded by each library's breaker, as its own documentation does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from .measure import Call, Role
+from .stage import Server
+
+if TYPE_CHECKING:
+    from ratelimit_core.backends import Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked of a breaker. Times in seconds."""
+
+    name: str = "service"
+    failures: int = 5
+    recovery: float = 60.0
+    probe_timeout: float = 60.0
+    """For who has such a thing."""
+    socket_timeout: float = 0.25
+    """Of ours. A machine that is too busy to answer is another matter than a race."""
+
+
+Guard = Callable[[Call, Server, Wanted], Call]
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """A library's breaker. ``shared``: its state is in Redis."""
+
+    name: str
+    make: Guard
+    shared: bool = False
+    role: Role = "peer"
+
+    def guard(self, call: Call, server: Server, **wanted: Any) -> Call:
+        """``call``, guarded by a breaker that is ``wanted`` so."""
+        return self.make(call, server, replace(Wanted(), **wanted))
+
+
+class Service:
+    """What is guarded: a function that answers, or does not."""
+
+    def __init__(self) -> None:
+        self.down = False
+
+        def call() -> None:
+            if self.down:
+                raise ConnectionError("down")
+
+        self.call: Call = call
+
+
+def outcome(call: Call) -> object:
+    """What it returns, or what it raises."""
+    try:
+        return call()
+    except Exception as error:
+        return error
+
+
+def _circuitbreaker(call: Call, server: Server, wanted: Wanted) -> Call:
+    from circuitbreaker import circuit
+
+    guarded: Call = circuit(failure_threshold=wanted.failures, recovery_timeout=wanted.recovery)(call)
+    return guarded
+
+
+def _pybreaker(call: Call, server: Server, wanted: Wanted) -> Call:
+    import pybreaker
+
+    guarded: Call = pybreaker.CircuitBreaker(fail_max=wanted.failures, reset_timeout=wanted.recovery)(call)
+    return guarded
+
+
+def _pybreaker_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    import pybreaker
+    import redis
+
+    client = redis.StrictRedis(port=server.port)
+    storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace=wanted.name)
+    breaker = pybreaker.CircuitBreaker(
+        fail_max=wanted.failures, reset_timeout=wanted.recovery, state_storage=storage, name=wanted.name
+    )
+    guarded: Call = breaker(call)
+    return guarded
+
+
+def _purgatory(call: Call, server: Server, wanted: Wanted) -> Call:
+    from purgatory import SyncCircuitBreakerFactory
+
+    factory = SyncCircuitBreakerFactory(default_threshold=wanted.failures, default_ttl=wanted.recovery)
+    guarded: Call = factory(wanted.name)(call)
+    return guarded
+
+
+def _interlock(call: Call, server: Server, wanted: Wanted, **options: Any) -> Call:
+    from interlock import CircuitBreaker, Config
+
+    config = Config(
+        minimum_number_of_calls=wanted.failures,
+        wait_duration_in_open=wanted.recovery,
+        permitted_calls_in_half_open=1,
+    )
+    guarded: Call = CircuitBreaker(name=wanted.name, config=config, **options)(call)
+    return guarded
+
+
+def _interlock_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    import redis
+    from interlock.integrations.redis import RedisStorage
+
+    return _interlock(call, server, wanted, storage=RedisStorage(redis.Redis(port=server.port)))
+
+
+def _smart_ratelimit(call: Call, server: Server, wanted: Wanted) -> Call:
+    from django_smart_ratelimit.circuit_breaker import circuit_breaker
+
+    guarded: Call = circuit_breaker(
+        name=wanted.name, failure_threshold=wanted.failures, recovery_timeout=int(wanted.recovery)
+    )(call)
+    return guarded
+
+
+def _smart_ratelimit_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    """As its decorator makes it where the settings say that state is kept in Redis."""
+    import redis
+    from django_smart_ratelimit.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
+
+    config = CircuitBreakerConfig(
+        name=wanted.name,
+        failure_threshold=wanted.failures,
+        recovery_timeout=int(wanted.recovery),
+        state_backend="redis",
+    )
+    breaker = CircuitBreaker(config, redis_client=redis.from_url(server.url))
+    return partial(breaker.call, call)
+
+
+def _ours(call: Call, backend: Backend, wanted: Wanted) -> Call:
+    from ratelimit_core.circuit_breaker import circuit_breaker
+
+    return circuit_breaker(
+        wanted.name,
+        failure_threshold=wanted.failures,
+        recovery_timeout=wanted.recovery,
+        probe_timeout=wanted.probe_timeout,
+        backend=backend,
+    )(call)
+
+
+def _ours_memory(call: Call, server: Server, wanted: Wanted) -> Call:
+    from ratelimit_core.backends import MemoryBackend
+
+    return _ours(call, MemoryBackend(), replace(wanted, name=f"{wanted.name}, in memory"))
+
+
+def _ours_redis(call: Call, server: Server, wanted: Wanted) -> Call:
+    return _ours(call, _redis_backend(server.url, wanted.socket_timeout), wanted)
+
+
+@cache
+def _redis_backend(url: str, socket_timeout: float) -> Backend:
+    """One for each process, as programs have it."""
+    from ratelimit_core.backends import RedisBackend
+
+    return RedisBackend(url, socket_timeout=socket_timeout)
+
+
+OURS = Breaker("resilient-tasks, Redis", _ours_redis, shared=True, role="ours")
+BREAKERS = [
+    Breaker("circuitbreaker", _circuitbreaker),
+    Breaker("pybreaker", _pybreaker),
+    Breaker("pybreaker, Redis", _pybreaker_redis, shared=True),
+    Breaker("purgatory", _purgatory),
+    Breaker("interlock-cb", _interlock),
+    Breaker("interlock-cb, Redis", _interlock_redis, shared=True),
+    Breaker("django-smart-ratelimit", _smart_ratelimit),
+    Breaker("django-smart-ratelimit, Redis", _smart_ratelimit_redis, shared=True),
+    Breaker("resilient-tasks, memory", _ours_memory, role="ours"),
+    OURS,
+]
+SHARED = {each.name: each for each in BREAKERS if each.shared}

