@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
 
 from django.http import HttpRequest
 
@@ -92,7 +93,7 @@ class Proxies:
     def _entries(self, request: HttpRequest) -> Iterable[str]:
         """Who spoke to whom, the nearest first."""
         if self._forwarded:
-            return map(_forwarded_for, _elements(request.META.get("HTTP_FORWARDED", "")))
+            return map(_forwarded_for, islice(_elements(request.META.get("HTTP_FORWARDED", "")), _MAX_HOPS))
         header = request.META.get("HTTP_X_FORWARDED_FOR", "")
         return reversed(header.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]) if header else ()
 
