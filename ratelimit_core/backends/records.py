@@ -191,12 +191,12 @@ class Records:
                 written = True
         if written:
             entries = self._entries.setdefault(policy.name, OrderedDict())
-            known = len(entries)
             entries[call.key] = entry
-            if len(entries) == known:
-                entries.move_to_end(call.key)
+            entries.move_to_end(call.key)
+            oldest = next(iter(entries))
+            if entries[oldest].expires > now and len(entries) <= self._max_keys:
                 return
-            for key in list(islice(entries, 2)):  # each new one drops up to two that have ended, or are too many
+            for key in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
                 if entries[key].in_use(now) and len(entries) <= self._max_keys:
                     return
                 del entries[key]

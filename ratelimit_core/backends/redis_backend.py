@@ -6,7 +6,7 @@ import hashlib
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -100,6 +100,7 @@ class RedisBackend(Backend):
         self._named = ClusterKeys(prefix) if self._clustered else Keys(prefix)
         self._prefix = self._named.prefix
         self._names = self._named.record
+        self._asked = lru_cache(maxsize=10_000)(self._named.of)
         self._clock = clock
         self._renew()
         _instances.add(self)
@@ -136,11 +137,9 @@ class RedisBackend(Backend):
     def _script(self, calls: Sequence[Call], look: bool = False) -> Script:
         keys: list[str] = []
         arguments: list[str | int] = ["" if self._clock is None else self._clock()]
-        for call in calls:
-            policy = call.policy
-            keys += self._names(policy, call.key)
-            keys.append(self._named.index(policy.name, call.key[0]))
-            arguments += (policy.name, call.ticket, *call.event, *call.config)
+        for policy, key, event, config, ticket in calls:
+            keys += self._asked(policy, key)
+            arguments += (policy.name, ticket, *event, *config)
         text, sha = script(frozenset([call.policy.name for call in calls]), look)
         return text, sha, [len(keys), *keys, *arguments]
 

@@ -28,6 +28,10 @@ class Keys:
         """The keys of one record, of which the first is the one that the index lists."""
         return self.beside(policy, f"{self._stem(key[0])}:{policy.name}:{escape(key[1])}")
 
+    def of(self, policy: Policy, key: Key) -> list[str]:
+        """The keys that a call is about: those of its record, and that of the index."""
+        return [*self.record(policy, key), self.index(policy.name, key[0])]
+
     def beside(self, policy: Policy, first: str) -> list[str]:
         """The same, of what an index lists."""
         return [first, f"{first}:leases"] if policy.record and policy.leases else [first]

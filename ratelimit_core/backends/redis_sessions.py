@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -27,6 +28,54 @@ Script = tuple[str, str, list[Any]]
 _OTHERS = "no answer to others, who asked a moment before"
 
 
+class Connections:
+    """redis-py's connections without the machinery of its commands, which costs more than all else of a question.
+
+    They are made by the client's pool, and connect, authenticate, ask the Sentinels, time out and close as it says. One
+    that lies idle is kept here; one that the server has closed meanwhile connects anew before anything is sent. Nothing
+    is sent twice.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
+
+    def ask(self, *command: str | int) -> Any:
+        """What the server answers."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._pool.make_connection()
+        try:
+            if connection._sock is not None and _is_stale(connection):
+                connection.disconnect()
+            if connection._sock is None:
+                connection.connect()  # to send would do so too, but not to whom the Sentinels name
+            connection.send_packed_command(connection.pack_command(*command))
+            answer = connection.read_response()
+        except redis.ResponseError:
+            raise
+        except BaseException:  # perhaps the answer is still on its way: nobody else may take it for theirs
+            connection.disconnect()
+            raise
+        finally:
+            self._idle.append(connection)
+        return answer
+
+    def close(self) -> None:
+        """Close those that are idle; they connect anew if they are needed again."""
+        for connection in list(self._idle):
+            connection.disconnect()
+
+
+def _is_stale(connection: Any) -> bool:
+    """Whether there is something to read before anything was asked: as a rule, that it has been closed."""
+    try:
+        return bool(connection.can_read(0))
+    except (redis.ConnectionError, OSError):
+        return True
+
+
 class Session:
     """A blocking client, for all threads of this process."""
 
@@ -36,6 +85,7 @@ class Session:
         self._client = given
         self._lock = threading.Lock()
         self._failures = 0
+        self._connections: Connections | None = None
 
     @property
     def client(self) -> Any:
@@ -51,7 +101,10 @@ class Session:
                     if self._failures != seen:
                         raise redis.ConnectionError(_OTHERS)
                     try:
-                        client = self._client = self._servers.client()
+                        client = self._servers.client()
+                        if not self._servers.clustered:
+                            self._connections = Connections(client.connection_pool)
+                        self._client = client
                     except ERRORS:
                         self._failures += 1
                         raise
@@ -60,6 +113,9 @@ class Session:
     def close(self) -> None:
         """Close the connections."""
         client, self._client = self._client, self._given
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
         if self._given is not None:
             self._given.close()
         elif client is not None and self._servers is not None:
@@ -70,14 +126,18 @@ class Session:
         text, sha, arguments = script
         try:
             client = self._client or self.client
+            connections = self._connections
+            ask = client.execute_command if connections is None else connections.ask
             try:
-                return client.evalsha(sha, *arguments)
+                return ask("EVALSHA", sha, *arguments)
             except redis.exceptions.NoScriptError:
-                return client.eval(text, *arguments)
+                return ask("EVAL", text, *arguments)
         except ERRORS as error:
             pool = _outdated(self._client, error)
             if pool is not None:
                 pool.disconnect(inuse_connections=False)
+                if self._connections is not None:
+                    self._connections.close()
             raise unavailable(error) from error
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
