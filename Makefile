@@ -6,7 +6,7 @@ DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench bench-quick bench-outage test test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ bench-quick: $(PEERS)  ## The same in under two minutes
 
 bench-outage: $(DEV)  ## Measure what an outage costs on each broker; BENCH="--broker valkey" goes to it
 	.venv/bin/python -m benchmarks.outage $(BENCH)
+
+bench-limit: $(DEV)  ## Measure how well a rate is kept and used; BENCH="--tasks 200" goes to it
+	.venv/bin/python -m benchmarks.limit $(BENCH)
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

@@ -115,7 +115,7 @@ def run(broker: str, mode: str, environ: dict[str, str], log: str | None) -> Fig
         twice=sum(int(number) > 1 for number in world.hvals("runs")),
         drained_after=(drained or time.time()) - recovered,
         ideal=until_probe + max((TASKS - done_before) / bench.RELEASED_PER_SECOND, ARRIVE_WITHIN - ENDS),
-        peak=_peak(after),
+        peak=busiest_second(after),
         # What waited comes back at the release rate. Put off, it may be a quarter of a second late for its turn, and is
         # not in the way of what arrives just then.
         limit=bench.RELEASED_PER_SECOND
@@ -123,7 +123,7 @@ def run(broker: str, mode: str, environ: dict[str, str], log: str | None) -> Fig
     )
 
 
-def _peak(times: Sequence[float]) -> int:
+def busiest_second(times: Sequence[float]) -> int:
     """How many fall into the busiest second."""
     first = most = 0
     for last, at in enumerate(sorted(times)):

@@ -12,7 +12,7 @@ from celery.signals import task_received
 
 from example_worker.processes import die_with_parent
 from ratelimit_core import Backoff
-from resilient_tasks import breaker_task
+from resilient_tasks import breaker_task, rate_limited_task
 
 STORE = os.environ.get("BENCH_STORE", "redis://127.0.0.1:6379")
 RELEASED_PER_SECOND = 200
@@ -69,6 +69,11 @@ def defer(order: int) -> None:
 @breaker_task(**_protected, on_open="pause")
 def pause(order: int) -> None:
     call(order)
+
+
+@rate_limited_task(rate="10/s", acks_late=True)
+def limited(order: int) -> None:
+    world.rpush("limited", f"{time.time():.6f}")
 
 
 @task_received.connect

@@ -13,7 +13,7 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Literal, get_args
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, not_one_of
 
 Jitter = Literal["full", "equal", "decorrelated", "none"]
 
@@ -45,7 +45,7 @@ class Backoff:
         ):
             raise ConfigurationError(f"{self}: base must be from 0 to max, factor at least 1, and all finite numbers")
         if self.jitter not in get_args(Jitter):
-            raise ConfigurationError(f"{self}: jitter must be one of {', '.join(map(repr, get_args(Jitter)))}")
+            raise not_one_of("Backoff: jitter", self.jitter, get_args(Jitter))
 
     def delay(
         self,

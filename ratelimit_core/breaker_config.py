@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
 from .clock import LONGEST, SECOND, microseconds
-from .errors import ConfigurationError, unknown_option
+from .errors import ConfigurationError, not_one_of, unknown_option
 from .settings import WhenDown
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -70,6 +70,7 @@ class CircuitBreakerConfig:
     when_down: WhenDown = "local"
 
     def __post_init__(self) -> None:
+        check_name(self.name)
         for name in ("failure_threshold", "half_open_max_calls", "success_threshold", "minimum_calls"):
             value = getattr(self, name)
             if type(value) is not int or not 1 <= value <= 1_000_000:
@@ -111,7 +112,7 @@ class CircuitBreakerConfig:
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, "True or False")
         if self.when_down not in get_args(WhenDown):
-            raise self._wrong("when_down", f"one of {', '.join(map(repr, get_args(WhenDown)))}")
+            raise not_one_of(f"breaker {self.name!r}: when_down", self.when_down, get_args(WhenDown))
 
     def _check_span(self, name: str, least: float) -> None:
         value = getattr(self, name)
@@ -135,11 +136,12 @@ class CircuitBreakerConfig:
     def for_policy(self) -> tuple[int, ...]:
         """The configuration of the policy, in the order of its signature."""
         recovery, reset = microseconds(self.recovery_timeout), microseconds(self.reset_timeout)
-        longest = microseconds(self.exponential_backoff_max)
+        longest, probe = microseconds(self.exponential_backoff_max), microseconds(self.probe_timeout)
         counts_rates = self.failure_rate is not None or self.slow_call_rate is not None
         window = microseconds(self.window) if counts_rates else 0
         day = 24 * 3600 * SECOND
-        settings = (
+        keep = max(day, reset, recovery, longest, 2 * window, 2 * probe)
+        waits = (
             self.failure_threshold,
             self.success_threshold,
             self.half_open_max_calls - 1,
@@ -147,8 +149,8 @@ class CircuitBreakerConfig:
             round(self.exponential_backoff_multiplier * 1000),
             longest,
             reset,
-            microseconds(self.probe_timeout),
-            max(day, reset, recovery, longest, 2 * window, 2 * microseconds(self.probe_timeout)),
+        )
+        rates = (
             window,
             self.minimum_calls,
             round((self.failure_rate or 0) * 1000),
@@ -156,7 +158,19 @@ class CircuitBreakerConfig:
             microseconds(self.ramp),
             int(self.shadow),
         )
-        return *settings, zlib.crc32(repr(settings).encode()) or 1
+        fingerprint = zlib.crc32(repr((waits, rates)).encode()) or 1  # how long a probe takes is each process's affair
+        return *waits, probe, keep, *rates, fingerprint
+
+
+def check_name(name: object) -> None:
+    """Refuse what is no text; a number is a setting, written in the place of the name.
+
+    Raises:
+        ConfigurationError: it says what to write.
+    """
+    if not isinstance(name, str):
+        hint = f"settings go by theirs, as in failure_threshold={name!r}" if _is_number(name) else "as in 'payments'"
+        raise ConfigurationError(f"a breaker needs a name, which is a string and not {name!r}; {hint}")
 
 
 def _is_number(value: object) -> bool:

@@ -58,7 +58,8 @@ class Overrulable(ABC):
         """What became of it, newest first: the last 100 changes. One round trip.
 
         Each has ``at`` (seconds since the epoch), ``event`` (``opened``, ``half_open``, ``closed``, a mode, or
-        ``reset``), ``failure_count``, ``retry_after``, and of what a person did ``author``, ``reason`` and ``ttl``.
+        ``reset``), ``failure_count``, ``retry_after``, ``shadow`` (nobody was refused for it), and of what a person did
+        ``author``, ``reason`` and ``ttl``.
         A change whose process was killed in the very moment is missing.
 
         Raises:

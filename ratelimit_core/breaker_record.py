@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .breaker_config import CircuitBreakerConfig
 from .clock import SECOND
 from .errors import CircuitBreakerError
 from .policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
@@ -67,30 +68,34 @@ def length_of_wait(verdict: Verdict) -> float:
 
 
 def refusal(name: str, verdict: Verdict, wait: int) -> CircuitBreakerError:
-    """The error that says to wait for ``wait`` µs. ``verdict`` may be empty, where nothing is known."""
+    """The error that says to wait for ``wait`` µs."""
+    return CircuitBreakerError(name, retry_after=wait / SECOND, **details(verdict))
+
+
+def details(verdict: Verdict) -> dict[str, Any]:
+    """What a :class:`CircuitBreakerError` says besides the wait. ``verdict`` may be empty, where nothing is known."""
     if not verdict:
-        return CircuitBreakerError(name, "open", wait / SECOND)
-    state = "ramping_up" if state_of(verdict) == CLOSED else STATES[state_of(verdict)]
-    return CircuitBreakerError(
-        name,
-        state,
-        wait / SECOND,
-        failure_count=verdict[FAILURES],
-        last_failure_time=verdict[LAST_FAILURE] / SECOND or None,
-        next_attempt_time=next_attempt(verdict),
-        recovery_time=length_of_wait(verdict),
-    )
+        return {}
+    return {
+        "state": "ramping_up" if state_of(verdict) == CLOSED else STATES[state_of(verdict)],
+        "failure_count": verdict[FAILURES],
+        "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
+        "next_attempt_time": next_attempt(verdict),
+        "recovery_time": length_of_wait(verdict),
+    }
 
 
-def status(name: str, verdict: Verdict, failure_threshold: int | None, stats: dict[str, int]) -> dict[str, Any]:
-    """See :meth:`CircuitBreaker.get_status`."""
+def status(name: str, verdict: Verdict, config: CircuitBreakerConfig | None, stats: dict[str, int]) -> dict[str, Any]:
+    """See :meth:`CircuitBreaker.get_status`. Without ``config`` what is said of the settings is None: not known."""
+    shadow = in_shadow(verdict, config is not None and config.shadow)
     return {
         "name": name,
         "state": STATES[state_of(verdict)],
         "mode": MODES[verdict[MODE]],
         "mode_until": verdict[MODE_UNTIL] / SECOND or None,
+        "shadow": None if config is None and verdict[MODE] == AUTOMATIC else shadow,
         "failure_count": verdict[FAILURES],
-        "failure_threshold": failure_threshold,
+        "failure_threshold": None if config is None else config.failure_threshold,
         "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
         "changed_at": verdict[CHANGED_AT] / SECOND or None,
         "next_attempt_time": next_attempt(verdict),

@@ -99,8 +99,8 @@ class CircuitBreakerRegistry:
         found = {}
         for name, verdict in zip(names, verdicts, strict=True):
             known = self._breakers.get(name)
-            threshold = known.config.failure_threshold if known is not None else None
-            found[name] = status(name, verdict, threshold, {}) | history.word_on(backend, name, verdict[MODE])
+            config = None if known is None else known.config
+            found[name] = status(name, verdict, config, {}) | history.word_on(backend, name, verdict[MODE])
         return found
 
     def __iter__(self) -> Iterator[CircuitBreaker]:

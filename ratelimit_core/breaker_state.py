@@ -34,18 +34,19 @@ from .breaker_record import (
 )
 from .clock import SECOND, Clock, microseconds, wall
 from .errors import BackendError, CircuitBreakerError, RateLimited
-from .events import BreakerChanged, SettingsDiffer, emit
+from .events import BreakerChanged, SettingsDiffer
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
 from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
 from .steps import Steps, run
 from .store import Store
 
-_Known = tuple[int, int, int, bool]
-"""Until when permits are given on it, until when it is sure, the generation, and whether that is local."""
+_Known = tuple[int, int, int, int, bool]
+"""Until when permits are given on it without a thought, until when they are given, until when it is sure, the
+generation, and whether that is local."""
 _HEARD = "_resilience_heard"
 """Where an error says which breakers counted it, and when: a call within a call fails once."""
-_NOTHING: _Known = (0, 0, 0, False)
+_NOTHING: _Known = (0, 0, 0, 0, False)
 
 
 def turns_of(name: str) -> str:
@@ -54,48 +55,57 @@ def turns_of(name: str) -> str:
 
 
 class BreakerState:
-    """See the module. ``store`` is a function, called at the first question."""
+    """See the module. ``store`` is a function, called at the first question.
 
-    def __init__(self, config: CircuitBreakerConfig, store: Callable[[], Store], clock: Clock) -> None:
+    ``defined``: this process says how the breaker is to be. One that only refers to it has nothing to compare with
+    what others say.
+    """
+
+    def __init__(
+        self, config: CircuitBreakerConfig, store: Callable[[], Store], clock: Clock, *, defined: bool = True
+    ) -> None:
         self.config = config
         self.clock = clock
         self._find_store = store
         self._store: Store | None = None
-        self._policy_config = config.for_policy()
+        *settings, fingerprint = config.for_policy()
+        self._policy_config = *settings, fingerprint if defined else 0
         self._ttl = microseconds(config.verdict_ttl)
         self._key = (config.name, "")
         self.successes = 0
         self.failures = 0
         self.refusals = 0
         self.shadow_refusals = 0
-        self._others_differ = False
+        self._answers_alike = config.slow_call_duration is None and config.failure_result is None
+        self._compares = defined
         self.forget()
         _states.add(self)
 
     def forget(self) -> None:
         """Know nothing."""
-        self._known: _Known = _NOTHING
+        self.known: _Known = _NOTHING
         self.good = 0  # successes of the known generation that the store has not been told of
         self.good_at = 0
         self.refuse_until = 0  # refused, and sure of it, until then
         self._wait_until = 0  # when it may be probed, as last heard
         self._known_failures = 0
         self._last: Verdict = ()
+        self._details: tuple[Verdict | None, dict[str, Any]] = (None, {})  # what refusals say, of which answer
         self._only_shadow = False  # permits are given on an opening that is in the shadow
 
     @property
     def generation(self) -> int:
         """The generation last heard of."""
-        return self._known[2]
+        return self.known[3]
 
     @property
     def local(self) -> bool:
         """Whether that is of this process alone, because the store is away."""
-        return self._known[3]
+        return self.known[4]
 
     def _after_fork(self) -> None:
         """What is pending is the parent's to report. A known refusal holds in the child too."""
-        self._known = _NOTHING
+        self.known = _NOTHING
         self.good = self.successes = self.failures = self.refusals = self.shadow_refusals = 0
 
     @property
@@ -107,18 +117,18 @@ class BreakerState:
 
     # Asking
 
-    def permit_if_fresh(self, ticket: str) -> Permit | None:
+    def permit_if_fresh(self) -> Permit | None:
         """A permit without asking; None if the store has to be asked.
 
         Raises:
             CircuitBreakerError: refused, and it is not yet time to ask again.
         """
         now = self.clock()
-        fresh_until, _, generation, local = self._known
+        _, fresh_until, _, generation, local = self.known
         if now < fresh_until:
             if self._only_shadow:
                 self.shadow_refusals += 1
-            return Permit(self, generation, ticket=ticket, probe=False, local=local)
+            return Permit(self, generation, ticket="", probe=False, local=local)
         for probe in probes.get():
             if probe._state is self and probe.generation == generation and not probe.settled:
                 return Permit(self, generation, ticket="", probe=False, local=local)
@@ -126,15 +136,21 @@ class BreakerState:
             raise self.refusal(max(0, self._wait_until - now))
         return None
 
+    def permit_of(self, known: _Known, began: int) -> Permit:
+        """The permit of a call that went ahead on what was ``known`` when it began."""
+        permit = Permit(self, known[3], ticket="", probe=False, local=known[4])
+        permit._began = began
+        return permit
+
     def ask_call(self, ticket: str) -> Call:
         """The question for a permit; it carries the successes that the store has not been told of.
 
         Where they were not written there, :meth:`put_back` is due.
         """
         now = self.clock()
-        _, sure_until, generation, local = self._known
+        _, _, sure_until, generation, local = self.known
         if now < sure_until:  # while this thread asks, the others need not; but what is too old gives no permits
-            self._known = now + self._ttl, sure_until, generation, local
+            self.known = 0, now + self._ttl, sure_until, generation, local
         good, self.good = self.good, 0
         age = now - self.good_at
         dice = random.randrange(1000)
@@ -155,6 +171,9 @@ class BreakerState:
         if not verdict[ALLOWED]:
             self.put_back(call)
         yield from self._learning(verdict, local=local, written=bool(verdict[ALLOWED]), asked=True)
+        if self._compares and not local and verdict[SETTINGS] not in (0, self._policy_config[-1]):
+            self._compares = False
+            yield "announce", SettingsDiffer(self.config.name)
         if not verdict[ALLOWED]:
             raise self.refusal(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
@@ -174,7 +193,7 @@ class BreakerState:
         Raises:
             CircuitBreakerError: refused.
         """
-        permit = self.permit_if_fresh(ticket)
+        permit = self.permit_if_fresh()
         return (yield from self.asking_anew(ticket)) if permit is None else permit
 
     def asking_anew(self, ticket: str) -> Steps[Permit]:
@@ -193,7 +212,7 @@ class BreakerState:
     def asking_without_store(self, ticket: str, error: BackendError) -> Steps[Permit]:
         """The answer while the store is away, by ``when_down``; no round trip."""
         now = self.clock()
-        self._known = 0, 0, self.generation, self.local
+        self.known = 0, 0, 0, self.generation, self.local
         if self.config.when_down == "open":
             return Permit(self, 0, ticket="", probe=False, local=True)
         if self.config.when_down == "closed":
@@ -222,7 +241,9 @@ class BreakerState:
     def refusal(self, wait: int) -> CircuitBreakerError:
         """The error that says to wait for ``wait`` µs, with what is known."""
         self.refusals += 1
-        return breaker_record.refusal(self.config.name, self._last, wait)
+        if self._details[0] is not self._last:
+            self._details = self._last, breaker_record.details(self._last)
+        return CircuitBreakerError(self.config.name, retry_after=wait / SECOND, **self._details[1])
 
     # Settling
 
@@ -298,11 +319,11 @@ class BreakerState:
 
     def witness(self) -> Permit:
         """A permit for testimony about a call that nobody asked for; told at once, unless known to be closed."""
-        fresh_until, _, generation, local = self._known
+        _, fresh_until, _, generation, local = self.known
         return Permit(self, generation, ticket="", probe=not fresh_until, local=local)
 
     def _is_current(self, permit: Permit) -> bool:
-        _, _, generation, local = self._known
+        _, _, _, generation, local = self.known
         return permit.generation == generation and permit.local == local
 
     def _reporting(self, permit: Permit, good: int, bad: int, slow: int, span: int) -> Steps[int]:
@@ -359,25 +380,23 @@ class BreakerState:
     def _learn(self, verdict: Verdict, *, local: bool, asked: bool) -> None:
         now = self.clock()
         state, generation = state_of(verdict), verdict[GENERATION]
-        ended = self._known[2:] != (generation, local)
+        ended = self.known[3:] != (generation, local)
         self._known_failures = verdict[FAILURES] if verdict[STATE] == CLOSED and verdict[MODE] != DISABLED else 0
         self._only_shadow = state != CLOSED and in_shadow(verdict, self.config.shadow)
         if state == CLOSED or self._only_shadow:
             # While it ramps up, every call has to ask. Whether it does is said to those who ask, not to a report.
             ttl = 0 if verdict[WAIT] or (self.config.ramp and not asked) else self._ttl
             fresh = int(ttl * random.uniform(0.8, 1.0))  # so that a fleet doesn't ask in step
-            self._known = now + fresh, now + ttl, generation, local
+            plain = state == CLOSED and not self._known_failures and self._answers_alike
+            self.known = now + fresh if plain else 0, now + fresh, now + ttl, generation, local
             self.refuse_until = self._wait_until = 0
         else:
-            self._known = 0, 0, generation, local
+            self.known = 0, 0, 0, generation, local
             self._wait_until = now + verdict[WAIT]
             self.refuse_until = min(self._wait_until, now + SECOND)  # so that a manual reset is seen
         self._last = verdict
         if ended:
             self.good = 0
-        if verdict[SETTINGS] not in (0, self._policy_config[-1]) and not self._others_differ and not local:
-            self._others_differ = True
-            emit(SettingsDiffer(self.config.name))
 
     # Looking, and a person's word
 
@@ -398,7 +417,7 @@ class BreakerState:
     def look(self, anew: bool) -> tuple[str, float]:
         """See :meth:`CircuitBreaker.look`."""
         now = self.clock()
-        if now < self._known[0] and not anew:
+        if now < self.known[1] and not anew:
             return "closed", 0.0
         if now >= self.refuse_until or anew:
             try:
@@ -417,7 +436,7 @@ class BreakerState:
     def status(self) -> dict[str, Any]:
         """See :meth:`CircuitBreaker.get_status`."""
         verdict = self.peek()
-        status = breaker_record.status(self.config.name, verdict, self.config.failure_threshold, self.stats())
+        status = breaker_record.status(self.config.name, verdict, self.config, self.stats())
         mode = verdict[MODE] if self.store.up else AUTOMATIC  # nobody there knows who said so
         return status | history.word_on(self.store.backend, self.config.name, mode)
 

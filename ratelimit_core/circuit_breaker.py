@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
+from inspect import isawaitable
 from types import CoroutineType, TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -18,7 +19,7 @@ from . import conf
 from .awaiting import acquired, awaited, is_asynchronous, is_asynchronous_view, judged, settled
 from .backends.base import Backend
 from .backends.calls import Call
-from .breaker_config import OPTIONS, CircuitBreakerConfig
+from .breaker_config import OPTIONS, CircuitBreakerConfig, check_name
 from .breaker_modes import Overrulable
 from .breaker_registry import CircuitBreakerRegistry
 from .breaker_state import BreakerState
@@ -49,7 +50,8 @@ class CircuitBreaker(Overrulable):
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
     ``CircuitBreaker(CircuitBreakerConfig("payments"))``; ``CircuitBreaker("payments")`` refers to it, and is
-    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``.
+    resolved at first use. What a definition leaves out comes from the setting ``circuit_breaker``; in a process that
+    only refers to a breaker, so does everything.
 
     A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same settings: one for
     each tenant. It decorates functions that have such an argument; :meth:`of` names one.
@@ -82,13 +84,13 @@ class CircuitBreaker(Overrulable):
         clock: Clock = monotonic,
         **options: Any,
     ) -> None:
-        name: object = breaker
         if isinstance(breaker, CircuitBreakerConfig):
             options = {option: getattr(breaker, option) for option in OPTIONS} | options
-            name = breaker.name
-        if not isinstance(name, str) or not name:
-            raise ConfigurationError(f"a breaker needs a name, a non-empty string; not {name!r}")
-        self.name = name
+            breaker = breaker.name
+        check_name(breaker)
+        if not breaker:
+            raise ConfigurationError("a breaker needs a name, as in CircuitBreaker('payments')")
+        self.name = name = breaker
         self._options = options
         self._backend = backend
         self._clock = clock
@@ -121,7 +123,9 @@ class CircuitBreaker(Overrulable):
             return one
 
     def _made(self) -> BreakerState:
-        return BreakerState(self._configured(), functools.partial(conf.get_store, self._backend), self._clock)
+        store = functools.partial(conf.get_store, self._backend)
+        defined = bool(self._options or setting("circuit_breaker"))
+        return BreakerState(self._configured(), store, self._clock, defined=defined)
 
     @property
     def _known(self) -> BreakerState:
@@ -181,18 +185,16 @@ class CircuitBreaker(Overrulable):
         Raises:
             CircuitBreakerError: refused; ``retry_after`` says when to ask again.
         """
-        state = self._known
-        ticket = ticket or new_ticket()
-        permit = state.permit_if_fresh(ticket)
-        return run(state.asking(ticket), state.store) if permit is None else permit
+        state = self._state or self._known
+        permit = state.permit_if_fresh()
+        return run(state.asking(ticket or new_ticket()), state.store) if permit is None else permit
 
     async def aacquire(self, ticket: str = "") -> Permit:
         """:meth:`acquire` without blocking the event loop; settle it with ``asuccess()`` and the like."""
-        state = self._known
-        ticket = ticket or new_ticket()
-        permit = state.permit_if_fresh(ticket)
+        state = self._state or self._known
+        permit = state.permit_if_fresh()
         if permit is None:
-            permit = await acquired(arun(state.asking(ticket), state.store), Permit.acancel)
+            permit = await acquired(arun(state.asking(ticket or new_ticket()), state.store), Permit.acancel)
         return permit
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -234,10 +236,7 @@ class CircuitBreaker(Overrulable):
         except BaseException as error:
             permit.judge(error)
             raise
-        if isinstance(result, CoroutineType):
-            return judged(permit, lambda: result)
-        permit.judge_result(result)
-        return result
+        return self._settled(permit, result)
 
     async def _call_async(
         self, function: Callable[..., Any], fallback: Callable[..., Any] | None, args: Any, kwargs: dict[str, Any]
@@ -262,7 +261,10 @@ class CircuitBreaker(Overrulable):
                 "it was called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
             )
         pick = self._picker(function)
-        if is_asynchronous(function):
+        may_be_views = getattr(function, "__name__", "") == "dispatch"
+        if is_asynchronous(function) and not is_template(self.name):
+            guarded = cast(Callable[P, R], self._guarding_async(function))
+        elif is_asynchronous(function):
 
             @functools.wraps(function)
             async def guarded_async(*args: P.args, **kwargs: P.kwargs) -> Any:
@@ -270,8 +272,9 @@ class CircuitBreaker(Overrulable):
                 return await breaker._call_async(function, breaker._fallback, args, kwargs)
 
             guarded = cast(Callable[P, R], guarded_async)
+        elif not (is_template(self.name) or may_be_views):
+            guarded = self._guarding(function)
         else:
-            may_be_views = getattr(function, "__name__", "") == "dispatch"
 
             @functools.wraps(function)
             def guarded_sync(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -284,6 +287,73 @@ class CircuitBreaker(Overrulable):
             guarded = guarded_sync
         guarded.circuit_breaker = self  # type: ignore[attr-defined] # the documented way to reach the breaker
         return guarded
+
+    def _guarding(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The commonest case: while the breaker is known to be closed, a call that answers costs as little as can be.
+
+        No lock, no permit, no round trip: the call is counted where it is. Whatever else happens takes the long way.
+        """
+
+        @functools.wraps(function)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            state = self._state or self._known
+            known = state.known
+            began = state.clock()
+            if began >= known[0]:
+                result: R = self._call_at_once(function, self._fallback, args, kwargs)
+                return result
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:
+                state.permit_of(known, began).judge(error)
+                raise
+            if state.known is known and type(result) is not CoroutineType:
+                state.successes += 1
+                state.good_at = state.clock()
+                state.good += 1
+                return result
+            settled: R = self._settled(state.permit_of(known, began), result)
+            return settled
+
+        return guarded
+
+    def _guarding_async(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same for what is awaited."""
+
+        @functools.wraps(function)
+        async def guarded(*args: Any, **kwargs: Any) -> Any:
+            state = self._state or self._known
+            known = state.known
+            began = state.clock()
+            if began >= known[0]:
+                return await self._call_async(function, self._fallback, args, kwargs)
+            try:
+                result = function(*args, **kwargs)
+                if isawaitable(result):
+                    result = await result
+            except GeneratorExit:  # closed, and may not await
+                raise
+            except BaseException as error:
+                permit = state.permit_of(known, began)
+                await settled(permit, permit.judging(error))
+                raise
+            if state.known is known:
+                state.successes += 1
+                state.good_at = state.clock()
+                state.good += 1
+            else:
+                permit = state.permit_of(known, began)
+                await settled(permit, permit.judging_result(result))
+            return result
+
+        return guarded
+
+    def _settled(self, permit: Permit, result: Any) -> Any:
+        """Judge what a function returned; what is awaited still, when it is."""
+        if isinstance(result, CoroutineType):
+            return judged(permit, lambda: result)
+        permit.judge_result(result)
+        return result
 
     def _picker(self, function: Callable[..., Any]) -> Callable[[Any, Any], CircuitBreaker]:
         """Which breaker guards a call of ``function``, by its arguments."""
@@ -384,9 +454,9 @@ class CircuitBreaker(Overrulable):
 
         ``name``, ``state`` (as callers feel it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
         ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present
-        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), and ``mode``,
-        ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's clock; None where
-        there was none.
+        or latest wait), ``half_open_calls`` (probes under way), ``stats`` (of this process), ``shadow`` (nobody is
+        refused), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the store's
+        clock; None where there was none.
         """
         return self._known.status()
 

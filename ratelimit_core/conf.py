@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import re
+import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from .backends.base import Backend
 from .breaker_config import CircuitBreakerConfig
-from .errors import ConfigurationError, ResilienceError, unknown_option
+from .errors import ConfigurationError, ResilienceError, did_you_mean, mistyped_argument, nearest, unknown_option
 from .settings import SETTINGS, checked, chosen, explicit, setting
 from .store import Store
 
-_REDIS = frozenset(["redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
+_REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+_URLS = ("memory://", *(f"{scheme}://" for scheme in _REDIS), "django-db://ALIAS")
+_NAMES = ("memory", "redis", "database", "multi")
+_PATHS = tuple(
+    f"ratelimit_core.backends.{path}"
+    for path in ("memory.MemoryBackend", "redis_backend.RedisBackend", "database.DatabaseBackend", "multi.MultiBackend")
+)
 _DOTTED_PATH = re.compile(r"\w+(\.\w+)+")
 
 OF_THE_BACKEND = frozenset(
@@ -101,8 +110,8 @@ def get_backend(name: str | None = None) -> Backend:
         return get_store().backend
     with _lock:
         if name not in _named:
-            entry = _entries().get(name)
-            _named[name] = make_backend(name) if entry is None else _from_entry(entry)
+            entries = _entries()
+            _named[name] = _from_entry(entries[name]) if name in entries else make_backend(name, others=entries)
         return _named[name]
 
 
@@ -152,11 +161,15 @@ def _from_entry(entry: Any) -> Backend:
     return make_backend(kind, {"name": name, **options})
 
 
-def make_backend(backend: Any, options: Mapping[str, Any] | None = None) -> Backend:
+def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, others: Iterable[str] = ()) -> Backend:
     """A backend from a URL, a name, a dotted path of a class, or itself.
 
     URLs: ``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
-    ``django-db://ALIAS``. Names: ``memory``, ``redis``, ``database``, ``multi``, and what was registered.
+    ``django-db://ALIAS``. Names: ``memory``, ``redis``, ``database``, ``multi``, and what was registered. ``others``
+    are those that it is not, though it may have been meant.
+
+    Raises:
+        ConfigurationError: there is none such, and the message names the nearest; or it can't be made.
     """
     if isinstance(backend, Backend):
         return backend
@@ -164,11 +177,12 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None) -> Back
         raise ConfigurationError(f"backend={backend!r}: give a URL, a name, a dotted path or a Backend")
     options = dict(options or {})
     shown = f"backend={re.sub('//.*@', '//***@', backend)!r}"
-    factory, arguments, defaults = _factory(backend, shown)
+    factory, arguments, defaults = _factory(backend, shown, others)
     try:
         made = factory(*arguments, **{**defaults, **options})
     except (ValueError, TypeError) as error:
-        raise ConfigurationError(f"{shown} with options {sorted(options)}: {error}") from error
+        near = mistyped_argument(error, _arguments(factory))
+        raise ConfigurationError(f"{shown} with options {sorted(options)}: {error}{near}") from error
     except ResilienceError:
         raise
     except Exception as error:  # a class of one's own may raise anything
@@ -178,7 +192,19 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None) -> Back
     return made
 
 
-def _factory(backend: str, shown: str) -> tuple[Callable[..., Any], tuple[str, ...], dict[str, Any]]:
+def _arguments(factory: Callable[..., Any]) -> list[str]:
+    """Those that ``factory`` may be given by name; of a class also what it passes on to those above it."""
+    found: list[str] = []
+    for maker in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
+        with suppress(TypeError, ValueError):  # what is built in does not always tell
+            parameters = inspect.signature(maker).parameters.values()
+            found += [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    return found
+
+
+def _factory(
+    backend: str, shown: str, others: Iterable[str]
+) -> tuple[Callable[..., Any], tuple[str, ...], dict[str, Any]]:
     """What makes it, with its arguments and the options that the settings give."""
     scheme = backend.partition("://")[0]
     if backend in _registered:
@@ -205,9 +231,20 @@ def _factory(backend: str, shown: str) -> tuple[Callable[..., Any], tuple[str, .
         try:
             return getattr(importlib.import_module(module), name), (), {}
         except Exception as error:  # a module of one's own may raise anything
-            raise ConfigurationError(f"{shown} can't be imported: {type(error).__name__}: {error}") from error
-    raise ConfigurationError(
-        f"{shown}: known are memory://, redis://, rediss://, unix://, redis+sentinel://, redis+cluster://, "
-        f"django-db://ALIAS, {', '.join(['memory', 'redis', 'database', 'multi', *_registered])}, "
-        "and dotted paths of a class"
-    )
+            said = f"{type(error).__name__}: {error}{nearest_path(backend, _PATHS)}"
+            raise ConfigurationError(f"{shown} can't be imported: {said}") from error
+    names = [*_NAMES, *_registered, *others]
+    known = f"known are {', '.join([*_URLS, *names])}, and dotted paths of a class"
+    meant = nearest(scheme, [url.partition("://")[0] for url in _URLS], 0.7) if "://" in backend else None
+    hint = did_you_mean(backend, names) if meant is None else f"; did you mean '{meant}://'?"
+    raise ConfigurationError(f"{shown}: {known}{hint}")
+
+
+def nearest_path(path: str, known: Iterable[str] = ()) -> str:
+    """What an error about a dotted path ends with: the nearest in the same module, or of ``known``; or nothing."""
+    module, _, name = path.rpartition(".")
+    imported = sys.modules.get(module)
+    defined = {} if imported is None else vars(imported)
+    names = [*getattr(imported, "__all__", ()), *(each for each, value in defined.items() if callable(value))]
+    near = nearest(name, names, 0.75)
+    return did_you_mean(path, known) if near is None else f"; did you mean {f'{module}.{near}'!r}?"

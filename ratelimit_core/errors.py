@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+import re
+from collections.abc import Iterable
+from typing import Self
 
 
 class ResilienceError(Exception):
@@ -109,6 +111,15 @@ class BackendError(ResilienceError):
         self.retry_after = retry_after
 
 
+class BackendBusy(BackendError):
+    """The store is there, but others held what this question needs for longer than it may take.
+
+    It says nothing of the store, so nobody takes that for away; ``retry_after`` is what this question has waited.
+    """
+
+    away = False
+
+
 class ConfigurationError(ResilienceError, ValueError):
     """An option is wrong. The message names it and says what to write instead."""
 
@@ -117,10 +128,36 @@ def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
-def unknown_option(where: str, name: str, known: Any) -> ConfigurationError:
+def unknown_option(where: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """The error for an option that does not exist, with the nearest one that does."""
+    hint = did_you_mean(name, known) or f"; known are: {', '.join(sorted(known))}"
+    return ConfigurationError(f"{where}: unknown option {name!r}{hint}")
+
+
+def not_one_of(option: str, value: object, known: Iterable[str]) -> ConfigurationError:
+    """The error for a value that is none of those that there are, with the nearest one."""
+    listed = ", ".join(map(repr, known))
+    return ConfigurationError(f"{option}={value!r} should be one of {listed}{did_you_mean(value, known)}")
+
+
+def did_you_mean(given: object, known: Iterable[str]) -> str:
+    """What an error about ``given`` ends with: the nearest of ``known``, or nothing."""
+    near = nearest(given, known)
+    return "" if near is None else f"; did you mean {near!r}?"
+
+
+def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | None:
+    """Which of ``known`` was probably meant by ``given``, if any. Capitals are no difference."""
     import difflib
 
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(sorted(known))}"
-    return ConfigurationError(f"{where}: unknown option {name!r}; {hint}")
+    if not isinstance(given, str):
+        return None
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=cutoff)
+    return folded[near[0]] if near else None
+
+
+def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
+    """What to add to Python's own error for an argument that does not exist: the nearest of ``known``, or nothing."""
+    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on, it may know itself
+    return did_you_mean(found[1], known) if found else ""

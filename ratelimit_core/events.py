@@ -47,7 +47,11 @@ class ModeChanged:
 
 @dataclass(frozen=True, slots=True)
 class SettingsDiffer:
-    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Once in a process."""
+    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Once in a process.
+
+    Settings are the options that it was defined with, or else the setting ``circuit_breaker``. A process with neither
+    only refers to the breaker: it reports nothing, and nobody reports it.
+    """
 
     name: str
 

@@ -97,9 +97,9 @@ class Guard:
             CircuitBreakerError: the breaker refused.
             RateLimited: a limit is reached.
         """
-        ticket = ticket or new_ticket()
         state = self.breaker._known if self.breaker is not None else None
-        permit = state.permit_if_fresh(ticket) if state is not None and not probe else None
+        permit = state.permit_if_fresh() if state is not None and not probe else None
+        ticket = ticket or new_ticket()
         limiter = self.limiter
         if limiter is None:
             if permit is None and state is not None:

@@ -22,6 +22,9 @@ _LONG = 3650 * 24 * 3600
 _MAX_TEXT = 1000
 
 Entry = dict[str, Any]
+_EMPTY: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 0.0, "ttl": None, "shadow": False}
+"""What an entry says where nothing else is known; one that was written before something was added to it, too."""
+
 Note = tuple[Key, str, int, int]
 
 _EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
@@ -29,9 +32,8 @@ _EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
 
 def transition(change: BreakerChanged, at: float) -> Entry:
     """The entry for a change of state that calls brought about."""
-    return _entry(
-        change.name, _EVENTS[change.new], at, failure_count=change.failure_count, retry_after=change.retry_after
-    )
+    known = {name: getattr(change, name) for name in ("failure_count", "retry_after", "shadow")}
+    return _entry(change.name, _EVENTS[change.new], at, **known)
 
 
 def manual(name: str, event: str, author: str, reason: str, ttl: float | None) -> Entry:
@@ -47,8 +49,7 @@ def manual(name: str, event: str, author: str, reason: str, ttl: float | None) -
 
 
 def _entry(name: str, event: str, at: float, **more: Any) -> Entry:
-    empty: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 0.0, "ttl": None}
-    return {"name": name, "event": event, "at": at} | empty | more
+    return {"name": name, "event": event, "at": at} | _EMPTY | more
 
 
 def note(entry: Entry) -> Note:
@@ -86,4 +87,4 @@ def word_on(backend: Backend, name: str, mode: int) -> dict[str, str]:
 
 
 def _parsed(texts: list[str]) -> list[Entry]:
-    return [json.loads(text) for text in texts]
+    return [_EMPTY | json.loads(text) for text in texts]

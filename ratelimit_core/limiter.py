@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import get_args
@@ -14,7 +13,7 @@ from .awaiting import acquired, finished
 from .backends.base import Backend
 from .backends.calls import Call
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
-from .errors import BackendError, ConfigurationError, RateLimited
+from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
 from .limits import Algorithm, Decision, Limit, Question, decide
 from .policies import CONCURRENCY
 from .policies.concurrency import RENEW
@@ -78,7 +77,7 @@ class Limiter:
     ) -> None:
         for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
             if value not in get_args(known):
-                raise ConfigurationError(f"{option}={value!r} should be one of {', '.join(get_args(known))}")
+                raise not_one_of(option, value, get_args(known))
         if burst is not None and algorithm != "token_bucket":
             raise ConfigurationError(f"burst={burst!r} goes with algorithm='token_bucket' only")
         if not (key and isinstance(key, str)):
@@ -169,7 +168,7 @@ class Limiter:
                 return decision
         limit = self.limits[which]
         call = limit.call(name, RESERVE, cost, ticket, floor, max_wait)
-        return replace(self._ask(Question([limit], [call], cost, ticket)), which=which, tightest=which)
+        return self._ask(Question([limit], [call], cost, ticket))._replace(which=which, tightest=which)
 
     def redeem(self, slot: Decision, *, key: str | None = None) -> Decision:
         """Use a reserved slot, now that its time has come: once, and not much later; else this is a new hit.
@@ -273,15 +272,11 @@ class Limiter:
 
     def calls(self, name: str, cost: int, ticket: str, *, slot: Decision | None = None) -> Question:
         """What takes ``cost`` of every limit; of the one that gave ``slot``, by that slot's ticket."""
-        redeem = -1 if slot is None else slot.which
-        redeems = 0 <= redeem < len(self.limits) and self.limits[redeem].reservable
-        calls = [
-            limit.call(name, REDEEM, cost, slot.ticket)
-            if slot is not None and redeems and i == redeem
-            else limit.call(name, HIT, cost, ticket)
-            for i, limit in enumerate(self.limits)
-        ]
-        return Question(self.limits, calls, cost, ticket, takes=True, redeems=redeems)
+        calls = [limit.call(name, HIT, cost, ticket) for limit in self.limits]
+        redeems = slot is not None and 0 <= slot.which < len(calls) and self.limits[slot.which].reservable
+        if slot is not None and redeems:
+            calls[slot.which] = self.limits[slot.which].call(name, REDEEM, cost, slot.ticket)
+        return Question(self.limits, calls, cost, ticket, True, redeems)
 
     def noted(self, name: str, decision: Decision) -> Decision:
         """Remember the denial of a shared store until asking again makes sense, at most 1 s."""
@@ -294,13 +289,14 @@ class Limiter:
 
     def known_denial(self, name: str, cost: int) -> Decision | None:
         """The last denial, while it holds."""
+        if not self._denials:
+            return None
         until, decision = self._denials.get((name, cost), (0, None))
         left = until - self.clock()
         if decision is None or left <= 0:
             return None
         passed = min(SECOND, microseconds(decision.retry_after)) - left
-        return replace(
-            decision,
+        return decision._replace(
             retry_after=max(0.0, decision.retry_after - passed / SECOND),
             reset_after=max(0.0, decision.reset_after - passed / SECOND),
         )

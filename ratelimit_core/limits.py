@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from .backends.calls import Call
@@ -38,8 +37,7 @@ _PUNCTUAL = SECOND // 4
 """A bucket's ticket is good for one spacing after its slot, or for this long if that is longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What a limiter answered. True if it allowed. Times are in seconds.
 
     Attributes:
@@ -77,13 +75,16 @@ class Decision:
 class Limit:
     """One limit: a policy, its configuration, and how it is asked."""
 
-    __slots__ = ("_config", "_qualifier", "allowance", "policy")
+    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "policy", "reservable")
 
     def __init__(self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...]) -> None:
         self.policy = policy
         self.allowance = allowance
         self._config = config
         self._qualifier = qualifier
+        self.reservable = "max_wait" in policy.event
+        """Whether it can give a slot in the future."""
+        self._of_one: dict[int, tuple[int, ...]] = {}  # by operation: what is asked most often, put together once
 
     @classmethod
     def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None) -> Limit:
@@ -132,11 +133,6 @@ class Limit:
         return cls(CONCURRENCY, str(limit), limit, (limit, microseconds(timeout)))
 
     @property
-    def reservable(self) -> bool:
-        """Whether it can give a slot in the future."""
-        return "max_wait" in self.policy.event
-
-    @property
     def allowance_returns(self) -> bool:
         """Whether time alone makes room again; else it is for others to give theirs back."""
         return self.policy is not CONCURRENCY
@@ -151,6 +147,10 @@ class Limit:
         Raises:
             ConfigurationError: more than there ever is.
         """
+        plain = cost == 1 and type(cost) is int and not (floor or max_wait)
+        event = self._of_one.get(op) if plain else None
+        if event is not None:
+            return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
         if self.policy is CONCURRENCY:
             cost = 1
         elif type(cost) is not int or not 1 <= cost <= self.allowance:
@@ -160,6 +160,8 @@ class Limit:
             )
         values = {"op": op, "cost": cost, "slots": self.allowance - cost, "floor": floor, "max_wait": max_wait}
         event = tuple(values[name] for name in self.policy.event)
+        if plain:
+            self._of_one[op] = event
         return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
 
 
@@ -177,6 +179,21 @@ class Question(NamedTuple):
 def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> Decision:
     """One answer from those of several limits, asked together."""
     limits = question.limits
+    if len(verdicts) == 1:
+        (verdict,), (limit,) = verdicts, limits
+        allowed = verdict[ALLOWED] == 1
+        return Decision(
+            allowed,
+            limit.allowance,
+            verdict[ANSWER],
+            verdict[OTHER_ANSWER] / SECOND,
+            verdict[WAIT] / SECOND,
+            question.ticket,
+            cost=question.cost,
+            keeps_slot=not allowed and limit.reservable and verdict[-1] > 0,
+            taken=allowed and question.takes,
+            local=local,
+        )
     allowed = all(verdict[ALLOWED] for verdict in verdicts)
     # If one denied, the others have no say: they answered as if they had counted what now counts nowhere.
     telling = [i for i, verdict in enumerate(verdicts) if allowed or not verdict[ALLOWED]]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 
 WhenDown = Literal["local", "open", "closed"]
 """What a guard does while the store is away: go on with this process's own state, let all through, or none."""
@@ -30,6 +30,8 @@ class Setting(NamedTuple):
     default: Any
     check: Callable[[Any], Any]
     expected: str
+    words: tuple[str, ...] = ()
+    """Those that it may be, if it is one of a few."""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -72,13 +74,15 @@ def _flag(value: Any) -> bool:
     return words[value.strip().lower()] if isinstance(value, str) else words[repr(value)]
 
 
-def _one_of(*known: str) -> Callable[[Any], str]:
+def _one_of(default: str, *others: str) -> Setting:
+    words = (default, *others)
+
     def check(value: Any) -> str:
-        if value in known:
+        if value in words:
             return str(value)
         raise ValueError
 
-    return check
+    return Setting(default, check, f"one of {', '.join(map(repr, words))}", words)
 
 
 def _callable(value: Any) -> Any:
@@ -87,7 +91,6 @@ def _callable(value: Any) -> Any:
     raise ValueError
 
 
-_ALGORITHMS = ("sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket")
 _DICTIONARY = "a dictionary (in the environment, as JSON)"
 _FUNCTION = "a function, or the dotted path of one"
 
@@ -96,16 +99,14 @@ SETTINGS: dict[str, Setting] = {
     "backend": Setting("memory://", lambda value: value, "a URL, a dotted path, a registered name or a Backend"),
     "backend_options": Setting(None, _mapping, _DICTIONARY),
     "backends": Setting(None, _list, "a list of dictionaries with 'type', 'name' and 'options'"),
-    "multi_backend_strategy": Setting(
-        "first_healthy", _one_of("first_healthy", "round_robin"), "'first_healthy' or 'round_robin'"
-    ),
+    "multi_backend_strategy": _one_of("first_healthy", "round_robin"),
     "redis": Setting(None, _mapping, _DICTIONARY),
     "database": Setting("default", _text, "the alias of a database in DATABASES"),
     "memory_max_keys": Setting(100_000, _count, "a whole number, 1 or more"),
     "circuit_breaker": Setting(None, _mapping, _DICTIONARY),
     "key_prefix": Setting("resilient", _text, "a string"),
     "store_retry_after": Setting(5.0, _seconds, "seconds, more than 0 and at most 3600"),
-    "algorithm": Setting("sliding_window", _one_of(*_ALGORITHMS), f"one of {', '.join(map(repr, _ALGORITHMS))}"),
+    "algorithm": _one_of("sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"),
     "fail_open": Setting(None, _flag, "True, False, or None to go on with this process's own state"),
     "trusted_proxies": Setting((), _list, "a list of addresses and networks, as in ['10.0.0.0/8']"),
     "response_handler": Setting(None, _callable, _FUNCTION),
@@ -158,10 +159,10 @@ def checked(name: str, value: Any) -> Any:
     Raises:
         ConfigurationError: it makes no sense.
     """
-    _, check, expected = SETTINGS[name]
+    known = SETTINGS[name]
     with suppress(ValueError, TypeError, KeyError, OverflowError):
-        return check(value)
-    raise ConfigurationError(f"{name}={value!r} should be {expected}")
+        return known.check(value)
+    raise ConfigurationError(f"{name}={value!r} should be {known.expected}{did_you_mean(value, known.words)}")
 
 
 def _django(name: str) -> Any:

@@ -27,6 +27,7 @@ from ratelimit_core.errors import BackendError, CircuitBreakerError, ResilienceE
 from ratelimit_core.permit import Permit
 
 from . import control  # noqa: F401 - a worker knows its commands
+from .run import running_here
 from .settings import ENABLED
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Gate(bootsteps.StartStopStep):
         self._look_round()
         self._timers = [
             consumer.timer.call_repeatedly(TICK, self._soon, (self._look_round,)),
-            consumer.timer.call_repeatedly(RENEW_EVERY, self._soon, (self._renew,)),
+            consumer.timer.call_repeatedly(RENEW_EVERY, self._renew),  # also while a full pool holds the consumer up
         ]
 
     def stop(self, consumer: Any) -> None:
@@ -269,10 +270,10 @@ class Gate(bootsteps.StartStopStep):
             self._leave_and_take_up()
 
     def _renew(self) -> None:
-        for request in list(state.active_requests):
-            if hasattr(request, "renew") and request.worker_pid:
-                with suppress(ResilienceError):
-                    request.renew()
+        in_children = [each for each in list(state.active_requests) if hasattr(each, "renew") and each.worker_pid]
+        for run in list(running_here) or in_children:
+            with suppress(ResilienceError):
+                run.renew()
 
     def _step(self, lane: Lane) -> None:
         state_now, wait = lane.breaker.look(anew=True)

@@ -44,7 +44,7 @@ class Options:
         rate_key: what the limit is counted by: a template over the task's arguments such as
             ``"{tenant_id}"``, or a function of them. By default the breaker's name.
         concurrency: how many may run at a time, in the whole fleet. A run holds its place for its hard time limit
-            at most; where it has none, for five minutes, which its worker renews in a prefork pool.
+            at most; where it has none, for five minutes, which its worker renews (a solo pool can't).
         cost: what one run costs of each rate; a number, or a function of the task's arguments.
         on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
             (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with
@@ -236,6 +236,11 @@ class Protection:
             _warn_that_memory_is_not_shared()
         guard = self.guard if subject.breaker is self.breaker else Guard(subject.breaker, self.limiter)
         return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, slot=slot, probe=probe)
+
+    def renew(self, subject: Subject, ticket: str) -> None:
+        """Have a run hold its place longer. One round trip, where there is a limit on those."""
+        if self.options.concurrency is not None and self.limiter is not None:
+            self.limiter.renew(ticket, key=subject.key)
 
     def turn(self, subject: Subject, floor: float = 0.0) -> float:
         """The seconds until a task that waited for the breaker may come back, lest all do at once; at least ``floor``.

@@ -126,13 +126,9 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
 
     def renew(self) -> None:
         """Have a run that goes on hold its place to run longer. One round trip, where there is a limit on those."""
-        protection = self.protection
-        if protection is None or protection.options.concurrency is None or protection.limiter is None:
-            return
-        subject = self.subject
-        if subject is not None:
-            ticket = ticket_of(self.id, self._hostname, self.worker_pid)
-            protection.limiter.renew(ticket, key=subject.key)
+        protection, subject = self.protection, self.subject
+        if protection is not None and subject is not None:
+            protection.renew(subject, ticket_of(self.id, self._hostname, self.worker_pid))
 
     def settle(self, error: BaseException | None, ran: float) -> None:
         """Say for a run what it can't say itself, and give back the places that it held. Two round trips at most."""

@@ -24,7 +24,7 @@ from .brokers import longest_countdown
 from .dead_letters import bury
 from .protection import Protection
 from .signals import rate_limited, task_released
-from .waiting import WaitedTooLong, Waiting, put_off
+from .waiting import WaitedTooLong, Waiting, put_off, until_it_expires
 
 if TYPE_CHECKING:
     from celery import Task
@@ -58,6 +58,8 @@ def ticket_of(task_id: str, hostname: str, pid: int) -> str:
 
 runs: ContextVar[tuple[Run, ...]] = ContextVar("runs", default=())
 """The runs whose bodies are running in this thread."""
+running_here: set[Run] = set()
+"""The runs whose bodies are running in this process: a worker's own, unless its pool has processes."""
 
 
 class Run:
@@ -72,6 +74,7 @@ class Run:
         self.subject = protection.subject(args, kwargs)
         self.waiting = Waiting.of(self.request.headers)
         self.leave: Leave | None = None
+        self.ticket = ""
 
     @property
     def may_wait(self) -> bool:
@@ -100,7 +103,7 @@ class Run:
         patience = _PATIENCE
         slot = self.waiting.decision()
         probe: object = (self.request.headers or {}).get(PROBE) if self.may_wait else None
-        ticket = probe if isinstance(probe, str) else self._ticket()
+        ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
         while self.leave is None:
             try:
                 self.leave = self.protection.acquire(self.subject, ticket=ticket, slot=slot, probe=ticket is probe)
@@ -109,6 +112,7 @@ class Run:
                     raise
                 rate_limited.send(sender=self.task, request=self.request, reason=refusal)
                 left = max(patience, self.waiting.left(self.options.max_wait, self.options.max_deferrals))
+                left = min(left, until_it_expires(self.request))  # no slot is taken that would not be used
                 wait, slot = self._next_slot(refusal, slot, ticket, left)
                 if wait > patience:
                     self.put_off(refusal.waiting(wait), wait, slot=slot)
@@ -179,10 +183,16 @@ class Run:
     def under_way(self) -> Iterator[None]:
         """While the body runs: so that ``retry()`` finds it."""
         before = runs.set((*runs.get(), self))
+        running_here.add(self)
         try:
             yield
         finally:
+            running_here.discard(self)
             runs.reset(before)
+
+    def renew(self) -> None:
+        """Hold the place to run longer. One round trip, where there is a limit on those."""
+        self.protection.renew(self.subject, self.ticket)
 
     def end(self, error: BaseException | None) -> float:
         """Settle by what the body raised. Returns the seconds until the next probe, or 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.canvas import Signature
 from celery.exceptions import Reject, Retry
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from ratelimit_core.errors import ResilienceError
 from ratelimit_core.limits import Decision
@@ -122,7 +124,8 @@ def put_off(
     """Publish ``task``'s current message again, to run in ``countdown`` seconds, and leave by ``Retry``.
 
     It stays the same task: id, retries, headers, canvas and result are kept. A countdown beyond what the
-    broker can hold is cut: on waking the task asks again, but not before ``at_least`` seconds from now.
+    broker can hold is cut: on waking the task asks again, but not before ``at_least`` seconds from now. One that
+    expires earlier wakes to be revoked, so that no worker holds it for longer.
 
     Raises:
         Retry: always, if all goes well. Its ``exc`` is ``reason``, which is what Flower shows.
@@ -131,12 +134,18 @@ def put_off(
     """
     request = task.request
     waiting = Waiting.of(request.headers)
-    countdown = safe_countdown(task.app, countdown)
+    countdown = safe_countdown(task.app, min(countdown, until_it_expires(request)))
     until = time.time() + at_least if at_least > countdown else 0.0
     # A slot that was used already is just a name: redeeming it is a hit like any other.
     held = (slot.which, slot.ticket, slot.cost) if slot is not None else waiting.slot
     waiting = Waiting(waiting.deferrals + 1, waiting.waited + max(countdown, at_least), held, until)
     _leave(task, _again(task, waiting, countdown, args, kwargs, options), reason, countdown)
+
+
+def until_it_expires(request: Any) -> float:
+    """How many seconds the message is good for; a moment more, so that it has expired then."""
+    expires = maybe_iso8601(request.expires)
+    return math.inf if expires is None else maybe_make_aware(expires).timestamp() - time.time() + _SOON
 
 
 def hold_back(task: Task[..., Any]) -> None:

@@ -19,6 +19,19 @@ from tests.conformance import profiles  # noqa: F401 - registers them before an 
 STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
 """Every test that asks for a store runs on each of these."""
 
+NODES = {"process": "tests.nodes.processes", "docker": "tests.nodes.containers"}
+"""Whose fixtures make the brokers, backends and workers of tests/nodes."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--celery-nodes", choices=list(NODES), default="process", help="what pytest-celery's nodes are (tests/nodes)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
+
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
@@ -30,14 +43,21 @@ def valkey_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_url() -> str:
     """The machine's Redis."""
-    url = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+    return _answering(os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15"))
+
+
+@pytest.fixture(scope="session")
+def default_redis() -> str:
+    """The Redis that is asked where nobody says which: tests keep to a prefix of their own there."""
+    return _answering("redis://localhost:6379/0")
+
+
+def _answering(url: str) -> str:
     try:
-        redis.Redis.from_url(url, socket_connect_timeout=1).ping()
+        with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
+            client.ping()
     except redis.RedisError as error:
-        reason = f"no Redis at {url}: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        servers.missing(f"no Redis at {url}: {error}")
     return url
 
 

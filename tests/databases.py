@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import django
-import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.db import connections
 from django.db.utils import Error
+
+from tests.servers import missing
 
 ENVIRONMENT = "TEST_DATABASES"
 """Where a child process finds the aliases of its parent."""
@@ -111,12 +113,13 @@ def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> It
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
     }
-    admin, name = f"{alias}-admin", f"test_{alias.replace('-', '_')}_{os.getpid()}"
+    # Other runs, here, in containers with numbers of their own, and those that were killed, have databases there too.
+    admin, name = f"{alias}-admin", f"test_{alias.replace('-', '_')}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         _add(admin, server)
         connections[admin].ensure_connection()
     except (Error, ImportError, ImproperlyConfigured) as error:
-        _missing(f"no {alias} at {parts.hostname}:{parts.port}: {error}")
+        missing(f"no {alias} at {parts.hostname}:{parts.port}: {error}")
     quoted = connections[admin].ops.quote_name(name)
     with connections[admin].cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {quoted}")
@@ -163,9 +166,3 @@ def _pymysql() -> None:
     except ImportError:
         return  # mysqlclient may be there
     pymysql.install_as_MySQLdb()
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)

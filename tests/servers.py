@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,9 +12,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, NoReturn, Self
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+def missing(reason: str) -> NoReturn:
+    """What a test needs is not here: it is skipped, and fails in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager
@@ -37,8 +47,6 @@ def valkey() -> Iterator[str]:
 @contextmanager
 def rabbitmq() -> Iterator[str]:
     """A virtual host of the suite's own on RabbitMQ; its URL. Skips where there is none, and fails in CI."""
-    import pytest
-
     vhost = f"test-{uuid.uuid4().hex[:12]}"
     user = os.environ.get("TEST_RABBITMQ_USER", "guest:guest")
     host = os.environ.get("TEST_RABBITMQ_HOST", "127.0.0.1:5672")
@@ -46,10 +54,7 @@ def rabbitmq() -> Iterator[str]:
         _rabbitmqctl("add_vhost", vhost)
         _rabbitmqctl("set_permissions", "-p", vhost, user.partition(":")[0], ".*", ".*", ".*")
     except (OSError, subprocess.SubprocessError) as error:
-        reason = f"no RabbitMQ on which rabbitmqctl can make a virtual host: {error}"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing(f"no RabbitMQ on which rabbitmqctl can make a virtual host: {error}")
     try:
         yield f"amqp://{user}@{host}/{vhost}"
     finally:
@@ -58,6 +63,40 @@ def rabbitmq() -> Iterator[str]:
 
 def _rabbitmqctl(*arguments: str) -> None:
     subprocess.run(["rabbitmqctl", "-q", *arguments], check=True, capture_output=True, timeout=60)
+
+
+@contextmanager
+def rabbitmq_node(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
+    """A RabbitMQ of the test's own, to be killed: its URL, and how to start it, now and again."""
+    # Debian's own script runs as its user, who owns nothing here: this is what it calls.
+    server = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ.get("PATH", ""))
+    if server is None:
+        missing("no rabbitmq-server is installed")
+    port = free_port()
+    (directory / "rabbitmq.conf").write_text(f"listeners.tcp.default = 127.0.0.1:{port}\n")
+    # A message that it kept back and can't route yet, right after a start, is tried again after that: by default 180 s.
+    (directory / "advanced.config").write_text("[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 2000}]}].")
+    (directory / "plugins").write_text("[].")
+    environ = {
+        "HOME": str(directory),  # where the node's secret is
+        "RABBITMQ_NODENAME": f"test{port}@localhost",
+        "RABBITMQ_NODE_PORT": str(port),
+        "RABBITMQ_DIST_PORT": str(free_port()),
+        "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+        "RABBITMQ_LOG_BASE": str(directory / "log"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "plugins"),
+        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+        "RABBITMQ_CONF_ENV_FILE": os.devnull,
+    }
+    with ExitStack() as stack:
+
+        def start() -> Process:
+            process = stack.enter_context(Process(server, environ=environ))
+            process.wait_for("completed with", timeout=60)
+            return process
+
+        yield f"amqp://guest:guest@127.0.0.1:{port}//", start
 
 
 def eventually(true: Callable[[], object], timeout: float = 20.0, every: float = 0.02) -> None:
@@ -72,12 +111,12 @@ def eventually(true: Callable[[], object], timeout: float = 20.0, every: float =
 class Process:
     """A child in a process group of its own, whose output can be waited for."""
 
-    def __init__(self, *command: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *command: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
         self.lines: list[str] = []
         self._more = threading.Condition()
         self.popen = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environ or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -148,3 +187,11 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def redeliver(app: Any) -> None:
+    """Give what killed workers held to others, as Redis's visibility timeout would."""
+    with app.connection_for_write() as connection:
+        channel = connection.default_channel
+        for tag in channel.client.hkeys("unacked"):
+            channel.qos.restore_by_tag(tag)

@@ -236,10 +236,11 @@ class Backend(ABC):
             raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
 
     def _well(self) -> None:
-        if self._protection is not None:
-            self._protection.succeeded("")
-            if not self._protection.calm:
-                self._protection.reset()
+        protection = self._protection
+        if protection is not None:
+            protection.stats["successes"] += 1
+            if not protection.calm:
+                protection.reset()
 
 
 def _counter(key: object) -> Key:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from django.db.backends.utils import CursorWrapper
 from django.utils.connection import ConnectionDoesNotExist
 
 from ..clock import SECOND, Clock, wall
-from ..errors import BackendError, ConfigurationError
+from ..errors import BackendBusy, BackendError, ConfigurationError, did_you_mean
 from ..policies import Policy, Verdict
 from ..settings import setting
 from .base import Backend
@@ -33,12 +34,17 @@ TIMEOUT = 0.3
 """Seconds that a question may take."""
 _PATIENCE = 5.0
 """The same, of what goes through a whole table."""
+_SERVERS = 0.8
+"""The share of that after which the server ends what it does."""
 _ATTEMPTS = 5
 _JOURNAL = "journal"
 """Journals are records of this name in place of a policy's."""
 
 _BEGIN_AGAIN = frozenset(["40001", "40P01", 1213, 1020])
 """Serialization failures and deadlocks, in PostgreSQL and MariaDB: nobody is to blame, the next attempt may do."""
+_HELD = frozenset(["55P03", 1205, 1969, *_BEGIN_AGAIN])
+"""Others hold what we want: the wait for it took too long (in MariaDB, a statement that may have had to wait for it),
+or the attempts are used up. SQLite has one lock, which is the whole store's."""
 _ABORTED = "25P02"
 """PostgreSQL: a statement of this transaction has failed, and none is heard any more."""
 
@@ -66,6 +72,11 @@ class DatabaseBackend(Backend):
     PostgreSQL and MariaDB end a statement of ours that takes too long, but nobody can end the waiting for a server that
     does not even do that, as for the caller's own statements. A forked child makes connections of its own; a pool is
     for programs that don't fork once it is open.
+
+    **A record that others hold** for as long, or too many questions for these threads, is a :class:`BackendBusy`: the
+    database is there, so nobody takes it for away, and other records are answered. Who locks a whole table, or, on
+    SQLite, writes for that long, keeps everybody waiting: that counts as being away. MySQL does not end the waiting for
+    a record so soon, and can't be told from a server that hangs.
 
     Args:
         alias: the setting ``database`` by default.
@@ -97,8 +108,8 @@ class DatabaseBackend(Backend):
         dialect = _dialect(self.alias)
         self._clock = clock if clock or dialect.clock else wall
         self._timeout = timeout
-        # The server gives up first: what nobody waits for any more should not be done after all.
-        self._dialect, self._patient = dialect.within(0.8 * timeout), dialect.within(0.8 * _PATIENCE)
+        self._dialect = dialect
+        self._in_time = {seconds: dialect.within(_SERVERS * seconds) for seconds in (timeout, _PATIENCE)}
         self._threads = Threads(self.alias)
         _instances.add(self)
 
@@ -107,14 +118,15 @@ class DatabaseBackend(Backend):
         return self._run(work) if calls else []
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        work = self._deciding(calls)
+        work, seconds = self._deciding(calls), self._timeout
         if not calls:
             return []
-        future = self._threads.submit(partial(self._attempt, work, self._dialect))
+        by = time.monotonic() + seconds
+        future = self._threads.submit(partial(self._attempt, work, seconds, by), by)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._limit(self._timeout))
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._limit(seconds))
         except TimeoutError as error:
-            raise self._too_late(self._timeout) from error
+            raise self._too_late(seconds) from error
 
     def _deciding(self, calls: Sequence[Call]) -> Callable[[Rows], list[Verdict]]:
         refuse_duplicates(calls)
@@ -170,16 +182,19 @@ class DatabaseBackend(Backend):
 
     # Whose thread
 
-    def _ask(self, operation: Callable[[BaseDatabaseWrapper], R], seconds: float) -> R:
+    def _ask(self, operation: Callable[[float, BaseDatabaseWrapper], R], seconds: float) -> R:
         """What ``operation`` returns, within so many seconds; it may hold the thread for longer that it is called in.
+
+        It is told by when who asks gives up.
 
         Raises:
             BackendError: it took longer.
         """
+        by = time.monotonic() + seconds
         connection = self._callers_connection()
         if connection is not None:
-            return operation(connection)
-        future: Future[R] = self._threads.submit(operation)
+            return operation(by, connection)
+        future: Future[R] = self._threads.submit(partial(operation, by), by)
         try:
             return future.result(self._limit(seconds))
         except TimeoutError as error:
@@ -201,8 +216,26 @@ class DatabaseBackend(Backend):
     def _limit(self, seconds: float) -> float | None:
         return None if self._in_process else seconds
 
+    def _within(self, seconds: float, by: float) -> Dialect:
+        """Has the server give up first: what nobody waits for any more should not be done after all.
+
+        Raises:
+            BackendBusy: it waited for so long to be put that there is no time for it.
+        """
+        left = by - time.monotonic() - (1 - _SERVERS) * seconds
+        if self._in_process or left > 0.95 * _SERVERS * seconds:
+            return self._in_time[seconds]
+        if left <= 0:
+            raise self._too_many(seconds)
+        return self._dialect.within(left)
+
     def _too_late(self, seconds: float) -> BackendError:
-        return BackendError(f"database {self.alias!r}: no answer within {seconds:g} s")
+        if self._threads.overdue():
+            return BackendError(f"database {self.alias!r}: no answer within {seconds:g} s")
+        return self._too_many(seconds)
+
+    def _too_many(self, seconds: float) -> BackendBusy:
+        return BackendBusy(f"database {self.alias!r}: too many questions for an answer within {seconds:g} s", seconds)
 
     # Transactions
 
@@ -212,22 +245,36 @@ class DatabaseBackend(Backend):
         Raises:
             BackendError: from the driver's own error.
         """
-        dialect, seconds = (self._patient, _PATIENCE) if patiently else (self._dialect, self._timeout)
-        return self._ask(partial(self._attempt, work, dialect), seconds)
+        seconds = _PATIENCE if patiently else self._timeout
+        return self._ask(partial(self._attempt, work, seconds), seconds)
 
-    def _attempt(self, work: Callable[[Rows], R], dialect: Dialect, connection: BaseDatabaseWrapper) -> R:
+    def _attempt(self, work: Callable[[Rows], R], seconds: float, by: float, connection: BaseDatabaseWrapper) -> R:
         attempt = 1
         while True:
             broken = _broken(connection)
-            joins = False
+            joins, do, dialect = False, self._transact, self._dialect
             try:
-                joins = not connection.get_autocommit()
+                joins = not connection.get_autocommit()  # connects, if it has to
                 do = self._join if joins else self._transact
+                dialect = self._within(seconds, by)
                 return do(connection, work, dialect)
             except Error as error:
-                if joins or attempt == _ATTEMPTS or _code(error) not in _BEGIN_AGAIN:
-                    raise self._unavailable(error, broken or (joins and self._is_callers(error))) from error
-                attempt += 1
+                if not joins and attempt < _ATTEMPTS and _code(error) in _BEGIN_AGAIN:
+                    attempt += 1
+                    continue
+                of_caller = broken or (joins and self._is_callers(error))
+                if not of_caller and _code(error) in _HELD and self._can_be_read(partial(do, connection), dialect):
+                    message = f"database {self.alias!r}: others hold these records: {type(error).__name__}: {error}"
+                    raise BackendBusy(message, seconds) from error
+                raise self._unavailable(error, of_caller) from error
+
+    def _can_be_read(self, do: Callable[[Callable[[Rows], None], Dialect], None], dialect: Dialect) -> bool:
+        """Whether records are all that others hold, and not the table: then all would have to wait, at every call."""
+        try:
+            do(Rows.look, dialect)
+        except Error:
+            return False
+        return True
 
     def _is_callers(self, error: Error) -> bool:
         """Whether it is about the transaction that was joined, and not about the database."""
@@ -267,7 +314,7 @@ class DatabaseBackend(Backend):
                 rows = Rows(cursor, dialect, self._clock, joined=True)
                 result = work(rows)
                 if rows.written and before:
-                    cursor.execute(dialect.leave, before[:1])
+                    cursor.execute(dialect.leave, before[:2])
         except BaseException:
             try:
                 connection.savepoint_rollback(savepoint)
@@ -283,7 +330,7 @@ class DatabaseBackend(Backend):
     def _read(self, text: str, parameters: Sequence[str], seconds: float) -> list[tuple[Any, ...]]:
         """One SELECT, outside of any transaction of ours."""
 
-        def read(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+        def read(by: float, connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
             broken = _broken(connection)
             try:
                 with self._begun(connection, text, parameters) as cursor:
@@ -325,16 +372,16 @@ def _broken(connection: BaseDatabaseWrapper) -> bool:
 
 
 def _code(error: Error) -> object:
-    """The database's own number for it."""
-    cause = error.__cause__
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or next(iter(error.args), None)
+    """The database's own number for it; of MariaDB not the SQLSTATE, which some drivers know and many errors share."""
+    first, cause = next(iter(error.args), None), error.__cause__
+    return first if isinstance(first, int) else getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
 
 
 def _dialect(alias: str) -> Dialect:
     try:
         connection = connections[alias]
     except (ConnectionDoesNotExist, ImproperlyConfigured) as error:
-        hint = "give an alias of DATABASES in Django's settings"
+        hint = f"give an alias of DATABASES in Django's settings{did_you_mean(alias, connections)}"
         raise ConfigurationError(f"database={alias!r}: {error}; {hint}") from error
     if connection.vendor not in DIALECTS:
         hint = "use SQLite, PostgreSQL, MariaDB or MySQL"

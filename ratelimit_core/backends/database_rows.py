@@ -76,6 +76,10 @@ class Rows:
         self._cursor.execute(f"SELECT {self._dialect.clock}")
         return int(self._cursor.fetchone()[0])
 
+    def look(self) -> None:
+        """See whether there is a table to be read: who holds records of it does not prevent that."""
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
+
     def remove_ended(self, now: int, most: int) -> tuple[int, int]:
         """Delete up to ``most`` records that are of no more use, but those that are locked; how many, and leases."""
         found = self._ids(f"WHERE kept_until <= {now} ORDER BY kept_until LIMIT {most}", [], self._dialect.lock_free)

@@ -61,13 +61,16 @@ def _digest(text: str) -> str:
 
 
 class Dialect(NamedTuple):
-    """Where three databases differ. A statement of ours may take ``{ms}``: see :meth:`within`."""
+    """Where three databases differ. A statement of ours may take ``{ms}``, ``{lock_ms}`` of it for a lock.
+
+    See :meth:`within`.
+    """
 
     begin: str
     join: str
     """The first statement in a transaction that somebody else began; '' where none is needed."""
     leave: str
-    """The last one there: it puts back what ``join`` has answered first; '' where nothing was changed."""
+    """The last one there: it puts back the two that ``join`` has answered first; '' where nothing was changed."""
     within_ms: str
     """Stands before a statement that may have to wait; '' where the transaction as a whole knows for how long."""
     clock: str
@@ -84,10 +87,10 @@ class Dialect(NamedTuple):
     """Stands behind a SELECT that has to see what was committed last, inside a transaction that began earlier."""
 
     def within(self, seconds: float) -> Dialect:
-        """The same, for statements that the database ends after so many seconds, if it can."""
-        ms = max(1, round(seconds * 1000))
-        changed = {name: getattr(self, name).format(ms=ms, s=ms / 1000) for name in ("begin", "join", "within_ms")}
-        return self._replace(**changed)
+        """The same, for statements that the database ends after so many seconds, if it can; first those that wait."""
+        ms = max(2, round(seconds * 1000))
+        spans = {"ms": ms, "s": ms / 1000, "lock_ms": ms * 9 // 10}
+        return self._replace(**{name: getattr(self, name).format(**spans) for name in ("begin", "join", "within_ms")})
 
 
 _CONFLICT = " ON CONFLICT (id) DO UPDATE SET"
@@ -109,10 +112,11 @@ DIALECTS = {
     ),
     # What a crash of the server takes with it is the last moment's decisions, and waiting for its disk costs most.
     "postgresql": Dialect(
-        begin="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-        " SET LOCAL statement_timeout = {ms}; SET LOCAL synchronous_commit = off",
-        join="SELECT current_setting('statement_timeout'), set_config('statement_timeout', '{ms}', true)",
-        leave="SELECT set_config('statement_timeout', %s, true)",
+        begin="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {ms};"
+        " SET LOCAL lock_timeout = {lock_ms}; SET LOCAL synchronous_commit = off",
+        join="SELECT current_setting('statement_timeout'), current_setting('lock_timeout'),"
+        " set_config('statement_timeout', '{ms}', true), set_config('lock_timeout', '{lock_ms}', true)",
+        leave="SELECT set_config('statement_timeout', %s, true), set_config('lock_timeout', %s, true)",
         within_ms="",
         clock="(EXTRACT(EPOCH FROM statement_timestamp()) * 1000000)::bigint",
         lock=" FOR UPDATE",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from math import inf
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 R = TypeVar("R")
-_Item = tuple[Future[Any], Callable[[BaseDatabaseWrapper], Any]] | None
+_Item = tuple[Future[Any], Callable[[BaseDatabaseWrapper], Any], float] | None
 
 _GIVES_UP: dict[str, dict[str, int]] = {
     "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
@@ -41,17 +43,24 @@ class Threads:
         self._work: SimpleQueue[_Item] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._connections: list[BaseDatabaseWrapper] = []
+        self._asked: dict[int, float] = {}
 
-    def submit(self, operation: Callable[[BaseDatabaseWrapper], R]) -> Future[R]:
-        """Have ``operation`` called with a connection."""
+    def submit(self, operation: Callable[[BaseDatabaseWrapper], R], due: float = inf) -> Future[R]:
+        """Have ``operation`` called with a connection; it should have ended by ``due``, on a monotonic clock."""
         future: Future[R] = Future()
         with self._lock:
-            self._work.put((future, operation))
+            self._work.put((future, operation, due))
             if not self._idle.acquire(blocking=False) and len(self._connections) < self._most:
                 connection = _of_its_own(self._alias)
                 self._connections.append(connection)
-                threading.Thread(target=_serve, args=(self._work, self._idle, connection), daemon=True).start()
+                serving = (self._work, self._idle, self._asked, connection)
+                threading.Thread(target=_serve, args=serving, daemon=True).start()
         return future
+
+    def overdue(self) -> bool:
+        """Whether the database owes an answer. If not, questions that have none are waiting for their turn."""
+        now = time.monotonic()
+        return any(due <= now for due in list(self._asked.values()))
 
     def stop(self) -> None:
         """End the threads that there are, and their connections; what is asked later gets new ones."""
@@ -67,22 +76,27 @@ class Threads:
             self._work.put(None)
 
 
-def _serve(work: SimpleQueue[_Item], idle: threading.Semaphore, connection: BaseDatabaseWrapper) -> None:
+def _serve(
+    work: SimpleQueue[_Item], idle: threading.Semaphore, asked: dict[int, float], connection: BaseDatabaseWrapper
+) -> None:
+    me = threading.get_ident()
     while (item := work.get()) is not None:
-        future, operation = item
-        asked = future.set_running_or_notify_cancel()
+        future, operation, due = item
+        wanted = future.set_running_or_notify_cancel()
         result = error = None
-        if asked:
+        if wanted:
+            asked[me] = due
             try:
                 result = operation(connection)
             except BaseException as raised:
                 error = raised
+            del asked[me]
             with suppress(Exception):  # no request and no task ends here, when Django would look after its connections
                 connection.close_if_unusable_or_obsolete()
         idle.release()  # first: who has the answer may ask again at once
-        if asked and error is not None:
+        if wanted and error is not None:
             future.set_exception(error)
-        elif asked:
+        elif wanted:
             future.set_result(result)
         del item, future, operation, result, error  # else they would live until the next question
     with suppress(Exception):

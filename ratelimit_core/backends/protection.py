@@ -100,7 +100,7 @@ class Protection:
 
     def status(self) -> dict[str, Any]:
         """The same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
-        return status(self._name, self._apply(PEEK), self.config.failure_threshold, self.stats)
+        return status(self._name, self._apply(PEEK), self.config, self.stats)
 
     def _apply(self, op: int, *, good: int = 0, bad: int = 0, ticket: str = "") -> Verdict:
         config = self.config.for_policy()

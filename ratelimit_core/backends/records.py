@@ -8,6 +8,7 @@ import weakref
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from itertools import islice
 
 from ..clock import SECOND, Clock
@@ -71,10 +72,6 @@ class _Leases:
         end = self.ends.get(ticket, 0)
         return end if end > now else 0
 
-    def end_of_first(self, now: int) -> int:
-        ended = self.ending_by(now)
-        return self.by_end[ended][0] if ended < len(self.by_end) else 0
-
     def end_of_last_but(self, skip: int, now: int) -> int:
         end = self.by_end[-1 - skip][0] if skip < len(self.by_end) else 0
         return end if end > now else 0
@@ -84,15 +81,40 @@ def _named(ticket: str, part: int) -> str:
     return ticket if part == 1 else f"{ticket}/{part}"
 
 
-# What each name in `policies.LEASES` is, given the set and the values of the other parameters.
-_READS: dict[str, Callable[[_Leases, str, int, dict[str, int]], int]] = {
-    "held": lambda leases, ticket, now, values: len(leases.by_end) - leases.ending_by(now),
-    "current": lambda leases, ticket, now, values: leases.ending_by(now + values["period"]) - leases.ending_by(now),
-    "next_end": lambda leases, ticket, now, values: leases.end_of_first(now),
-    "newest": lambda leases, ticket, now, values: leases.end_of_last_but(0, now),
-    "room_at": lambda leases, ticket, now, values: leases.end_of_last_but(values["slots"], now),
-    "mine": lambda leases, ticket, now, values: leases.end_of(ticket, now),
+# What each name in `policies.LEASES` is, given the set, how many of it have ended, and the call. A read that depends on
+# another parameter finds it by its place.
+_Read = Callable[[_Leases, int, Call, int], int]
+_READS: dict[str, _Read] = {
+    "held": lambda leases, ended, call, now: len(leases.by_end) - ended,
+    "next_end": lambda leases, ended, call, now: leases.by_end[ended][0] if ended < len(leases.by_end) else 0,
+    "newest": lambda leases, ended, call, now: leases.end_of_last_but(0, now),
+    "mine": lambda leases, ended, call, now: leases.end_of(call.ticket, now),
 }
+
+
+def _read(policy: Policy, name: str) -> _Read:
+    if name == "current":
+        period = policy.config.index("period")
+        return lambda leases, ended, call, now: leases.ending_by(now + call.config[period]) - ended
+    if name == "room_at" and "slots" in policy.event:
+        slots = policy.event.index("slots")
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[slots], now)
+    if name == "room_at":
+        slots = policy.config.index("slots")
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[slots], now)
+    return _READS[name]
+
+
+@lru_cache(maxsize=4096)
+def _configured(policy: Policy, config: tuple[int, ...]) -> Callable[..., Verdict]:
+    """The policy's function under one configuration."""
+    return partial(policy.decide, **dict(zip(policy.config, config, strict=True)))
+
+
+@cache  # there are few policies
+def _reads(policy: Policy) -> list[_Read]:
+    """How to find out what the policy wants to know of its leases."""
+    return [_read(policy, name) for name in policy.leases]
 
 
 class _Entry:
@@ -125,6 +147,12 @@ class Records:
         refuse_duplicates(calls)
         with self._lock:
             now = self._clock()
+            if len(calls) == 1:  # as nearly always
+                call = calls[0]
+                entry, record, verdict = self._decide(call, now)
+                if verdict[ALLOWED]:
+                    self._write(call, entry, record, verdict, now)
+                return [verdict]
             decided = [self._decide(call, now) for call in calls]
             if all(verdict[ALLOWED] for _, _, verdict in decided):
                 for call, (entry, record, verdict) in zip(calls, decided, strict=True):
@@ -134,18 +162,24 @@ class Records:
     def _decide(self, call: Call, now: int) -> tuple[_Entry, tuple[int, ...], Verdict]:
         policy = call.policy
         entries = self._entries.get(policy.name)
-        entry = (entries.get(call.key) if entries else None) or _Entry()
-        record = entry.record if entry.expires > now else (0,) * len(policy.record)
-        config = dict(zip(policy.config, call.config, strict=True))
-        held: list[int] = []
-        if policy.leases:
-            values = config | dict(zip(policy.event, call.event, strict=True))
-            held = [_READS[name](entry.leases, call.ticket, now, values) for name in policy.leases]
-        return entry, record, policy.decide(*record, *call.event, now, *held, **config)
+        entry = entries.get(call.key) if entries else None
+        if entry is None:
+            entry = _Entry()
+        record = entry.record if entry.expires > now else policy.blank
+        decide = _configured(policy, call.config)
+        if not policy.leases:
+            return entry, record, decide(*record, *call.event, now)
+        leases = entry.leases
+        ended = leases.ending_by(now)
+        return (
+            entry,
+            record,
+            decide(*record, *call.event, now, *[read(leases, ended, call, now) for read in _reads(policy)]),
+        )
 
     def _write(self, call: Call, entry: _Entry, was: tuple[int, ...], verdict: Verdict, now: int) -> None:
         policy = call.policy
-        width = len(policy.record)
+        width = len(policy.blank)
         record = verdict[RECORD : RECORD + width]
         written = verdict[EXPIRES] > 0 and record != was
         if written:
@@ -157,9 +191,12 @@ class Records:
                 written = True
         if written:
             entries = self._entries.setdefault(policy.name, OrderedDict())
+            known = len(entries)
             entries[call.key] = entry
-            entries.move_to_end(call.key)
-            for key in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
+            if len(entries) == known:
+                entries.move_to_end(call.key)
+                return
+            for key in list(islice(entries, 2)):  # each new one drops up to two that have ended, or are too many
                 if entries[key].in_use(now) and len(entries) <= self._max_keys:
                     return
                 del entries[key]

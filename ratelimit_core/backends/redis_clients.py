@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, mistyped_argument
+from .base import Backend
 
 TIMEOUT = 0.25
 """Seconds to wait for a connection and for a reply, unless the URL or an option says otherwise."""
@@ -44,8 +47,8 @@ _URLS = {
 
 # Without types in redis-py:
 _parse_url: Any = redis.connection.parse_url
-_Sentinel: Any = redis.Sentinel
-_AsyncSentinel: Any = redis.asyncio.Sentinel
+_sentinel: Any = redis.Sentinel
+_async_sentinel: Any = redis.asyncio.Sentinel
 _Node: Any = redis.cluster.ClusterNode
 
 Options = Mapping[str, Any]
@@ -90,7 +93,9 @@ def servers(url: str, options: Options) -> Servers:
     try:
         return kind(url, options)
     except (ValueError, TypeError, redis.RedisError, RedisClusterException) as error:
-        raise ConfigurationError(f"{scheme}://...: {error}; write a URL like {_URLS[scheme]}") from error
+        known = [*inspect.signature(redis.Redis).parameters, *inspect.signature(Backend).parameters, "key_prefix"]
+        near = mistyped_argument(error, known)
+        raise ConfigurationError(f"{scheme}://...: {error}{near or f'; write a URL like {_URLS[scheme]}'}") from error
 
 
 class OneServer(Servers):
@@ -122,6 +127,36 @@ class OneServer(Servers):
         return _check(redis.asyncio.Redis.from_pool(pool))
 
 
+class _Manager(_sentinel):  # type: ignore[misc] # without types
+    """Threads ask the Sentinels at the same time.
+
+    redis-py moves the one that answered to the front of its list, under the feet of the threads that are going through
+    it: they would ask the same dead one twice, and nobody else.
+    """
+
+    sentinels: list[Any]
+
+    def discover_master(self, service_name: str) -> Any:
+        walk = copy.copy(self)
+        walk.sentinels = list(self.sentinels)
+        found = _sentinel.discover_master(walk, service_name)
+        self.sentinels = walk.sentinels
+        return found
+
+
+class _AsyncManager(_async_sentinel):  # type: ignore[misc] # without types
+    """The same for the tasks of an event loop."""
+
+    sentinels: list[Any]
+
+    async def discover_master(self, service_name: str) -> Any:
+        walk = copy.copy(self)
+        walk.sentinels = list(self.sentinels)
+        found = await _async_sentinel.discover_master(walk, service_name)
+        self.sentinels = walk.sentinels
+        return found
+
+
 class Sentinels(Servers):
     """``redis+sentinel://``: whoever the Sentinels call the master of a service, asked at each new connection."""
 
@@ -142,7 +177,7 @@ class Sentinels(Servers):
     def client(self) -> Any:
         """A blocking client."""
         once = {"retry": Retry(NoBackoff(), 0)}
-        manager = _Sentinel(self._addresses, sentinel_kwargs={**self._asked, **once})
+        manager = _Manager(self._addresses, sentinel_kwargs={**self._asked, **once})
         for sentinel in manager.sentinels:
             _check(sentinel)
         return _check(manager.master_for(self._service, **{**once, **self._options}))
@@ -150,7 +185,7 @@ class Sentinels(Servers):
     def async_client(self) -> Any:
         """One for the running event loop."""
         once = {"retry": AsyncRetry(NoBackoff(), 0)}
-        manager = _AsyncSentinel(self._addresses, sentinel_kwargs={**self._asked, **once})
+        manager = _AsyncManager(self._addresses, sentinel_kwargs={**self._asked, **once})
         return _check(manager.master_for(self._service, **_in_loop(self._options)))
 
     def close(self, client: Any) -> None:

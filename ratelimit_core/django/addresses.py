@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from itertools import islice
 
 from django.http import HttpRequest
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -22,6 +23,7 @@ Network = IPv4Network | IPv6Network
 UNKNOWN = "unknown"
 """Where there is no address, as on a Unix socket; all such requests are one client."""
 
+_WORDS = ("unix", "forwarded")
 _MAX_HOPS = 32
 _MAX_TEXT = 64
 _MAX_FORWARDED = 4096
@@ -33,11 +35,12 @@ class Networks:
     """Addresses and networks, as people list them: ``["10.0.0.0/8", "2001:db8::1"]``.
 
     Raises:
-        ConfigurationError: one of them is neither; the message names it, and ``where``.
+        ConfigurationError: one of them is neither; the message names it, and ``where``, and which of ``words``,
+            that may stand there too, it may have been meant to be.
     """
 
-    def __init__(self, listed: Iterable[object], where: str) -> None:
-        self._networks = [_network(each, where) for each in listed]
+    def __init__(self, listed: Iterable[object], where: str, words: Iterable[str] = ()) -> None:
+        self._networks = [_network(each, where, words) for each in listed]
         self._known = lru_cache(1024)(self._holds)
 
     def __contains__(self, address: Address | None) -> bool:
@@ -62,10 +65,11 @@ class Proxies:
     """
 
     def __init__(self, listed: Sequence[object]) -> None:
-        words = {entry for entry in listed if entry in ("unix", "forwarded")}
+        words = {entry for entry in listed if entry in _WORDS}
         self._unix = "unix" in words
         self._forwarded = "forwarded" in words
-        self._networks = Networks([entry for entry in listed if entry not in words], "RATELIMIT_TRUSTED_PROXIES")
+        networks = [entry for entry in listed if entry not in words]
+        self._networks = Networks(networks, "RATELIMIT_TRUSTED_PROXIES", _WORDS)
 
     def client(self, request: HttpRequest) -> Address | None:
         """The client's address; None if nobody knows it.
@@ -89,7 +93,7 @@ class Proxies:
     def _entries(self, request: HttpRequest) -> Iterable[str]:
         """Who spoke to whom, the nearest first."""
         if self._forwarded:
-            return map(_forwarded_for, _elements(request.META.get("HTTP_FORWARDED", "")))
+            return map(_forwarded_for, islice(_elements(request.META.get("HTTP_FORWARDED", "")), _MAX_HOPS))
         header = request.META.get("HTTP_X_FORWARDED_FOR", "")
         return reversed(header.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]) if header else ()
 
@@ -123,7 +127,7 @@ def group(address: Address | None) -> str:
     return str(IPv6Network((int(address), _IPV6_PREFIX), strict=False))
 
 
-def _network(listed: object, where: str) -> Network:
+def _network(listed: object, where: str, words: Iterable[str]) -> Network:
     if isinstance(listed, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
         try:
             network = ip_network(listed, strict=False)
@@ -134,7 +138,8 @@ def _network(listed: object, where: str) -> Network:
             if mapped is None or network.prefixlen < 96:
                 return network
             return IPv4Network((mapped, network.prefixlen - 96), strict=False)
-    raise ConfigurationError(f"{where}: {listed!r} should be an address or a network, as '192.0.2.1' or '10.0.0.0/8'")
+    hint = f"as '192.0.2.1' or '10.0.0.0/8'{did_you_mean(listed, words)}"
+    raise ConfigurationError(f"{where}: {listed!r} should be an address or a network, {hint}")
 
 
 def _elements(header: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
 from .breaker_model import Breaker
 from .control import ACTIONS, act, breaker_named
-from .words import address, printable, span
+from .words import address, mode_of, printable, span
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]
@@ -116,9 +116,10 @@ class BreakerAdmin(ModelAdmin):
         try:
             guard = breaker_named(name)
             history = [_entry(entry) for entry in guard.history()]
-            status = _shown(guard.get_status())
+            status = guard.get_status()
             if circuit_breaker_registry.get(name) is None:
-                status["failure_threshold"] = None  # what it is defined with is not known in this process
+                status |= {"failure_threshold": None, "shadow": None}  # how it is defined is not known in this process
+            status = _shown(status)
         except ResilienceError as error:
             away = str(error)
         context = {
@@ -161,7 +162,7 @@ def _shown(status: dict[str, Any]) -> dict[str, Any]:
         name: _time(status[name]) for name in ("changed_at", "last_failure_time", "next_attempt_time", "mode_until")
     }
     texts = {name: printable(status[name]) for name in ("name", "author", "reason")}
-    words = {"state_word": status["state"].replace("_", "-"), "mode_word": status["mode"].replace("_", " ")}
+    words = {"state_word": status["state"].replace("_", "-"), "mode_word": mode_of(status).replace("_", " ")}
     return status | times | texts | words
 
 
@@ -169,7 +170,7 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     """An entry of a history with times and texts that a page can show."""
     return {
         "at": _time(entry["at"]),
-        "event": entry["event"].replace("_", " "),
+        "event": entry["event"].replace("_", " ") + (" in the shadow" if entry["shadow"] else ""),
         "author": printable(entry["author"]),
         "reason": printable(entry["reason"]),
         "failure_count": entry["failure_count"] or "",

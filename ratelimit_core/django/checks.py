@@ -19,7 +19,7 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -32,7 +32,7 @@ from django.db import connections
 
 from .. import conf
 from ..breaker_config import CircuitBreakerConfig
-from ..errors import ConfigurationError, ResilienceError
+from ..errors import ConfigurationError, ResilienceError, nearest
 from ..settings import SETTINGS, setting
 from .addresses import Proxies
 from .configured import handler
@@ -51,13 +51,14 @@ Apps = Iterable[AppConfig] | None
 @register(TAG)
 def check_names(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     """E001."""
+    given = [*((name, "") for name in dir(settings)), *((name, ", but the environment has it") for name in os.environ)]
     return [
         Error(
-            f"{name} is not a setting.",
+            f"{name} is not a setting{where}.",
             hint=f"{_nearest(name)} If it is another library's, silence ratelimit.E001.",
             id="ratelimit.E001",
         )
-        for name in dir(settings)
+        for name, where in given
         if name.startswith(_PREFIX) and name.removeprefix(_PREFIX).lower() not in SETTINGS
     ]
 
@@ -226,8 +227,8 @@ def _refusal(name: str, options: Mapping[str, Any]) -> str:
 
 def _nearest(name: str) -> str:
     known = [known.upper() for known in SETTINGS]
-    near = difflib.get_close_matches(name.removeprefix(_PREFIX).upper(), known, n=1, cutoff=0.5)
-    return f"Did you mean {_PREFIX}{near[0]}?" if near else f"Known are {_PREFIX} and {', '.join(known)}."
+    near = nearest(name.removeprefix(_PREFIX), known)
+    return f"Did you mean {_PREFIX}{near}?" if near else f"Known are {_PREFIX} and {', '.join(known)}."
 
 
 def _without_passwords(text: str) -> str:

@@ -57,7 +57,8 @@ def handler(name: str) -> Callable[[Any, Any], Any] | None:
         try:
             value = import_string(value)
         except ImportError as error:
-            raise ConfigurationError(f"{name}={value!r} can't be imported: {error}") from error
+            hint = conf.nearest_path(value)
+            raise ConfigurationError(f"{name}={value!r} can't be imported: {error}{hint}") from error
     if value is None:
         return None
     if not callable(value):

@@ -39,7 +39,7 @@ def breaker_named(name: str) -> CircuitBreaker:
     known = circuit_breaker_registry.get(name)
     if known is None:
         known = CircuitBreaker(name)
-        known._state = BreakerState(known._configured(), conf.get_store, monotonic)
+        known._state = BreakerState(known._configured(), conf.get_store, monotonic, defined=False)
     return known
 
 

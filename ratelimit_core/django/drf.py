@@ -24,7 +24,7 @@ from rest_framework.request import Request
 from rest_framework.settings import api_settings
 from rest_framework.throttling import BaseThrottle
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
 from ..rates import parse_rates
 from .keys import by_address, by_user
 from .passing import ask
@@ -104,6 +104,7 @@ class RateThrottle(BaseThrottle):
         if scope not in rates:
             raise ConfigurationError(
                 f"DEFAULT_THROTTLE_RATES has no rate for {scope!r}, which {type(self).__name__} needs; None is no limit"
+                + did_you_mean(scope, rates)
                 + ("" if self.scope else f". Or give {type(self).__name__} a scope, or a rate of its own")
             )
         rate: Any = rates[scope]

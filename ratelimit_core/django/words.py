@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _UNSAFE = re.compile(rb"[^A-Za-z0-9-]")
@@ -12,6 +14,12 @@ _ESCAPED = re.compile(rb"~([0-9A-F]{2})")
 def printable(text: str) -> str:
     r"""``text`` for the eyes: what does not print, and what could order a terminal about, is escaped as ``\x1b``."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def mode_of(status: Mapping[str, Any]) -> str:
+    """The mode that a status tells of; automatic, with the shadow that its settings put it into."""
+    shadow = status["mode"] == "automatic" and status["shadow"]
+    return f"{status['mode']}, in the shadow" if shadow else str(status["mode"])
 
 
 def span(seconds: float) -> str:

@@ -164,7 +164,7 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
     allowed = 1
     wait = 0
   end
-  if (op == 0 and seen ~= generation) then
+  if (op == 0 and seen ~= generation and fingerprint > 0) then
     settings = fingerprint
   end
   if ((op == 0 or op == 3) and generation == 0) then

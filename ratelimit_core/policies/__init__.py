@@ -65,6 +65,8 @@ class Policy:
     event: tuple[str, ...]
     leases: tuple[str, ...]
     config: tuple[str, ...]
+    blank: tuple[int, ...]
+    """The record where there is none."""
 
     @classmethod
     def of(cls, decide: Callable[..., Verdict], version: int = 1) -> Policy:
@@ -74,14 +76,16 @@ class Policy:
         before, after = middle[: middle.index("now")], middle[middle.index("now") + 1 :]
         if unknown := [name for name in after if name not in LEASES]:
             raise ValueError(f"{decide.__name__}: after `now` come {', '.join(LEASES)}; not {unknown}")
+        record = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
         return cls(
             name=decide.__name__,
             version=version,
             decide=decide,
-            record=tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY),
+            record=record,
             event=tuple(before),
             leases=tuple(after),
             config=tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
+            blank=(0,) * len(record),
         )
 
 

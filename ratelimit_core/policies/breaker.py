@@ -98,8 +98,8 @@ def breaker(
     place for another probe. A clock that went back beyond the moment of opening allows a probe at once, rather than
     never.
 
-    ``fingerprint`` stands for the caller's configuration. The record keeps that of whoever came last and did not
-    know the generation, so that two configurations of one breaker find out about each other.
+    ``fingerprint`` stands for the caller's configuration, 0 for none of its own. The record keeps that of whoever came
+    last and did not know the generation, so that two configurations of one breaker find out about each other.
 
     Answers: the state before this call, and the number of probes under way.
     """
@@ -239,7 +239,7 @@ def breaker(
         allowed = 1
         wait = 0
 
-    if op == ASK and seen != generation:
+    if op == ASK and seen != generation and fingerprint > 0:
         settings = fingerprint
     # Who comes first makes the first generation, so that none is used again after the store was flushed.
     if (op == ASK or op == FORCE) and generation == 0:

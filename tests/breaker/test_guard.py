@@ -22,6 +22,7 @@ from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 from ratelimit_core.backends.calls import Call
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.events import BreakerChanged, Event, StoreChanged
+from ratelimit_core.permit import Permit
 from ratelimit_core.policies import BREAKER, Verdict
 from ratelimit_core.steps import run
 from ratelimit_core.store import Store
@@ -256,6 +257,19 @@ def test_an_async_function_is_judged_when_it_was_awaited(fleet: Fleet) -> None:
     assert breaker.state == "open"
 
 
+def test_what_happens_in_an_event_loop_is_told_and_kept_too(fleet: Fleet, happened: list[Event]) -> None:
+    breaker = fleet.process(failure_threshold=1)
+
+    @breaker
+    async def fetch() -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(fetch())
+    assert [(event.old, event.new) for event in happened if isinstance(event, BreakerChanged)] == [("closed", "open")]
+    assert [entry["event"] for entry in breaker.history()] == ["opened"]
+
+
 class Gate(MemoryBackend):
     """A store whose next answer waits to be let out."""
 
@@ -341,8 +355,9 @@ def test_a_caller_cancelled_while_it_settles_has_settled(gate: Gate, clock: Manu
     assert breaker.state == "closed"
 
 
-def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(fleet: Fleet) -> None:
-    breaker = half_open(fleet)
+def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(gate: Gate, clock: ManualClock) -> None:
+    """Its report waits for a thread, of which there is one, and that one is busy."""
+    breaker = half_open(Fleet(gate, clock))
     busy, free = threading.Event(), threading.Event()
 
     def occupy() -> None:
@@ -356,20 +371,20 @@ def test_a_caller_cancelled_before_it_could_settle_settles_all_the_same(fleet: F
             await asyncio.sleep(0)
 
     async def main() -> None:
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        threads = ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(threads)
         caller = asyncio.create_task(fetch())
-        while not busy.is_set():
+        while not (busy.is_set() and threads._work_queue.qsize()):
             await asyncio.sleep(0)
-        await asyncio.sleep(0)  # now it waits for the only thread, to settle there
-        await asyncio.sleep(0)
         caller.cancel()
         with pytest.raises(asyncio.CancelledError):
             await caller
+        assert breaker.get_status()["half_open_calls"] == 1, "not yet"
         free.set()
         await asyncio.to_thread(lambda: None)
 
     asyncio.run(main())
-    assert breaker.get_status()["half_open_calls"] == 0
+    assert breaker.state == "closed"
 
 
 def test_a_coroutine_that_is_closed_gives_its_probe_back(fleet: Fleet) -> None:
@@ -588,7 +603,9 @@ def test_a_known_opening_is_honoured_to_its_deadline(outage: Outage) -> None:
     succeed(breaker)
 
 
-def test_the_store_wins_when_it_is_back(outage: Outage, happened: list[Event]) -> None:
+def test_the_store_wins_when_it_is_back(
+    outage: Outage, happened: list[Event], caplog: pytest.LogCaptureFixture
+) -> None:
     breaker = outage.fleet.process(failure_threshold=2)
     succeed(breaker)
     outage.begin()
@@ -605,6 +622,7 @@ def test_the_store_wins_when_it_is_back(outage: Outage, happened: list[Event]) -
     assert breaker.get_status()["failure_count"] == 0, "what was decided without the store is not told"
     succeed(breaker)
     assert [event.up for event in happened if isinstance(event, StoreChanged)] == [False, True]
+    assert "the shared store is back" in caplog.text
 
 
 def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
@@ -612,6 +630,7 @@ def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
     for _ in range(3):
         outage.begin()
         fail(breaker)
+        assert breaker.get_status()["failure_count"] == 1
         outage.end()
         outage.clock.advance(5)
         succeed(breaker)
@@ -620,11 +639,13 @@ def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
 @pytest.mark.parametrize("when_down", ["open", "closed"])
 def test_what_to_do_while_the_store_is_away_can_be_chosen(outage: Outage, when_down: str) -> None:
     breaker = outage.fleet.process(when_down=when_down, failure_threshold=1)
+    late: Permit | None = None
     outage.begin()
     outage.clock.advance(1)
     if when_down == "open":
         fail(breaker, 5)
         succeed(breaker)
+        late = breaker.acquire()
     else:
         assert refused(breaker).retry_after == 5
         outage.clock.advance(2)
@@ -632,6 +653,9 @@ def test_what_to_do_while_the_store_is_away_can_be_chosen(outage: Outage, when_d
     outage.end()
     outage.clock.advance(5)
     succeed(breaker)
+    if late is not None:
+        late.failure()
+        assert breaker.state == "closed", "what was decided without the store is not told"
 
 
 def test_events_of_an_outage_come_once_each_way_from_many_threads(outage: Outage, happened: list[Event]) -> None:
@@ -677,7 +701,7 @@ def test_others_go_on_while_one_thread_finds_out_that_the_store_hangs(clock: Man
         breaker = outage.fleet.process()
         succeed(breaker)
         outage.begin()
-        clock.now = breaker._known._known[1] - 1  # in the last moment of what is known
+        clock.now = breaker._known.known[2] - 1  # in the last moment of what is known
         thread = stuck(breaker)
         succeed(breaker, 100)
         assert thread.is_alive()

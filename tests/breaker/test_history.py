@@ -29,7 +29,7 @@ def test_it_tells_what_happened_newest_first(fleet: Fleet) -> None:
     probe(breaker).failure()
     fleet.clock.advance(120)
     probe(breaker).success()
-    empty: dict[str, Any] = {"name": "upstream", "author": "", "reason": "", "ttl": None}
+    empty: dict[str, Any] = {"name": "upstream", "author": "", "reason": "", "ttl": None, "shadow": False}
     assert breaker.history() == [
         empty | {"event": "closed", "at": began + 180, "failure_count": 0, "retry_after": 0.0},
         empty | {"event": "half_open", "at": began + 180, "failure_count": 3, "retry_after": 0.0},
@@ -106,7 +106,9 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
     breaker.force_open("ann", ttl=3600)
     breaker.automatic()
     with redis.Redis.from_url(valkey_url) as client:
-        for key in client.scan_iter("test-history:{ends}:*"):
+        stored = [f"test-history:{{ends}}:{kind}" for kind in ("breaker:", "journal:history", "journal:mode")]
+        assert sorted(client.scan_iter("test-history:{*")) == [key.encode() for key in stored]
+        for key in stored:
             assert 0 < client.ttl(key) <= history.SECONDS + 3600, key
     backend.clear()
     backend.close()
@@ -160,6 +162,15 @@ def test_eight_processes_write_each_transition_once(valkey_url: str) -> None:
     assert sorted(reported) == sorted((name, new) for name in names for new in ("open", "half_open", "closed"))
     backend.clear()
     backend.close()
+
+
+def test_an_entry_from_before_says_what_it_says_and_no_more(fleet: Fleet) -> None:
+    """As an older version of this library has written it, which knew of no shadow."""
+    breaker = fleet.process()
+    old: dict[str, Any] = {"name": "upstream", "event": "opened", "at": 5.0, "author": "", "reason": ""}
+    old |= {"failure_count": 3, "retry_after": 60.0, "ttl": None}
+    fleet.store.append(("upstream", "history"), json.dumps(old), keep=9, seconds=60)
+    assert breaker.history() == [old | {"shadow": False}]
 
 
 def test_entries_are_plain_json(store: Backend, clock: ManualClock) -> None:

@@ -118,7 +118,7 @@ def test_permits_are_not_given_on_an_old_verdict_while_another_thread_asks(fleet
     state = breaker._known
     fleet.clock.advance(0.4)
     state.ask_call("in flight")
-    assert state.permit_if_fresh("another thread") is None
+    assert state.permit_if_fresh() is None
 
 
 # 2 and 3: how long it stays open
@@ -396,7 +396,10 @@ def test_what_is_no_failure_is_not_counted(
 def test_a_result_can_be_a_failure(fleet: Fleet) -> None:
     breaker = half_open(fleet, failure_result=lambda result: result is None)
     assert breaker.call(lambda: None) is None
-    assert breaker.state == "open"
+    assert (breaker.state, breaker.get_status()["failure_count"]) == ("open", 2)
+    fleet.clock.advance(120)
+    breaker.call(lambda: 5)
+    assert breaker.state == "closed"
 
 
 def test_a_predicate_that_raises_gives_the_probe_back(fleet: Fleet) -> None:

@@ -95,6 +95,22 @@ def test_what_is_left_out_comes_from_the_settings() -> None:
     assert (breaker.config.failure_threshold, breaker.config.recovery_timeout) == (7, 10)
 
 
+def test_a_probe_lasts_as_long_as_a_call_may_unless_somebody_says_otherwise() -> None:
+    breaker = CircuitBreaker("payments", failure_threshold=7)
+    for seconds in (30, 20):
+        breaker.probes_run_for(seconds)
+    assert breaker.config.probe_timeout == 30, "the longest"
+    breaker.probes_run_for(90)
+    assert breaker.config.probe_timeout == 30, "it is in use"
+    said = CircuitBreaker("mail", probe_timeout=10)
+    said.probes_run_for(30)
+    assert said.config.probe_timeout == 10
+    configure(circuit_breaker={"probe_timeout": 20})
+    by_the_setting = CircuitBreaker("search")
+    by_the_setting.probes_run_for(30)
+    assert by_the_setting.config.probe_timeout == 20
+
+
 def test_one_name_on_two_backends_is_an_error() -> None:
     CircuitBreaker("payments", backend=MemoryBackend(), failure_threshold=3)
     with pytest.raises(ConfigurationError, match="different backends"):
@@ -274,6 +290,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "stats": {"successes": 0, "failures": 0, "refusals": 0, "shadow_refusals": 0},
         "mode": "automatic",
         "mode_until": None,
+        "shadow": False,
         "author": "",
         "reason": "",
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from ratelimit_core import CircuitBreaker
+from ratelimit_core import CircuitBreaker, configure
 from ratelimit_core.events import Event, SettingsDiffer
 from tests.breaker.fleet import Fleet, ask, fail, probe, succeed
 
@@ -50,6 +53,66 @@ def test_the_same_settings_are_no_difference(fleet: Fleet, happened: list[Event]
         fail(one)
         fleet.clock.advance(60 * 8)
         probe(other).success()
+    assert not told(happened)
+
+
+ORDERS: dict[str, Callable[[CircuitBreaker], object]] = {
+    "force_open": lambda breaker: breaker.force_open("ann"),
+    "force_closed": lambda breaker: breaker.force_closed("ann"),
+    "automatic": lambda breaker: breaker.automatic("ann"),
+    "reset": lambda breaker: breaker.reset("ann"),
+    "look": lambda breaker: breaker.look(anew=True),
+    "status": lambda breaker: breaker.get_status(),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("of_the_process", [{}, {"recovery_timeout": 7}], ids=["defaults", "settings of its own"])
+def test_who_only_looks_or_gives_orders_has_no_settings(
+    fleet: Fleet, happened: list[Event], order: Callable[[CircuitBreaker], object], of_the_process: dict[str, Any]
+) -> None:
+    worker, another = fleet.processes(2, failure_threshold=3, recovery_timeout=9)
+    succeed(worker)
+    succeed(another)
+    configure(circuit_breaker=of_the_process)
+    operator = fleet.process()
+    order(operator)
+    pass_time(fleet, *([] if order is ORDERS["force_open"] else [worker]))
+    order(operator)
+    assert not told(happened)
+
+
+def test_a_reference_without_options_has_none_either_and_hides_none(fleet: Fleet, happened: list[Event]) -> None:
+    defined = fleet.process(failure_threshold=3)
+    for _ in range(3):
+        pass_time(fleet, defined)
+        reference = fleet.process()  # one that does not know yet how it stands
+        pass_time(fleet, reference, defined)
+        fail(defined, 3)
+        fleet.clock.advance(600)
+        probe(reference).success()
+    assert not told(happened)
+    pass_time(fleet, defined)
+    pass_time(fleet, fleet.process(failure_threshold=2))
+    succeed(fleet.process())
+    pass_time(fleet, defined)
+    assert told(happened) == [SettingsDiffer("upstream")]
+
+
+def test_defaults_that_a_process_is_configured_with_are_settings(fleet: Fleet, happened: list[Event]) -> None:
+    configure(circuit_breaker={"recovery_timeout": 7})
+    old = fleet.process()
+    succeed(old)
+    configure(circuit_breaker={"recovery_timeout": 8})
+    new = fleet.process()
+    pass_time(fleet, new, old)
+    assert told(happened) == [SettingsDiffer("upstream")]
+
+
+def test_how_long_a_process_lets_its_probes_run_is_its_own_affair(fleet: Fleet, happened: list[Event]) -> None:
+    """The time limit of a task says so: it is no setting that others could be given."""
+    web, worker = fleet.process(failure_threshold=3), fleet.process(failure_threshold=3, probe_timeout=30)
+    pass_time(fleet, web, worker, web)
     assert not told(happened)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import CircuitBreaker
-from ratelimit_core.backends import RedisBackend
+from ratelimit_core import CircuitBreaker, circuit_breaker_registry, configure
+from ratelimit_core.backends import Backend, RedisBackend
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.events import BreakerChanged, Event
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
@@ -41,7 +41,42 @@ def test_nobody_is_refused_and_everything_is_reported(fleet: Fleet, how: str, ha
     probe(breaker).success()
     assert breaker.state == "closed"
     assert changes(happened) == [("open", True), ("half_open", True), ("closed", True)]
-    assert [entry["event"] for entry in breaker.history()][:3] == ["closed", "half_open", "opened"]
+    told = [(entry["event"], entry["shadow"]) for entry in breaker.history()][:3]
+    assert told == [("closed", True), ("half_open", True), ("opened", True)]
+
+
+def test_what_opened_in_the_shadow_and_what_did_not_can_be_told_apart(fleet: Fleet, how: str) -> None:
+    breaker = in_shadow(fleet, how, failure_threshold=1)
+    fail(breaker)
+    assert (breaker.state, breaker.get_status()["shadow"]) == ("open", True)
+    breaker.reset()
+    real = fleet.process(failure_threshold=1)
+    fail(real)
+    assert (real.state, real.get_status()["shadow"]) == ("open", False)
+    opened = [entry["shadow"] for entry in real.history() if entry["event"] == "opened"]
+    assert opened == [False, True]
+
+
+@pytest.mark.parametrize("mode", ["force_open", "force_closed", "disable"])
+def test_a_mode_that_goes_before_the_shadow_is_none(fleet: Fleet, mode: str) -> None:
+    breaker = fleet.process(shadow=True)
+    getattr(breaker, mode)()
+    assert breaker.get_status()["shadow"] is False
+
+
+def test_a_process_that_does_not_know_the_settings_does_not_know_of_their_shadow(
+    store: Backend, clock: ManualClock
+) -> None:
+    fleet = Fleet(store, clock)
+    configure(backend=store)
+    fail(fleet.process("configured", failure_threshold=1, shadow=True))
+    fleet.process("forced").shadow()
+    fail(fleet.process("real", failure_threshold=1))
+    known = circuit_breaker_registry.get_fleet_status()
+    circuit_breaker_registry._breakers.clear()
+    unknown = circuit_breaker_registry.get_fleet_status()
+    assert [known[name]["shadow"] for name in ("forced", "real")] == [True, False]
+    assert [unknown[name]["shadow"] for name in ("configured", "forced", "real")] == [None, True, None]
 
 
 def test_it_probes_as_many_as_it_would_and_lets_the_others_through(fleet: Fleet, how: str) -> None:

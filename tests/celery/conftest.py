@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +16,8 @@ from ratelimit_core import CircuitBreaker
 from ratelimit_core.settings import add_source
 from resilient_tasks import settings
 from tests import servers
-from tests.servers import Process
+from tests.flower import flower
+from tests.servers import Process, eventually
 
 
 @pytest.fixture(autouse=True)
@@ -57,11 +58,13 @@ class Fleet:
         self.world.delete("down")
 
     def redeliver(self) -> None:
-        """Give what killed workers held to others, as the visibility timeout would."""
-        with self.app.connection_for_write() as connection:
-            channel = connection.default_channel
-            for tag in channel.client.hkeys("unacked"):
-                channel.qos.restore_by_tag(tag)
+        servers.redeliver(self.app)
+
+    def flower(self, *options: str) -> AbstractContextManager[str]:
+        """A real Flower, which sees what workers tell from now on; its URL."""
+        return flower(
+            *("-A", "tests.celery.fleet"), options=options, environ={"FLEET_URL": self.module.URL, **self.environ}
+        )
 
     def trip(self, task: str) -> CircuitBreaker:
         """Open the breaker of ``task``, as its failures would."""
@@ -140,6 +143,8 @@ def gather() -> Callable[..., list[Any]]:
     """The results of several tasks."""
 
     def gather(results: list[Any], timeout: float = 40.0) -> list[Any]:
+        # Asked for each in turn, an older Celery's client sleeps for up to a second before it sees that it is there.
+        eventually(lambda: all(result.ready() for result in results), timeout)
         return [result.get(timeout=timeout) for result in results]
 
     return gather

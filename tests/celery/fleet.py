@@ -17,7 +17,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
 from ratelimit_core import Backoff, CircuitBreakerError
-from resilient_tasks import breaker_task, rate_limited_task, signals
+from resilient_tasks import breaker_task, gate, protection, rate_limited_task, signals
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
 app = Celery("fleet", backend=f"{URL}/1")
@@ -31,19 +31,28 @@ app.conf.update(
     task_routes={"tests.celery.fleet.settle*": {"queue": "settling"}},
 )
 
+if os.environ.get("FLEET_BEAT"):
+    app.conf.beat_schedule = {
+        "tick": {"task": "tests.celery.fleet.tick", "schedule": 0.2},
+        "expires": {"task": "tests.celery.fleet.charge_once", "schedule": 0.2, "args": (1,), "options": {"expires": 1}},
+    }
+if lease := os.environ.get("FLEET_LEASE"):
+    protection._LONGEST_RUN, gate.RENEW_EVERY = float(lease), 0.5
+
 VISIBILITY = {"visibility_timeout": int(seconds)} if (seconds := os.environ.get("FLEET_VISIBILITY")) else {}
 
 
 def broker_settings() -> dict[str, Any]:
     """What of the configuration depends on the broker."""
+    broker = os.environ.get("FLEET_BROKER", f"{URL}/0")
     quorum = os.environ.get("FLEET_QUEUES") == "quorum"  # which RabbitMQ delays itself, by exchanges that can do so
     return {
-        "broker_url": os.environ.get("FLEET_BROKER", f"{URL}/0"),
+        "broker_url": broker,
         "task_default_queue_type": "quorum" if quorum else "classic",
         "task_default_exchange_type": "topic" if quorum else "direct",
         "task_create_missing_queue_type": "quorum" if quorum else "classic",
         "task_create_missing_queue_exchange_type": "topic" if quorum else None,
-        "broker_transport_options": {"confirm_publish": True} if quorum else dict(VISIBILITY),
+        "broker_transport_options": dict(VISIBILITY) if broker.startswith("redis") else {"confirm_publish": True},
     }
 
 
@@ -202,6 +211,13 @@ def two_at_a_time(order: int) -> int:
     return order
 
 
+@rate_limited_task(concurrency=1)
+def alone(order: int) -> int:
+    while not world.blpop([f"end {order}"], timeout=1):
+        pass
+    return order
+
+
 @breaker_task(breaker="steady", failure_threshold=1, recovery_timeout=3)
 def steady(order: int) -> int:
     return order
@@ -272,7 +288,7 @@ def charge_lasting(order: int) -> int:
     return order
 
 
-@breaker_task(breaker="lasting", failure_threshold=1, recovery_timeout=7, acks_late=True)
+@breaker_task(breaker="lasting", failure_threshold=1, recovery_timeout=30, acks_late=True)
 def wait_long(order: int) -> int:
     world.hincrby("runs", str(order), 1)
     return order

@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
-
-import requests
 
 from tests.celery.conftest import Fleet
-from tests.servers import Process, eventually, free_port
+from tests.flower import waiting
 
 
 def test_a_waiting_task_says_why_and_until_when(fleet: Fleet) -> None:
-    port = free_port()
-    flower = Process.python(
-        *("-m", "celery", "-A", "tests.celery.fleet", "flower", f"--port={port}", "--address=127.0.0.1"),
-        environ={"FLEET_URL": fleet.module.URL, "FLOWER_UNAUTHENTICATED_API": "true"},
-    )
-    with flower:
-        flower.wait_for("Connected to")
+    with fleet.flower() as url:
         fleet.worker()
         fleet.trip("charge_someday")
         result = fleet.module.charge_someday.delay(1)
-        seen: dict[str, Any] = {}
-
-        def waits_in_a_worker() -> bool:
-            reply = requests.get(f"http://127.0.0.1:{port}/api/task/info/{result.id}", timeout=5)
-            seen.update(reply.json() if reply.ok else {})
-            return bool(seen.get("exception") and seen.get("eta"))
-
-        eventually(waits_in_a_worker)
+        seen = waiting(url, result.id)
         assert seen["state"] in ("RETRY", "RECEIVED")
         assert re.fullmatch(r"CircuitBreakerError\('slow-lane' open, retry in 4[0-9] s\)", seen["exception"])
         assert seen["retries"] == 0

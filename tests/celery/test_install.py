@@ -253,3 +253,11 @@ def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> N
     assert advice.startswith("queue 'shared' is left alone while sharing is open, and with it b.does_not: ")
     assert "give tasks that pause a queue of their own, or write on_open='defer'" in advice
     app.close()
+
+
+@pytest.mark.parametrize("task", ["shop.charge", "other.refund"], ids=["by the table", "decorated"])
+def test_under_django_a_protected_task_waits_for_the_commit(task: str) -> None:
+    with Process.python("-m", "tests.celery.shop") as shop:
+        shop.wait_for(f"{task} within 0")
+        shop.wait_for(f"{task} committed 1")
+        shop.wait_for(f"{task} rolled back 1")

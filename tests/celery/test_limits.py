@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tests.celery.conftest import Fleet
 from tests.servers import eventually
 
@@ -74,3 +76,23 @@ def test_no_more_than_so_many_run_at_a_time(fleet: Fleet, gather: Gather) -> Non
         fleet.world.rpush("go on", 1)
     assert sorted(gather(results)) == list(range(6))
     assert max(int(running) for running in fleet.world.lrange("running at a time", 0, -1)) == 2
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_a_run_that_goes_on_keeps_its_place_beyond_its_lease(fleet: Fleet, pool: str) -> None:
+    """Which is of five minutes, but for this test."""
+    lease = 2.0
+    first = fleet.worker("-c", "1", "-P", pool, FLEET_LEASE=str(lease))
+    long = fleet.module.alone.delay(1)
+    first.wait_for("alone[")
+    limiter = fleet.module.alone.resilience.limiter
+    eventually(lambda: limiter.peek().remaining == 0)
+    held_since = time.monotonic()
+    second = fleet.module.alone.delay(2)
+    eventually(lambda: time.monotonic() > held_since + lease + 2)
+    assert limiter.peek().remaining == 0
+    assert long.state == "PENDING"
+    fleet.world.rpush("end 1", 1)
+    fleet.world.rpush("end 2", 1)
+    assert long.get(timeout=20) == 1
+    assert second.get(timeout=20) == 2

@@ -38,6 +38,21 @@ def test_two_workers_share_one_breaker_and_an_outage_spends_no_retries(fleet: Fl
     assert fleet.module.charge.resilience.breaker.state == "closed"
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
+def test_the_same_in_every_pool(fleet: Fleet, gather: Gather, pool: str) -> None:
+    for _ in range(2):
+        fleet.worker("-c", "2", "-P", pool)
+    fleet.outage()
+    orders = [fleet.module.charge.delay(n) for n in range(20)]
+    breaker = fleet.module.charge.resilience.breaker
+    eventually(lambda: probes(breaker) >= 3)
+    assert fleet.calls <= 3 + 4 + 2 + probes(breaker)  # here a worker is one process
+    fleet.recovery()
+    results = gather(orders)
+    assert sorted(result["order"] for result in results) == list(range(20))
+    assert all(result["runs"] == 1 for result in results)
+
+
 @pytest.mark.parametrize("task", ["charge_auto", "charge_by_hand"])
 def test_a_task_that_retries_by_itself_trips_the_breaker_like_any_other(
     fleet: Fleet, gather: Gather, task: str

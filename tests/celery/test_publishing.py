@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from celery import chain
 from ratelimit_core import CircuitBreakerError
 from resilient_tasks.dead_letters import replay
 from tests.celery.conftest import Fleet
-from tests.servers import eventually
+from tests.servers import Process, eventually
 
 Gather = Callable[..., list[Any]]
 
@@ -55,6 +56,30 @@ def test_of_calls_that_wait_with_the_same_arguments_one_is_enough(fleet: Fleet) 
     again = fleet.module.tick.delay()
     eventually(lambda: again.state == "RETRY")
     assert again.get(timeout=20) == "ticked 0"
+
+
+def test_what_beat_sends_in_an_outage_does_not_pile_up(fleet: Fleet, tmp_path: Path) -> None:
+    """One call waits where they are coalesced; and where they expire, as many as are sent until they do."""
+    worker = fleet.worker("-c", "2")
+    ticking = fleet.trip("tick")
+    ticking.force_open()
+    fleet.trip("charge_once")
+    schedule = str(tmp_path / "schedule")
+    with Process.python(
+        *("-m", "celery", "-A", "tests.celery.fleet", "beat", "-s", schedule, "-l", "INFO"),
+        environ={"FLEET_URL": fleet.module.URL, "FLEET_BEAT": "1"},
+    ) as beat:
+        beat.wait_for("Sending due task tick", times=15)
+        beat.wait_for("Sending due task expires", times=15)
+        worker.wait_for("'one waits already'", times=14)
+        worker.wait_for("Discarding revoked task")
+        with fleet.app.connection_for_write() as connection:
+            client = connection.default_channel.client
+            waiting = client.hlen("unacked") + client.llen("celery")
+        assert waiting <= 1 + 1 / 0.2 + 4  # and what is on its way
+        ticking.reset()
+        worker.wait_for("'ticked 0'")
+    assert fleet.world.hget("calls by", "up") is None
 
 
 def test_a_task_that_gave_up_is_kept_and_brought_back(fleet: Fleet) -> None:

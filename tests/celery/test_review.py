@@ -19,7 +19,7 @@ from tests.celery.conftest import Fleet
 from tests.servers import eventually
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
 def test_in_a_canvas_a_waiting_member_keeps_its_place(fleet: Fleet, pool: str) -> None:
     worker = fleet.worker("-P", pool, "-c", "2")
     fleet.trip("steady")

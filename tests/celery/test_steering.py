@@ -14,7 +14,7 @@ from celery.events.state import Task as TaskEvents
 
 from resilient_tasks import flower as columns
 from tests.celery.conftest import Fleet
-from tests.servers import ROOT, Process, eventually, free_port
+from tests.servers import ROOT, Process, eventually
 
 
 def celery(fleet: Fleet, *arguments: str) -> str:
@@ -110,13 +110,7 @@ def test_signals_tell_what_happened(fleet: Fleet) -> None:
 
 
 def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None:
-    port = free_port()
-    with Process.python(
-        *("-m", "celery", "-A", "tests.celery.fleet", "flower", f"--port={port}", "--address=127.0.0.1"),
-        "--conf=tests/celery/flowerconfig.py",
-        environ={"FLEET_URL": fleet.module.URL, "FLOWER_UNAUTHENTICATED_API": "true"},
-    ) as flower:
-        flower.wait_for("Connected to")
+    with fleet.flower("--conf=tests/celery/flowerconfig.py") as url:
         fleet.worker()
         fleet.trip("charge_someday")
         waiting = fleet.module.charge_someday.delay(1)
@@ -125,7 +119,7 @@ def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None
         def shown() -> bool:
             page: dict[str, Any] = {"draw": 1, "start": 0, "length": 10, "search[value]": "", "order[0][column]": 0}
             reply = requests.get(
-                f"http://127.0.0.1:{port}/tasks/datatable",
+                f"{url}/tasks/datatable",
                 params={**page, "order[0][dir]": "asc", "columns[0][data]": "name"},
                 timeout=5,
             )
@@ -135,7 +129,7 @@ def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None
 
         eventually(shown)
         assert seen["exception"] == "'slow-lane' open"
-        html = requests.get(f"http://127.0.0.1:{port}/tasks", timeout=5).text
+        html = requests.get(f"{url}/tasks", timeout=5).text
         assert 'data-column="exception"' in html
         assert 'data-column="eta"' in html
 

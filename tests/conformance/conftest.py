@@ -10,13 +10,15 @@ import redis
 from ratelimit_core.clock import Clock
 
 from . import profiles  # noqa: F401 - registers them before an option can ask for one
-from .participants import InDatabase, InMemory, InRedis, Participant, in_lua, in_multi
+from .participants import InDatabase, InMemory, InRedis, InSeveral, Participant, in_lua, in_multi
 
 NewParticipant = Callable[[Clock], Participant]
 
 SERVERS = ["valkey", "redis"]
 DATABASES = ["sqlite", "postgresql", "mariadb"]
-PARTICIPANTS = ["memory", "lua", *SERVERS, *DATABASES, "multi"]
+SEVERAL = ["first_healthy", "round_robin"]
+"""Of stores that processes share: a Valkey before the memory, and names that are spread over two."""
+PARTICIPANTS = ["memory", "lua", *SERVERS, *DATABASES, "multi", *SEVERAL]
 
 
 @pytest.fixture(params=PARTICIPANTS)
@@ -28,9 +30,17 @@ def participant(request: pytest.FixtureRequest) -> Iterator[NewParticipant]:
     def prefix() -> str:
         return f"{run}-{next(rounds)}"
 
-    if kind in SERVERS:
-        client = redis.Redis.from_url(request.getfixturevalue(f"{kind}_url"))
-        yield lambda clock: InRedis(kind, client, prefix(), clock)
+    if kind in (*SERVERS, *SEVERAL):
+        client = redis.Redis.from_url(request.getfixturevalue("redis_url" if kind == "redis" else "valkey_url"))
+
+        def in_redis(clock: Clock) -> InRedis:
+            return InRedis(kind, client, prefix(), clock)
+
+        def in_several(clock: Clock) -> InSeveral:
+            second = InMemory(clock) if kind == "first_healthy" else in_redis(clock)
+            return InSeveral([in_redis(clock), second], kind)
+
+        yield in_several if kind in SEVERAL else in_redis
         for key in client.scan_iter(f"{run}-*", count=10_000):  # ended by the test's clock, not yet by the server's
             client.delete(key)
         client.close()

@@ -116,6 +116,27 @@ class InDatabase:
         return State(tuple(map(int, data.split())), expires, sorted(leases))
 
 
+class InSeveral:
+    """Several of the others as one."""
+
+    def __init__(self, members: Sequence[InMemory | InRedis], strategy: str) -> None:
+        self.members = members
+        self.finest = max(member.finest for member in members)
+        self.backend = MultiBackend([member.backend for member in members], strategy=strategy)
+
+    def __repr__(self) -> str:
+        return f"{self.backend.strategy} of {self.members}"
+
+    def apply(self, calls: Sequence[Call]) -> list[Verdict]:
+        return self.backend.apply(calls)
+
+    def state(self, policy: Policy, key: Key) -> State:
+        return self.members[self.backend._place(key[0])].state(policy, key)
+
+    def keys(self, policy: Policy) -> set[Key]:
+        return set(self.backend.keys(policy))
+
+
 def in_multi(clock: Clock) -> InMemory:
     """Before a store that is away: behind one, a mode would be refused."""
     memory = InMemory(clock)
@@ -138,4 +159,4 @@ def _owner(member: str) -> str:
     return "" if "!" in member else member.partition("/")[0]
 
 
-__all__ = ["InDatabase", "InMemory", "InRedis", "Participant", "Reference", "in_lua", "in_multi"]
+__all__ = ["InDatabase", "InMemory", "InRedis", "InSeveral", "Participant", "Reference", "in_lua", "in_multi"]

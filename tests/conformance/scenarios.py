@@ -68,7 +68,7 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
         "slow_rate": st.sampled_from([0, 500, 1000]),
         "ramp": st.just(0) | span,
         "shadow": st.sampled_from([0] * 7 + [1]),
-        "fingerprint": st.sampled_from([1, 2]),
+        "fingerprint": st.sampled_from([0, 1, 2]),
     }
     return st.fixed_dictionaries({name: values[name] for name in policy.config})
 

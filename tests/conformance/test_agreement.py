@@ -6,6 +6,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from ratelimit_core.backends import MemoryBackend, MultiBackend
 from ratelimit_core.backends.redis_backend import script
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import ALLOWED, POLICIES, Policy
@@ -43,10 +44,14 @@ def test_every_store_decides_alike(policy: Policy, participant: NewParticipant) 
     agree()
 
 
+NAMES = ("p", "t")
+"""Where names are spread over several stores, or slots, these are apart."""
+
+
 @st.composite
 def calls_together(draw: st.DrawFn, unit: int) -> list[dict[tuple[str, str], Step]]:
     """In each, some of three records of each policy are asked together."""
-    places = st.tuples(st.sampled_from(list(POLICIES)), st.sampled_from(["p", "q"]))
+    places = st.tuples(st.sampled_from(list(POLICIES)), st.sampled_from(NAMES))
 
     def step(place: tuple[str, str]) -> st.SearchStrategy[Step]:
         policy = POLICIES[place[0]]
@@ -63,6 +68,8 @@ def test_calls_asked_together_are_decided_all_or_none_and_what_is_in_use_is_list
     participant: NewParticipant,
 ) -> None:
     unit = participant(ManualClock()).finest
+    two = MultiBackend([MemoryBackend(), MemoryBackend()], strategy="round_robin")
+    assert {two._place(name) for name in NAMES} == {0, 1}
 
     @examples(40)
     @given(calls_together(unit))

@@ -509,15 +509,41 @@ def test_a_permit_whose_holder_asks_again_after_the_next_opening_is_a_probe() ->
     assert breaker.state == HALF_OPEN, "or its outcome would count for nothing"
 
 
-def test_rates_count_over_the_window() -> None:
+@pytest.mark.parametrize(
+    ("pause", "more"),
+    [(0, 1), (99, 1), (100, 1), (150, 6), (180, 9), (199, 10), (200, 10), (10**9, 10), (-1, 10)],
+)
+def test_rates_count_over_the_window(pause: int, more: int) -> None:
+    """After 5 good and 4 bad calls: how many more bad ones make 10, of which half are bad."""
     breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_rate=500)
     for _ in range(5):
         breaker.ask(REPORT, good=1)
     for _ in range(4):
         breaker.ask(REPORT, bad=1)
-    assert breaker.state == CLOSED
-    breaker.ask(REPORT, bad=1)
+    breaker.clock.now += pause
+    for _ in range(more):
+        assert breaker.state == CLOSED
+        breaker.ask(REPORT, bad=1)
     assert breaker.state == OPEN
+
+
+@pytest.mark.parametrize(("age", "state"), [(99, OPEN), (100, CLOSED)])
+def test_a_success_that_is_older_than_the_window_does_not_count_in_it(age: int, state: int) -> None:
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_rate=500)
+    breaker.ask(REPORT, bad=1)
+    breaker.ask(ASK, good=1, age=age)
+    for _ in range(8):
+        breaker.ask(REPORT, bad=1)
+    assert breaker.state == state
+
+
+@pytest.mark.parametrize(("bad", "state"), [(4, CLOSED), (5, OPEN)])
+def test_a_rate_is_of_the_calls_and_not_of_the_failures_alone(bad: int, state: int) -> None:
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=2, failure_rate=250)
+    breaker.ask(REPORT, good=15)
+    for _ in range(bad):
+        breaker.ask(REPORT, bad=1)
+    assert breaker.state == state
 
 
 @pytest.mark.parametrize("calls", [1, 3])

@@ -31,6 +31,6 @@ def prefix() -> str:
 @pytest.fixture
 def backend(alias: str, prefix: str, clock: ManualClock) -> Iterator[DatabaseBackend]:
     """Empty, on the test's clock."""
-    backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix, clock=clock)
     yield backend
     backend.clear()

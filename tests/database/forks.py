@@ -43,7 +43,7 @@ def _one(alias: str, query: str) -> object:
 
 def main(alias: str, prefix: str) -> None:
     databases.setup()
-    backend = DatabaseBackend(alias, key_prefix=prefix)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix)
     backend.incr("key", 3600)
     before, known = session(backend), sessions(alias)
     child = os.fork()

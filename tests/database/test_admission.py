@@ -24,7 +24,7 @@ def test_no_more_pass_than_is_documented(alias: str) -> None:
 
 
 def test_one_probe_among_processes(alias: str, prefix: str) -> None:
-    backend = DatabaseBackend(alias, key_prefix=prefix)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix)
     for number in range(ROUNDS):
         assert backend.apply([opening(number)])[0][ALLOWED]
     command = ("-m", "tests.database.probes", alias, prefix)

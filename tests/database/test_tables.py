@@ -55,7 +55,7 @@ def test_the_models_read_what_the_backend_writes(backend: DatabaseBackend, alias
 @pytest.mark.parametrize("name", [*AWKWARD, "a", "A", "ß", "ss", "a ", "x" * 300, "X" * 300])
 def test_tickets_and_prefixes_are_told_apart_as_they_are_written(alias: str, clock: ManualClock, name: str) -> None:
     others = ["b", "B", "b ", name.swapcase() + "x"]
-    backends = [DatabaseBackend(alias, key_prefix=each, clock=clock) for each in (name, *others)]
+    backends = [DatabaseBackend(alias, timeout=20, key_prefix=each, clock=clock) for each in (name, *others)]
     for each in backends:
         each.apply([ask(CONCURRENCY, ticket=name)])
         each.apply([ask(CONCURRENCY, ticket=others[-1])])
@@ -171,20 +171,20 @@ def test_pruning_deletes_what_has_ended_and_nothing_else(
 
 def test_pruning_passes_over_what_somebody_is_writing(server: str, prefix: str, clock: ManualClock) -> None:
     emptied(server)
-    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(server, timeout=20, key_prefix=prefix, clock=clock)
     for name in "ab":
         backend.apply([ask(FIXED_WINDOW, (name, ""))])
     clock.advance(DAY)
     with databases.twin(server) as other, transaction.atomic(server):
         backend.apply([ask(FIXED_WINDOW, ("a", ""))])
-        assert DatabaseBackend(other, key_prefix=prefix, clock=clock).prune() == (1, 0)
+        assert DatabaseBackend(other, timeout=20, key_prefix=prefix, clock=clock).prune() == (1, 0)
     assert backend.keys(FIXED_WINDOW) == [("a", "")]
     backend.clear()
 
 
 def test_the_command_prunes_in_batches_and_says_what_it_deleted(alias: str, prefix: str, clock: ManualClock) -> None:
     emptied(alias)
-    backend = DatabaseBackend(alias, key_prefix=prefix, clock=lambda: clock.now - DAY * SECOND * 10_000)
+    backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix, clock=lambda: clock.now - DAY * SECOND * 10_000)
     for number in range(5):
         backend.apply([ask(SLIDING_WINDOW, (str(number), ""))])
     written = io.StringIO()

@@ -92,6 +92,13 @@ def test_only_one_of_the_two_headers_is_ever_read() -> None:
 
 
 @pytest.mark.parametrize("words", [[], ["forwarded"]])
+def test_so_many_proxies_are_followed_and_no_more(words: list[str]) -> None:
+    hops = [f"10.0.1.{i}" for i in range(40)]
+    headers = ", ".join(hops), ", ".join(f"for={hop}" for hop in hops)
+    assert client([*PROXIES, *words], "10.0.0.1", *headers) == hops[-32]
+
+
+@pytest.mark.parametrize("words", [[], ["forwarded"]])
 def test_ten_thousand_entries_cost_little(words: list[str]) -> None:
     hops = ", ".join(["10.0.0.2"] * 10_000)
     forwarded = ", ".join(["for=10.0.0.2"] * 10_000)

@@ -122,6 +122,17 @@ def test_no_two_views_share_a_count(requests: RequestFactory, classes: list[type
     assert [statuses(view_class.as_view(), 1, requests) for view_class in classes] == [[200]] * len(classes)
 
 
+def test_a_method_of_any_class_may_be_decorated(requests: RequestFactory) -> None:
+    """As an admin's are, say, which Django calls as views."""
+
+    class Ordinary:
+        @ONE
+        def page(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse("ok")
+
+    assert statuses(Ordinary().page, 2, requests) == [200, 429]
+
+
 def test_as_view_may_be_decorated(requests: RequestFactory) -> None:
     one, two = ONE(Plain.as_view()), ONE(PlainAsync.as_view())
     assert statuses(one, 2, requests) == [200, 429]

@@ -193,7 +193,7 @@ def test_closed_is_503_while_the_store_is_away(page: Any) -> None:
                 "DEFAULT_THROTTLE_RATES": {"usr": "10/m"},
                 "DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UserRateThrottle"],
             },
-            ["no rate for 'user'"],
+            ["no rate for 'user'", "did you mean 'usr'?"],
         ),
         ({"DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UsrRateThrottle"]}, ["UsrRateThrottle"]),
     ],

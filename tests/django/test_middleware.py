@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 
@@ -124,6 +125,16 @@ def test_in_an_event_loop_it_awaits(configured: Configure, site: Site) -> None:
         assert [(await client.get("/plain-async/")).status_code for _ in range(3)] == [200, 200, 429]
 
     asyncio.run(scenario())
+
+
+def test_it_is_of_the_kind_of_what_it_stands_before() -> None:
+    """Else Django would put a thread between the two, for every request."""
+
+    async def get_response(request: HttpRequest) -> HttpResponse:
+        return HttpResponse()
+
+    assert iscoroutinefunction(ResilienceMiddleware(get_response))
+    assert not iscoroutinefunction(ResilienceMiddleware(lambda request: HttpResponse()))
 
 
 def test_enable_false_turns_it_off(site: Site) -> None:

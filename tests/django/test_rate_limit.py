@@ -463,6 +463,7 @@ def test_signals_tell_of_each_decision(call: Call, limited: Any) -> None:
         ({"concurrency": 0}, "concurrency=0 should be"),
         ({"allow_list": ["10.0.0.0/33"]}, "allow_list: '10.0.0.0/33' should be an address"),
         ({"deny_list": lambda: True}, "deny_list=.* should take the request"),
+        ({"allow_list": lambda group, request: True}, "allow_list=.* should take the request, not"),
         ({"skip_if": lambda: True}, "skip_if=.* should take the request"),
         ({"response_callback": lambda: 1}, "response_callback=.* should take the request"),
         ({"scope": ""}, "scope=''"),

@@ -6,7 +6,6 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,16 @@ class Site:
         fields["csrfmiddlewaretoken"] = self.browser.cookies["csrftoken"]
         headers = {"Accept": accept}
         return self.browser.post(self.url + path, fields, headers=headers, timeout=30, allow_redirects=False)
+
+    def connections(self) -> list[requests.Session]:
+        """One to each web process, which keeps it."""
+        found: dict[int, requests.Session] = {}
+        while len(found) < 2:
+            session = requests.Session()
+            process = session.get(self.url + "state/", timeout=10).json()["process"]
+            if found.setdefault(process, session) is not session:
+                session.close()
+        return [*found.values()]
 
     def get(self, path: str) -> requests.Response:
         """On a new connection, so that either web process may answer."""
@@ -103,19 +112,23 @@ def test_orders_wait_out_an_outage_and_are_charged_after_it(site: Site) -> None:
     eventually(lambda: site.get("quote/").status_code == 200)  # within the limit, that is
 
 
-def test_the_limit_of_the_api_holds_over_both_processes(site: Site) -> None:
-    began = time.monotonic()
-    with ThreadPoolExecutor(12) as clients:
-        answers = list(clients.map(site.get, ["api/orders/"] * 12))
-    seconds = int(time.monotonic() - began) + 1
-    served = [answer for answer in answers if answer.status_code == 200]
-    refused = [answer for answer in answers if answer.status_code == 429]
-    assert len(served) + len(refused) == 12
-    assert 0 < len(served) <= 5 * seconds
-    assert refused
-    assert all(answer.headers["Retry-After"] == "1" for answer in refused)
-    assert {answer.headers["RateLimit-Policy"] for answer in answers} == {'"5-per-1s";q=5;w=1, "60-per-60s";q=60;w=60'}
-    assert all(answer.headers["RateLimit"].startswith('"5-per-1s";r=') for answer in answers)
+def test_what_one_process_has_counted_the_other_one_refuses(site: Site) -> None:
+    one, other = site.connections()
+    with one, other:
+        for _ in range(10):
+            began = time.monotonic()
+            served = [one.get(site.url + "api/orders/", timeout=10) for _ in range(5)]
+            refused = other.get(site.url + "api/orders/", timeout=10)
+            if time.monotonic() - began < 1:
+                break
+            time.sleep(1)  # they were not within a second, which the limit is for: again, when none counts any more
+        else:
+            pytest.fail("too busy a machine to make six requests in a second")
+    assert [answer.status_code for answer in (*served, refused)] == [200] * 5 + [429]
+    assert refused.headers["Retry-After"] == "1"
+    for left, answer in zip((4, 3, 2, 1, 0, 0), (*served, refused), strict=True):
+        assert answer.headers["RateLimit-Policy"] == '"5-per-1s";q=5;w=1, "60-per-60s";q=60;w=60'
+        assert answer.headers["RateLimit"].startswith(f'"5-per-1s";r={left}')
     assert "orders" in served[0].json()
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import get_args
+from typing import Any, get_args
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
@@ -51,7 +51,11 @@ def hammer(backend: Backend) -> None:
 
 
 def shared(url: str, kind: str) -> Backend:
-    backend = RedisBackend(url, key_prefix="hammer", socket_timeout=30)
+    patient: Any = {"socket_timeout": 30, "socket_connect_timeout": 30}  # on a busy machine too
+    options = {**patient, "sentinel_kwargs": patient} if "+sentinel" in url else patient
+    backend = RedisBackend(url, key_prefix="hammer", **options)
+    if kind == "round_robin":
+        return MultiBackend([backend, RedisBackend(url, key_prefix="hammer-too", **options)], strategy=kind)
     return MultiBackend([backend, MemoryBackend()]) if kind == "multi" else backend
 
 

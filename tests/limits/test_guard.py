@@ -10,7 +10,7 @@ import pytest
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, ConfigurationError, Limiter, RateLimited
 from ratelimit_core.backends import Backend, MemoryBackend
 from ratelimit_core.clock import ManualClock
-from ratelimit_core.guard import Guard
+from ratelimit_core.guard import Guard, Leave
 
 from .conftest import MakeLimiter
 
@@ -70,16 +70,35 @@ def test_a_probe_goes_through_the_limits_too(make: MakeLimiter, breaker: Circuit
     guard.acquire().cancel()
 
 
-@pytest.mark.parametrize("settle", ["judge", "judge_result", "cancel"])
-def test_settling_gives_the_place_back_once(make: MakeLimiter, breaker: CircuitBreaker, settle: str) -> None:
+SETTLING: dict[str, Callable[[Leave], object]] = {
+    "judge": lambda leave: leave.judge(None),
+    "judge_result": lambda leave: leave.judge_result("fine"),
+    "fail": lambda leave: leave.fail(ValueError()),
+    "cancel": lambda leave: leave.cancel(),
+}
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize("settle", SETTLING.values(), ids=SETTLING)
+def test_settling_gives_the_place_back_once(
+    make: MakeLimiter, breaker: CircuitBreaker, settle: Callable[[Leave], object], guarded: bool
+) -> None:
     limiter = make(concurrency=2)
-    guard = Guard(breaker, limiter)
+    guard = Guard(breaker if guarded else None, limiter)
     leave, other = guard.acquire(), guard.acquire()
     for _ in range(3):
-        leave.cancel() if settle == "cancel" else getattr(leave, settle)(None)
+        settle(leave)
     assert limiter.peek().remaining == 1
     other.cancel()
     assert limiter.peek().remaining == 2
+
+
+def test_a_failure_counts_as_one_whatever_the_breaker_expects(make: MakeLimiter, store: Backend) -> None:
+    breaker = CircuitBreaker("picky", failure_threshold=1, expected_exception=ConnectionError, backend=store)
+    guard = Guard(breaker, make("5/s"))
+    assert guard.acquire().judge(ValueError()) == 0
+    assert guard.acquire().fail(ValueError()) == 60
+    assert breaker.state == "open"
 
 
 def test_only_the_first_settling_is_judged(make: MakeLimiter, breaker: CircuitBreaker) -> None:
@@ -254,7 +273,10 @@ def test_a_refusal_that_is_known_costs_nothing(healthy: Callable[..., Guard], ro
 
 
 def test_settling_is_at_most_one_round_trip(healthy: Callable[..., Guard], round_trips: Callable[[], int]) -> None:
-    leave = healthy(concurrency=8).acquire()
+    guard = healthy(concurrency=8)
+    guard.acquire().judge(ValueError())  # the server knows this script, too
+    guard.acquire().judge_result("fine")
+    leave = guard.acquire()
     round_trips()
     leave.judge(ValueError())
     assert round_trips() == 1

@@ -176,6 +176,15 @@ def test_the_page_shows_the_whole_story(site: Site, control: Browser) -> None:
     assert re.search(r"\d\d:\d\d:\d\d \w+ shadow 2 h bob trying it out .* opened 5 min 2", words)
 
 
+def test_what_is_in_the_shadow_is_shown_as_that(site: Site, control: Browser) -> None:
+    breaker = CircuitBreaker("quotes", backend=site.backend(), failure_threshold=1, recovery_timeout=300, shadow=True)
+    breaker.acquire().failure()
+    words = control.get(page_of("quotes")).words
+    assert "State open Mode automatic, in the shadow Consecutive" in words
+    assert " opened in the shadow 5 min 1" in words
+    assert "quotes open automatic, in the shadow 1 of 5" in control.get(LIST).words
+
+
 @pytest.mark.parametrize(
     "name",
     [

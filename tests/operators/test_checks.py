@@ -15,12 +15,13 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"RATELIMIT_TRUST_PROXIES": []}, "E001", ["Did you mean RATELIMIT_TRUSTED_PROXIES?"]),
     ({"RATELIMIT_XYLOPHONE": 1}, "E001", ["RATELIMIT_XYLOPHONE is not", "Known are", "BACKEND"]),
     ({"RATELIMIT_ENABLE": "perhaps"}, "E002", ["RATELIMIT_ENABLE = 'perhaps' should be True or False"]),
-    ({"RATELIMIT_ALGORITHM": "fixed"}, "E002", ["RATELIMIT_ALGORITHM = 'fixed'", "'fixed_window'"]),
+    ({"RATELIMIT_ALGORITHM": "fixed"}, "E002", ["RATELIMIT_ALGORITHM = 'fixed'", "did you mean 'fixed_window'?"]),
     ({"RATELIMIT_FAIL_OPEN": "maybe"}, "E002", ["RATELIMIT_FAIL_OPEN = 'maybe' should be True, False, or None"]),
     ({"RATELIMIT_KEY_PREFIX": 5}, "E002", ["RATELIMIT_KEY_PREFIX = 5 should be a string"]),
     ({"RATELIMIT_MEMORY_MAX_KEYS": 0}, "E002", ["RATELIMIT_MEMORY_MAX_KEYS = 0 should be a whole number"]),
     ({"RATELIMIT_STORE_RETRY_AFTER": -1}, "E002", ["RATELIMIT_STORE_RETRY_AFTER = -1 should be seconds"]),
-    ({"RATELIMIT_MULTI_BACKEND_STRATEGY": "random"}, "E002", ["'first_healthy' or 'round_robin'"]),
+    ({"RATELIMIT_MULTI_BACKEND_STRATEGY": "random"}, "E002", ["one of 'first_healthy', 'round_robin'"]),
+    ({"RATELIMIT_MULTI_BACKEND_STRATEGY": "first_helthy"}, "E002", ["did you mean 'first_healthy'?"]),
     ({"RATELIMIT_BACKEND_OPTIONS": 3}, "E002", ["RATELIMIT_BACKEND_OPTIONS = 3 should be a dictionary"]),
     ({"RATELIMIT_REDIS": "redis://:hidden@host/0"}, "E002", ["RATELIMIT_REDIS = 'redis://***@host/0'"]),
     ({"RATELIMIT_TRUSTED_PROXIES": 5}, "E002", ["RATELIMIT_TRUSTED_PROXIES = 5 should be a list of addresses"]),
@@ -34,6 +35,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"RATELIMIT_RESPONSE_HANDLER": f"{HANDLERS}.asynchronous"}, "E002", ["should be a plain function"]),
     ({"RATELIMIT_EXCEPTION_HANDLER": "no.such"}, "E002", ["RATELIMIT_EXCEPTION_HANDLER", "No module named 'no'"]),
+    ({"RATELIMIT_RESPONSE_HANDLER": f"{HANDLERS}.of_on"}, "E002", [f"did you mean '{HANDLERS}.of_one'?"]),
     (
         {"RATELIMIT_CIRCUIT_BREAKER": {"failure_treshold": 3}},
         "E003",
@@ -44,6 +46,11 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
         "E003",
         ["RATELIMIT_CIRCUIT_BREAKER: recovery_timeout='60' should be seconds"],
     ),
+    (
+        {"RATELIMIT_CIRCUIT_BREAKER": {"when_down": "opne"}},
+        "E003",
+        ["RATELIMIT_CIRCUIT_BREAKER: when_down='opne' should be one of", "did you mean 'open'?"],
+    ),
     ({"RATELIMIT_CIRCUIT_BREAKER": {"slow_call_rate": 0.5}}, "E003", ["slow_call_duration go together"]),
     ({"RATELIMIT_BACKENDS": [5]}, "E004", ["RATELIMIT_BACKENDS: 5 should", "'type'"]),
     (
@@ -51,7 +58,12 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
         "E004",
         ["RATELIMIT_BACKENDS: 'memory': unknown option 'option'; did you mean 'options'?"],
     ),
-    ({"RATELIMIT_BACKENDS": [{"type": "memori"}]}, "E004", ["'memori': known are memory://"]),
+    ({"RATELIMIT_BACKENDS": [{"type": "memori"}]}, "E004", ["'memori': known are memory://", "did you mean 'memory'?"]),
+    (
+        {"RATELIMIT_BACKENDS": [{"type": "django_smart_ratelimit.backends.redis_backend.RedisBackend"}]},
+        "E004",
+        ["did you mean 'ratelimit_core.backends.redis_backend.RedisBackend'?"],
+    ),
     (
         {"RATELIMIT_BACKENDS": [{"type": "memory", "options": {"circuit_breaker_config": {"windo": 1}}}]},
         "E004",
@@ -63,20 +75,29 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
         ["two are called 'memory'; give each a 'name' of its own"],
     ),
     ({"RATELIMIT_TRUSTED_PROXIES": ["10.0.0.0/8", "10.0.0.0/33"]}, "E005", ["'10.0.0.0/33' should be an address"]),
+    ({"RATELIMIT_TRUSTED_PROXIES": ["forwarded", "Unix"]}, "E005", ["'Unix' should be", "did you mean 'unix'?"]),
     ({"RATELIMIT_MIDDLEWARE": {"rats": {}}}, "E006", ["unknown option 'rats'; did you mean 'rate"]),
     ({"RATELIMIT_MIDDLEWARE": {"rate": "ten"}}, "E006", ["RATELIMIT_MIDDLEWARE: 'ten' is not a rate; write"]),
+    (
+        {"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "when_down": "close"}},
+        "E006",
+        ["RATELIMIT_MIDDLEWARE: when_down='close' should be one of", "did you mean 'closed'?"],
+    ),
     ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s", "key": "usr"}}, "E006", ["'usr'; did you mean 'user'?"]),
     ({"RATELIMIT_BACKEND": 7}, "E007", ["RATELIMIT_BACKEND: backend=7: give a URL"]),
     ({"RATELIMIT_BACKEND": "mongo://me:hidden@host/0"}, "E007", ["'mongo://***@host/0': known are"]),
     ({"RATELIMIT_BACKEND": "no.such.Backend"}, "E007", ["can't be imported"]),
+    ({"RATELIMIT_BACKEND": "redi://me:hidden@host/0"}, "E007", ["did you mean 'redis://'?"]),
+    ({"RATELIMIT_BACKEND": "ratelimit_core.backends.memory.Memory"}, "E007", ["memory.MemoryBackend'?"]),
     ({"RATELIMIT_BACKEND": "builtins.int"}, "E007", ["which is no Backend"]),
     ({"RATELIMIT_BACKEND": "redis://host:port/0"}, "E007", ["RATELIMIT_BACKEND: ", "'port'"]),
     (
         {"RATELIMIT_BACKEND": "redis://h", "RATELIMIT_BACKEND_OPTIONS": {"socket_timeuot": 1}},
         "E007",
-        ["socket_timeuot"],
+        ["did you mean 'socket_timeout'?"],
     ),
     ({"RATELIMIT_BACKEND": "django-db://nowhere"}, "E007", ["'nowhere'", "DATABASES"]),
+    ({"RATELIMIT_BACKEND": "django-db://resiliance"}, "E007", ["did you mean 'resilience'?"]),
     ({"DEBUG": False}, "W001", ["The backend is memory", "RATELIMIT_BACKEND = 'redis://...'"]),
     ({"RATELIMIT_MIDDLEWARE": {"rate": "1/s"}}, "W003", ["limits nothing", f"Add '{RESILIENCE}'"]),
     (
@@ -152,6 +173,13 @@ def test_manage_py_check_fails_on_errors(site: Site) -> None:
     bad = site.python("-m", "django", "check", "--tag", "ratelimit", environ={"RATELIMIT_ALGORITHM": "fixed"})
     assert bad.returncode == 1
     assert "(ratelimit.E002) RATELIMIT_ALGORITHM = 'fixed' should be one of" in bad.stderr
+
+
+def test_a_variable_of_the_environment_that_is_no_setting_is_named(site: Site) -> None:
+    checked = site.python("-m", "django", "check", "--tag", "ratelimit", environ={"RATELIMIT_BACKNED": "memory://"})
+    assert checked.returncode == 1
+    assert "RATELIMIT_BACKNED is not a setting, but the environment has it." in checked.stderr
+    assert "Did you mean RATELIMIT_BACKEND?" in checked.stderr
 
 
 def test_the_migrations_are_complete(site: Site) -> None:

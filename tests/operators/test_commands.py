@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
+import re
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.management import CommandError
+from django.core.management import CommandError, call_command
 
-from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core import BackendError, CircuitBreaker, Limiter, configure
 from ratelimit_core.backends import Backend
 from ratelimit_core.django.management.commands import ratelimit_health
 from tests import databases
@@ -59,6 +61,15 @@ def test_status_shows_breakers_and_limits(own: Site, store: Backend) -> None:
         ["supplier", "10/m", "sliding_window"],
         ["supplier", "1000/h", "sliding_window"],
     ]
+
+
+def test_status_says_that_a_breaker_is_in_the_shadow_where_that_is_known(store: Backend) -> None:
+    databases.setup()
+    configure(backend=store)
+    CircuitBreaker("payments", failure_threshold=1, shadow=True).acquire().failure()
+    said = io.StringIO()
+    call_command("ratelimit_status", stdout=said)
+    assert re.match(r"payments +open +automatic, in the shadow +1 of 1 +in 60 s", said.getvalue().splitlines()[1])
 
 
 def test_status_as_json(own: Site, store: Backend) -> None:
@@ -156,6 +167,25 @@ def test_reset_of_what_is_wrong_resets_nothing(own: Site, store: Backend, argume
     assert breaker.state == "open"
 
 
+def test_reset_says_what_it_did_before_the_store_went_away(store: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    databases.setup()
+    configure(backend=store)
+    breakers = [opened(store, name) for name in ("payments", "search")]
+    reset = CircuitBreaker.reset
+
+    def once(breaker: CircuitBreaker, author: str = "", reason: str = "") -> None:
+        if breaker.name == "search":
+            raise BackendError("gone")
+        reset(breaker, author, reason)
+
+    monkeypatch.setattr(CircuitBreaker, "reset", once)
+    said = io.StringIO()
+    with pytest.raises(CommandError, match="printed above was reset, nothing else"):
+        call_command("ratelimit_reset", "payments", "search", reason="it is over", stdout=said)
+    assert said.getvalue() == "reset breaker payments\n"
+    assert [breaker.state for breaker in breakers] == ["closed", "open"]
+
+
 # ratelimit_health
 
 
@@ -172,7 +202,7 @@ def test_health_exits_by_what_it_finds(own: Site, store: Backend) -> None:
 
 def test_health_does_not_wait_for_a_store_that_hangs(own: Site) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=50"
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=3000"
         done = replace(own, store=url).manage("ratelimit_health", "--timeout", "0.3")
     assert done.returncode == 1
     assert done.stdout == "store: away\n"
@@ -180,21 +210,45 @@ def test_health_does_not_wait_for_a_store_that_hangs(own: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "command",
-    ["ratelimit_status", "ratelimit_health", "ratelimit_reset payments --reason x", "ratelimit_health --json"],
+    ("command", "shown"),
+    [
+        ("ratelimit_status", ""),
+        ("ratelimit_status --json", ""),
+        ("ratelimit_reset payments --reason x", ""),
+        ("ratelimit_reset --all-breakers --limits supplier --reason x", ""),
+        ("ratelimit_health", "store: away\n"),
+        ("ratelimit_health --fail-on-open", "store: away\n"),
+    ],
 )
-def test_the_store_away_is_an_error_that_says_so(own: Site, command: str) -> None:
+def test_the_store_away_is_an_error_that_says_so(own: Site, command: str, shown: str) -> None:
     done = replace(own, store=AWAY).manage(*command.split())
-    assert done.returncode == 1
+    assert (done.returncode, done.stdout) == (1, shown)
     assert "the store can't be asked: Redis: ConnectionError" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("options", ["--timeout soon", "--timeout 0", "--fail-on-opne", "payments"])
-def test_a_wrong_option_is_not_a_breaker_that_is_open(own: Site, options: str) -> None:
-    done = own.manage("ratelimit_health", *options.split())
+def test_the_store_away_in_json(own: Site) -> None:
+    done = replace(own, store=AWAY).manage("ratelimit_health", "--json")
+    found = json.loads(done.stdout)
     assert done.returncode == 1
-    assert "error: " in done.stderr
+    assert found["store"].pop("error").startswith("Redis: ConnectionError")
+    away = {"up": False, "backend": "RedisBackend"}
+    assert found == {"total": None, "failing": None, "healthy": False, "store": away}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--timeout soon", "argument --timeout: 'soon' should be seconds, more than 0"),
+        ("--timeout 0", "argument --timeout: '0' should be seconds, more than 0"),
+        ("--fail-on-opne", "unrecognized arguments: --fail-on-opne"),
+        ("payments", "unrecognized arguments: payments"),
+    ],
+)
+def test_a_wrong_option_is_not_a_breaker_that_is_open(own: Site, options: str, words: str) -> None:
+    done = own.manage("ratelimit_health", *options.split())
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"error: {words}" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimit_core.django.words import printable, span
+from ratelimit_core.django.words import mode_of, printable, span
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,20 @@ from ratelimit_core.django.words import printable, span
 )
 def test_a_span_is_told_in_the_unit_that_suits_it(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("mode", "shadow", "words"),
+    [
+        ("automatic", False, "automatic"),
+        ("automatic", None, "automatic"),
+        ("automatic", True, "automatic, in the shadow"),
+        ("shadow", True, "shadow"),
+        ("forced_open", False, "forced_open"),
+    ],
+)
+def test_a_shadow_of_the_settings_is_told_with_the_mode(mode: str, shadow: bool | None, words: str) -> None:
+    assert mode_of({"mode": mode, "shadow": shadow}) == words
 
 
 def test_what_does_not_print_is_escaped() -> None:

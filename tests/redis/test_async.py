@@ -114,17 +114,20 @@ def test_a_hung_server_costs_the_timeout_and_holds_up_nobody(backend: RedisBacke
     run(turns)
 
 
-def test_what_arrived_in_time_counts_however_late_the_loop_looks(backend: RedisBackend) -> None:
+def test_what_arrived_in_time_counts_however_late_the_loop_looks(url: str, prefix: str, server: Server) -> None:
+    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=4 * TIMEOUT)
+
     async def turns() -> None:
         await backend.aapply([ask(FIXED_WINDOW)])
-        for _ in range(3):
+        with server.pausing() as asked:
             asking = asyncio.create_task(backend.aapply([ask(FIXED_WINDOW)]))
-            for _ in range(6):  # enough for every redis-py to have sent it
-                await asyncio.sleep(0)
-            time.sleep(TIMEOUT * 1.5)  # as a view that blocks
-            await asking
+            await asyncio.to_thread(eventually, asked)
+        assert not asking.done()
+        time.sleep(5 * TIMEOUT)  # as a view that blocks
+        assert (await asking)[0][ALLOWED]
 
     run(turns)
+    backend.close()
 
 
 def test_a_crowd_shares_some_connections(backend: RedisBackend, server: Server) -> None:
@@ -148,21 +151,23 @@ def test_a_crowd_does_not_wait_for_a_hung_server_one_after_the_other(backend: Re
     run(turns)
 
 
-def test_who_is_cancelled_leaves_no_answer_to_somebody_else(backend: RedisBackend, server: Server) -> None:
+def test_who_is_cancelled_leaves_no_answer_to_somebody_else(url: str, prefix: str, server: Server) -> None:
+    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+
     async def turns() -> None:
         await backend.aapply([ask(FIXED_WINDOW, ("a", ""))])
-        server.hang()
-        asking = [asyncio.create_task(backend.aapply([ask(FIXED_WINDOW, ("a", ""))])) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        for task in asking:
-            task.cancel()
-        await asyncio.wait(asking)
-        assert all(task.cancelled() for task in asking)
-        server.end_hang()
+        with server.pausing() as asked:
+            asking = [asyncio.create_task(backend.aapply([ask(FIXED_WINDOW, ("a", ""))])) for _ in range(3)]
+            await asyncio.to_thread(eventually, lambda: asked() == 3)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+            assert all(task.cancelled() for task in asking)
         for i in range(5):
             assert (await backend.aapply([ask(FIXED_WINDOW, (f"b{i}", ""))]))[0][ANSWER] == 2
 
     run(turns)
+    backend.close()
 
 
 def test_a_demoted_master_is_an_error_and_not_held_on_to(backend: RedisBackend, server: Server) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -144,3 +146,30 @@ def test_passwords_of_the_servers_and_of_the_sentinels(prefix: str) -> None:
         with pytest.raises(BackendError, match="Authentication"):
             without.apply(CALLS)
         without.close()
+
+
+def test_threads_that_begin_together_all_find_the_master(setup: Watched, prefix: str) -> None:
+    """The first Sentinel of the URL is down; whoever finds the second moves it to the front."""
+    for _ in range(10):
+        backend = RedisBackend(setup.url, key_prefix=prefix)
+        together = threading.Barrier(16)
+
+        def begin(_: int, backend: RedisBackend = backend, together: threading.Barrier = together) -> None:
+            together.wait()
+            backend.attempt(CALLS)
+
+        with ThreadPoolExecutor(16) as threads:
+            list(threads.map(begin, range(16)))
+        backend.close()
+
+
+def test_tasks_that_begin_together_all_find_the_master(
+    setup: Watched, prefix: str, loop: asyncio.AbstractEventLoop
+) -> None:
+    async def begin() -> None:
+        backend = RedisBackend(setup.url, key_prefix=prefix)
+        await asyncio.gather(*(backend.aattempt(CALLS) for _ in range(16)))
+        backend.close()
+
+    for _ in range(10):
+        loop.run_until_complete(begin())

@@ -59,6 +59,15 @@ class Server:
         with suppress(ProcessLookupError):
             os.kill(self.process.popen.pid, signal.SIGCONT)
 
+    @contextmanager
+    def pausing(self) -> Iterator[Callable[[], int]]:
+        """No question is answered meanwhile, but for the test's own looks; how many were asked."""
+        self.client.client_pause(60_000, all=False)
+        try:
+            yield lambda: int(self.client.info("clients")["blocked_clients"])
+        finally:
+            self.client.client_unpause()
+
     def connections(self) -> int:
         """How many there are, but for the test's own."""
         return len(self.client.client_list(_type="normal")) - 1
@@ -71,9 +80,9 @@ def one_server() -> Iterator[Server]:
 
 
 class Watched:
-    """A master, its replica, and a Sentinel that decides alone."""
+    """A master, its replica, and a Sentinel that decides alone, after ``down_after`` ms without an answer."""
 
-    def __init__(self, stack: ExitStack, password: str, of_sentinel: str) -> None:
+    def __init__(self, stack: ExitStack, password: str, of_sentinel: str, down_after: int) -> None:
         both = ["--repl-diskless-sync-delay", "0", "--masterauth", password]
         self.master = Server(stack, *both, password=password)
         self.replica = Server(stack, *both, "--replicaof", HOST, str(self.master.port), password=password)
@@ -81,7 +90,7 @@ class Watched:
         self.sentinel = Server(stack, "--sentinel", password=of_sentinel)
         tell = self.sentinel.client.execute_command
         tell("SENTINEL", "MONITOR", SERVICE, HOST, self.master.port, 1)
-        settings = {"down-after-milliseconds": 1000, "failover-timeout": 2000, "auth-pass": password}
+        settings = {"down-after-milliseconds": down_after, "failover-timeout": 2000, "auth-pass": password}
         for option, value in settings.items():
             tell("SENTINEL", "SET", SERVICE, option, value)
         eventually(lambda: self.sentinel.client.sentinel_slaves(SERVICE))
@@ -89,9 +98,9 @@ class Watched:
 
 
 @contextmanager
-def watched(password: str = "", of_sentinel: str = "") -> Iterator[Watched]:
+def watched(password: str = "", of_sentinel: str = "", down_after: int = 1000) -> Iterator[Watched]:
     with ExitStack() as stack:
-        yield Watched(stack, password, of_sentinel)
+        yield Watched(stack, password, of_sentinel, down_after)
 
 
 class Cluster:

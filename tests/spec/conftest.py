@@ -69,12 +69,13 @@ def make(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Make]:
         if kind == "memory":
             backend: Backend = MemoryBackend(**options)
         elif kind == "multi":
-            stores = [RedisBackend(place, key_prefix=prefix, **options), MemoryBackend(**options)]
+            stores = [RedisBackend(place, key_prefix=prefix, **_PATIENCE, **options), MemoryBackend(**options)]
             backend = MultiBackend(stores, **options)
         elif kind in _PLACES:
-            backend = RedisBackend(place, key_prefix=prefix, **options)
+            patience = _PATIENCE | ({"sentinel_kwargs": _PATIENCE} if kind == "sentinel" else {})
+            backend = RedisBackend(place, key_prefix=prefix, **patience, **options)
         else:
-            backend = DatabaseBackend(place, key_prefix=prefix, **options)
+            backend = DatabaseBackend(place, key_prefix=prefix, timeout=30, **options)
         made.append(backend)
         return backend
 
@@ -84,6 +85,9 @@ def make(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Make]:
         backend.clear()
         backend.close()
 
+
+_PATIENCE: dict[str, Any] = {"socket_timeout": 30, "socket_connect_timeout": 30}
+"""On a busy machine a store is slow, which is not to be taken for away: no test here waits for it."""
 
 _PLACES = {
     "valkey": "valkey_url",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from ratelimit_core import (
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import CircuitBreakerError, circuit_breaker, circuit_breaker_registry
 from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.settings import setting
 from tests.servers import free_port
 from tests.spec.conftest import Get, Make, failing
 
@@ -201,6 +203,39 @@ def test_a_backend_without_a_breaker(make: Make) -> None:
     backend.reset_circuit_breaker()
 
 
+@pytest.fixture
+def apart(default_redis: str) -> Iterator[str]:
+    """A prefix of the test's own on the Redis that is there by default."""
+    with override_settings(RATELIMIT_KEY_PREFIX=f"spec-{uuid.uuid4().hex}"):
+        yield setting("key_prefix")
+        RedisBackend().clear()
+
+
+def test_redis_by_default_without_a_breaker(apart: str, default_redis: str) -> None:
+    backend = RedisBackend(enable_circuit_breaker=False)
+    assert [backend.incr("user:1", 60) for _ in range(3)] == [1, 2, 3]
+    same = RedisBackend(default_redis, key_prefix=apart)
+    assert same.get_count("user:1") == 3
+    with failing(backend):
+        incr_fails(backend, 20)
+    assert backend.incr("user:1", 60) == 4
+    assert not backend.is_circuit_breaker_enabled()
+    for each in (backend, same):
+        each.close()
+
+
+def test_what_is_made_with_nothing_said_has_a_breaker_with_the_settings_of_the_page(apart: str) -> None:
+    for backend in (RedisBackend(), MemoryBackend()):
+        assert backend.is_circuit_breaker_enabled()
+        assert backend.incr("user:1", 60) == 1
+        with failing(backend):
+            incr_fails(backend, 5)
+            with pytest.raises(CircuitBreakerError) as caught:
+                backend.incr("user:1", 60)
+        assert caught.value.recovery_time == 60
+        backend.close()
+
+
 # Usage: automatic integration
 
 
@@ -275,6 +310,15 @@ def test_status_and_control_of_the_configured_backend(backend: Backend, clock: M
     assert backend.is_circuit_breaker_enabled()
     assert status_of(backend)["state"] == "closed"
     assert backend.incr("user:1", 60) == 1
+
+
+def test_the_backend_that_is_there_when_nothing_is_configured() -> None:
+    backend = get_backend()
+    health = backend.get_backend_health_status()
+    assert (health["backend_class"], health["circuit_breaker_enabled"]) == ("MemoryBackend", True)
+    assert status_of(backend)["state"] == "closed"
+    backend.reset_circuit_breaker()
+    assert backend.is_circuit_breaker_enabled()
 
 
 # Error handling
@@ -435,6 +479,15 @@ def test_the_first_is_used_while_it_answers(valkey_url: str) -> None:
         assert get_backend("first").get_count("user:1") == 1
         assert get_backend("second").get_count("user:1") == 0
         get_backend().clear()
+        get_backend().close()
+
+
+def test_the_first_is_where_redis_is_by_default(apart: str) -> None:
+    with override_settings(RATELIMIT_BACKENDS=entries()):
+        conf.forget()
+        assert [get_backend().incr("user:1", 60) for _ in range(2)] == [1, 2]
+        assert get_backend("first").get_count("user:1") == 2
+        assert get_backend("second").get_count("user:1") == 0
         get_backend().close()
 
 

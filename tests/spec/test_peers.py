@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import os
 import re
@@ -35,31 +36,31 @@ from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.limits import Algorithm
 from ratelimit_core.policies import COUNTER
 from tests import servers
+from tests.breaker import test_guard, test_races
+from tests.database import test_admission as database
+from tests.django import test_asgi
 from tests.django.conftest import Configure
 from tests.spec.conftest import Get, Make, failing
 
-ELSEWHERE = {
-    "with the state in Redis, processes got two probes": "breaker/test_races.py::test_eight_processes_race_for_a_probe",
-    "two probes on a database": "database/test_admission.py::test_one_probe_among_processes",
-    "a token bucket on SQLite admitted too much": "database/test_admission.py::test_no_more_pass_than_is_documented",
-    "a probe's unexpected error left it half-open": "breaker/test_promises.py::test_every_outcome_settles_its_probe",
-    "cost=N sent N commands": "django/test_rate_limit.py::"
-    "test_a_request_costs_one_round_trip_whatever_its_cost_and_a_known_denial_none",
-    "key functions were called with wrong arguments": "django/test_keys.py::"
-    "test_a_function_gets_the_arguments_that_it_takes",
-    "a hung Redis held up every call of a breaker": "breaker/test_guard.py::"
-    "test_a_hung_store_costs_one_short_wait_and_then_nothing",
-    "a hung Redis blocked the event loop": "django/test_asgi.py::"
-    "test_a_hung_store_blocks_neither_the_event_loop_nor_the_request",
-    "a killed prober wedged it": "breaker/test_races.py::test_a_prober_that_is_killed_frees_its_place_in_time",
-    "after a fork the child admitted all": "breaker/test_races.py::test_children_forked_in_the_middle_of_calls",
+ELSEWHERE: dict[str, Callable[..., None]] = {
+    "with the state in Redis, processes got two probes": test_races.test_eight_processes_race_for_a_probe,
+    "two probes on a database": database.test_one_probe_among_processes,
+    "a token bucket on SQLite admitted too much to processes": database.test_no_more_pass_than_is_documented,
+    "a hung Redis held up every call of a breaker": test_guard.test_a_hung_store_costs_one_short_wait_and_then_nothing,
+    "a hung Redis blocked the loop": test_asgi.test_a_hung_store_blocks_neither_the_event_loop_nor_the_request,
+    "a killed prober wedged it": test_races.test_a_prober_that_is_killed_frees_its_place_in_time,
+    "after a fork the child admitted all": test_races.test_children_forked_in_the_middle_of_calls,
 }
+"""What takes processes, and is shown where there are some. The tests themselves, so that none can go unnoticed."""
 
 
 @pytest.mark.parametrize("test", ELSEWHERE.values(), ids=ELSEWHERE)
-def test_what_stands_in_the_table_exists(test: str) -> None:
-    file, _, name = test.partition("::")
-    assert re.search(rf"^def {name}\(", (servers.ROOT / "tests" / file).read_text(), re.MULTILINE)
+def test_it_is_shown_elsewhere(test: Callable[..., None]) -> None:
+    module = importlib.import_module(test.__module__)
+    assert test.__name__.startswith("test")
+    assert getattr(module, test.__name__) is test, "pytest finds it there"
+    marks = [*getattr(test, "pytestmark", []), *getattr(module, "pytestmark", [])]
+    assert not {"skip", "skipif", "xfail"} & {mark.name for mark in marks}
 
 
 def down() -> None:
@@ -79,6 +80,11 @@ def status_of(backend: Backend) -> dict[str, Any]:
 
 
 # Where a page did not hold
+
+
+def test_backends_are_imported_from_where_the_page_says() -> None:
+    home = importlib.import_module("ratelimit_core.backends")
+    assert (home.MemoryBackend, home.RedisBackend) == (MemoryBackend, RedisBackend)
 
 
 def test_a_success_ends_a_row_of_failures(backend: Backend, clock: ManualClock) -> None:
@@ -162,6 +168,25 @@ def test_probes_under_way_are_counted(backend: Backend, clock: ManualClock) -> N
     assert breaker.get_status()["half_open_calls"] == 0
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit, ValueError])
+def test_a_probe_that_ends_otherwise_than_expected_gives_its_place_back(
+    backend: Backend, clock: ManualClock, error: type[BaseException]
+) -> None:
+    """It stayed half-open for good."""
+    breaker = CircuitBreaker("upstream", clock=clock, failure_threshold=1, expected_exception=ConnectionError)
+    fail(lambda: breaker.call(down), 1)
+    clock.advance(60)
+
+    def otherwise() -> None:
+        assert breaker.get_status()["half_open_calls"] == 1
+        raise error
+
+    fail(lambda: breaker.call(otherwise), 1, error)
+    assert (breaker.state, breaker.get_status()["half_open_calls"]) == ("half_open", 0)
+    breaker.call(lambda: None)
+    assert breaker.state == "closed"
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
 def test_an_interrupted_probe_of_a_backend_gives_its_place_back(
     make: Make, clock: ManualClock, error: type[BaseException]
@@ -219,6 +244,17 @@ def test_without_its_store_the_function_still_runs(backend: Backend) -> None:
         fail(lambda: breaker.call(down), 1, CircuitBreakerError)
 
 
+def test_a_call_holds_nobody_up_while_it_runs(backend: Backend) -> None:
+    """A lock was held across it, in one process or in all."""
+    breaker = CircuitBreaker("upstream", verdict_ttl=0)
+
+    def slow() -> str:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(breaker.call, lambda: "meanwhile").result(30)
+
+    assert breaker.call(slow) == "meanwhile"
+
+
 # Other defects
 
 
@@ -234,6 +270,58 @@ ALGORITHMS: list[Algorithm] = [
     "leaky_bucket",
 ]
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+
+
+def test_a_token_bucket_lets_no_more_through_to_threads_than_it_holds(backend: Backend, clock: ManualClock) -> None:
+    """On SQLite it admitted 69 to 74 of 60."""
+    limiter = Limiter("60/h", key="k", algorithm="token_bucket", clock=clock)
+    start = threading.Barrier(8)
+
+    def hits(_: int) -> int:
+        start.wait()
+        return sum(limiter.hit().allowed for _ in range(12))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(hits, range(8))) == 60
+
+
+@every_algorithm
+def test_a_cost_is_one_command(valkey_url: str, algorithm: Algorithm) -> None:
+    """cost=N sent N."""
+    store = RedisBackend(valkey_url, key_prefix=f"spec-{algorithm}")
+    limiter = Limiter("90/h", key="k", algorithm=algorithm, backend=store)
+    cost = 1 if algorithm == "leaky_bucket" else 50  # more than it ever holds
+
+    def asked() -> tuple[int, int]:
+        """Scripts that have run, and messages that have come in."""
+        stats: Any = client.info("all")
+        return stats["cmdstat_evalsha"]["calls"], stats["total_reads_processed"]
+
+    with redis.Redis.from_url(valkey_url) as client:
+        limiter.peek(cost)  # connects, and loads the script
+        scripts, messages = asked()
+        assert limiter.hit(cost)
+        assert asked() == (scripts + 1, messages + 2), "it, and this question"
+    store.clear()
+    store.close()
+
+
+def test_key_functions_get_what_they_take(backend: Backend, get: Get) -> None:
+    """They were called with the wrong arguments."""
+    asked: list[tuple[object, ...]] = []
+
+    def of_request(request: HttpRequest) -> str:
+        asked.append((request,))
+        return "k"
+
+    def of_group(group: str, request: HttpRequest) -> str:
+        asked.append((group, request))
+        return "k"
+
+    request = get()
+    for key in (of_request, of_group):
+        assert rate_limit(key, "1/h", scope="search")(page)(request).status_code in (200, 429)
+    assert asked == [(request,), ("search", request)]
 
 
 @every_algorithm

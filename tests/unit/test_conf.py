@@ -106,6 +106,18 @@ def test_the_environment_holds_text() -> None:
     assert fresh(code, environ) == [2.5, 9]
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [(["1", "true", "yes", "on", "True", " YES "], True), (["0", "false", "no", "off", "False"], False)],
+)
+def test_yes_and_no_have_many_words(clean: pytest.MonkeyPatch, words: list[str], meant: bool) -> None:
+    for word in words:
+        clean.setenv("RATELIMIT_ENABLE", word)
+        assert settings.setting("enable") is meant
+    for number in (meant, int(meant)):
+        assert settings.checked("enable", number) is meant
+
+
 # Nothing is imported that is not used
 
 

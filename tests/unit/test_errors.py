@@ -2,17 +2,29 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
 from ratelimit_core import (
     BackendError,
+    Backoff,
+    CircuitBreaker,
+    CircuitBreakerConfig,
     CircuitBreakerError,
     ConfigurationError,
+    Limiter,
     RateLimited,
     ResilienceError,
+    configure,
+    get_backend,
+    register_backend,
 )
-from ratelimit_core.errors import unknown_option
+from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.circuit_breaker import circuit_breaker
+from ratelimit_core.conf import make_backend
+from ratelimit_core.errors import BackendBusy, not_one_of, unknown_option
 
 ERRORS = [
     CircuitBreakerError(
@@ -27,6 +39,7 @@ ERRORS = [
     RateLimited("supplier", 7.5, limit=10, remaining=0, reset_after=60.0, which=1, keeps_slot=True),
     BackendError("Redis: TimeoutError", 5.0),
     ConfigurationError("rate='10/w' is not a rate"),
+    BackendBusy("database 'default': others hold these records", 0.3),
 ]
 
 
@@ -69,3 +82,75 @@ def test_an_unknown_option_names_the_nearest_or_all() -> None:
     known = ("backend", "key_prefix")
     assert "did you mean 'key_prefix'?" in str(unknown_option("configure()", "keyprefix", known))
     assert "known are: backend, key_prefix" in str(unknown_option("configure()", "zzz", known))
+
+
+def test_a_word_that_does_not_exist_names_all_and_the_nearest() -> None:
+    known = ("local", "open", "closed")
+    assert str(not_one_of("when_down", "OPNE", known)) == (
+        "when_down='OPNE' should be one of 'local', 'open', 'closed'; did you mean 'open'?"
+    )
+    for far in ("none", None, 5):
+        assert str(not_one_of("when_down", far, known)).endswith("'closed'")
+
+
+MISTYPED: list[tuple[Callable[[], object], str]] = [
+    (lambda: Limiter("1/s", key="k", algorithm=cast(Any, "fixed")), "'fixed_window'"),
+    (lambda: Limiter("1/s", key="k", when_down=cast(Any, "close")), "'closed'"),
+    (lambda: CircuitBreaker("b", when_down="Local"), "'local'"),
+    (lambda: Backoff(jitter=cast(Any, "ful")), "'full'"),
+    (lambda: configure(algorithm="leaky"), "'leaky_bucket'"),
+    (lambda: MultiBackend([MemoryBackend()], strategy="roundrobin"), "'round_robin'"),
+    (lambda: make_backend("memori"), "'memory'"),
+    (lambda: make_backend("Redis"), "'redis'"),
+    (lambda: make_backend("redi://host"), "'redis://'"),
+    (lambda: make_backend("sentinel://host/service"), "'redis+sentinel://'"),
+    (lambda: make_backend("djangodb://default"), "'django-db://'"),
+    (lambda: get_backend("mi_ne"), "'mine'"),
+    (lambda: get_backend("fallbak"), "'fallback'"),
+    (
+        lambda: make_backend("ratelimit_core.backends.memry.MemoryBackend"),
+        "'ratelimit_core.backends.memory.MemoryBackend'",
+    ),
+    (lambda: make_backend("ratelimit_core.backends.RedisBackand"), "'ratelimit_core.backends.RedisBackend'"),
+    (lambda: make_backend("tests.unit.test_conf.Kustom"), "'tests.unit.test_conf.Custom'"),
+    (lambda: make_backend("memory", {"max_key": 5}), "'max_keys'"),
+    (lambda: make_backend("memory", {"enable_circuit_braker": False}), "'enable_circuit_breaker'"),
+    (lambda: make_backend("redis://host", {"socket_timeuot": 5}), "'socket_timeout'"),
+    (lambda: make_backend("redis", {"circuit_breaker_confg": {}}), "'circuit_breaker_config'"),
+    (lambda: RedisBackend("redis://host", key_prefixx="x"), "'key_prefix'"),
+    (lambda: make_backend("mine", {"siez": 5}), "'size'"),
+]
+
+
+@pytest.mark.parametrize(("mistype", "meant"), MISTYPED, ids=[meant for _, meant in MISTYPED])
+def test_what_is_mistyped_is_answered_by_what_was_meant(mistype: Callable[[], object], meant: str) -> None:
+    configure(backends=[{"type": "memory", "name": "fallback"}])
+
+    def make(size: int = 1) -> MemoryBackend:
+        return MemoryBackend(max_keys=size)
+
+    register_backend("mine", make)
+    with pytest.raises(ConfigurationError) as caught:
+        mistype()
+    assert str(caught.value).endswith(f"; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("backend", ["mongodb://host", "valkey://host", "no.such.Thing", "os.nothing", "xylophone"])
+def test_what_is_far_from_all_that_there_is_gets_no_guess(backend: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_backend(backend)
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CircuitBreakerConfig(cast(Any, 7), 30),
+        lambda: CircuitBreaker(cast(Any, 7)),
+        lambda: circuit_breaker(cast(Any, 7))(print),
+    ],
+    ids=["configuration", "breaker", "decorator"],
+)
+def test_a_setting_in_the_place_of_the_name_is_answered_by_how_to_write_it(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError, match=r"needs a name, .* not 7; settings .* as in failure_threshold=7"):
+        make()

@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 
 payments = CircuitBreaker("payments", failure_threshold=3, recovery_timeout=1, verdict_ttl=0)
+quotes = CircuitBreaker("quotes", shadow=True)
 
 
 def pay(request: HttpRequest, how: str) -> HttpResponse:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from argparse import ArgumentTypeError
+from contextlib import suppress
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -88,7 +90,7 @@ def _as_text(found: dict[str, Any]) -> str:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= 3600:
-        raise ValueError
-    return seconds
+    with suppress(ValueError):
+        if 0 < float(text) <= 3600:
+            return float(text)
+    raise ArgumentTypeError(f"{text!r} should be seconds, more than 0 and at most 3600")

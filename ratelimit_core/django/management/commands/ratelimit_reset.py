@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import getpass
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -13,7 +13,7 @@ from ....backends.base import Backend
 from ....backends.calls import escape, unescape
 from ....circuit_breaker import circuit_breaker_registry
 from ....conf import get_backend
-from ....errors import ResilienceError
+from ....errors import ResilienceError, did_you_mean
 from ....policies import POLICIES
 from ...control import act, limits_in_use
 from ...words import printable
@@ -91,10 +91,9 @@ def _records(backend: Backend, keys: list[str]) -> list[tuple[str, str, str]]:
     return found
 
 
-def _unknown(what: str, name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "`manage.py ratelimit_status` lists those that are"
-    return f"no {what} {name!r} is in use, so nothing was reset; {hint}"
+def _unknown(what: str, name: str, known: Iterable[str]) -> str:
+    hint = did_you_mean(name, known) or "; `manage.py ratelimit_status` lists those that are"
+    return f"no {what} {name!r} is in use, so nothing was reset{hint}"
 
 
 def _agreed(number: int) -> bool:

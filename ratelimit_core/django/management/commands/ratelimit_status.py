@@ -12,7 +12,7 @@ from ....circuit_breaker import circuit_breaker_registry
 from ....conf import get_backend
 from ....errors import ResilienceError
 from ...control import limits_in_use
-from ...words import printable, span
+from ...words import mode_of, printable, span
 
 SHOWN = 100
 """So many limits are printed; ``--json`` prints all."""
@@ -74,7 +74,7 @@ def _row(status: dict[str, Any]) -> tuple[str, ...]:
     return (
         printable(status["name"]),
         status["state"],
-        status["mode"] + (f" for {span(until - now)}" if until else ""),
+        mode_of(status) + (f" for {span(until - now)}" if until else ""),
         str(status["failure_count"]) + (f" of {threshold}" if threshold else ""),
         f"in {span(at - now)}" if at else "",
         printable(status["author"]),
