@@ -156,18 +156,25 @@ def _ours(call: Call, backend: Backend, wanted: Wanted) -> Call:
 
 
 def _ours_memory(call: Call, server: Server, wanted: Wanted) -> Call:
-    from ratelimit_core.backends import MemoryBackend
-
-    return _ours(call, MemoryBackend(), replace(wanted, name=f"{wanted.name}, in memory"))
+    return _ours(call, _memory_backend(), replace(wanted, name=f"{wanted.name}, in memory"))
 
 
 def _ours_redis(call: Call, server: Server, wanted: Wanted) -> Call:
     return _ours(call, _redis_backend(server.url, wanted.socket_timeout), wanted)
 
 
+# One for each process, as programs have it.
+
+
+@cache
+def _memory_backend() -> Backend:
+    from ratelimit_core.backends import MemoryBackend
+
+    return MemoryBackend()
+
+
 @cache
 def _redis_backend(url: str, socket_timeout: float) -> Backend:
-    """One for each process, as programs have it."""
     from ratelimit_core.backends import RedisBackend
 
     return RedisBackend(url, socket_timeout=socket_timeout)

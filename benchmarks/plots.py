@@ -10,7 +10,8 @@ from typing import Any
 from .report import Curves, Figures, Report, number
 
 OURS, PEER, FLOOR = "#0b7285", "#adb5bd", "#dee2e6"
-LINES = ["#0b7285", "#e8590c", "#5f3dc4", "#868e96", "#2b8a3e"]
+LINES = {True: ["#0b7285", "#22b8cf"], False: ["#e8590c", "#5f3dc4", "#868e96", "#c2255c"]}
+"""Ours, and the others."""
 
 Value = Callable[[Figures], float]
 
@@ -70,16 +71,23 @@ def _bars(axis: Any, title: str, found: Sequence[Figures]) -> None:
     bars = axis.barh([each.name for each in shown], [value(each) for each in shown], color=colours)
     axis.bar_label(bars, [number(value(each)) for each in shown], padding=3, fontsize=8)
     axis.set_xscale("log")
+    axis.minorticks_off()
     axis.set_xlabel(f"{label} (logarithmic)")
     axis.margins(x=0.15)
 
 
 def _lines(axis: Any, title: str, found: Curves) -> None:
-    colours = iter(LINES)
+    colours = {ours: iter(those) for ours, those in LINES.items()}
     for name, values in found.lines.items():
         points = [(place, value) for place, value in zip(found.places, values, strict=True) if value is not None]
         if points:
-            axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name, color=next(colours))
+            axis.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                markersize=3,
+                label=name,
+                color=next(colours["resilient" in name]),
+            )
     if max(found.places) / min(found.places) > 20:
         axis.set_xscale("log")
     numbers = [value for values in found.lines.values() for value in values if value]

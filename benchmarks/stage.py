@@ -26,6 +26,10 @@ class Counted:
     """Microseconds."""
 
 
+_GREETINGS = {"hello", "client", "select"}
+"""What a client says once, when it connects."""
+
+
 class Server:
     """A Valkey of the benchmark's own."""
 
@@ -62,8 +66,9 @@ class Server:
             stats = self.client.info("commandstats")
             asked: Counter[str] = Counter()
             while (command := monitor.next_command())["command"] != "INFO commandstats":
-                if command["client_type"] != "lua":
-                    asked[command["command"].partition(" ")[0].lower()] += 1
+                name = command["command"].partition(" ")[0].lower()
+                if command["client_type"] != "lua" and name not in _GREETINGS:
+                    asked[name] += 1
         busy = sum(stats[f"cmdstat_{name}"]["usec"] for name in asked if f"cmdstat_{name}" in stats)
         seen.append(Counted(commands=asked.total(), busy=busy))
 

@@ -19,17 +19,18 @@ def run(pace: Pace) -> report.Report:
         service = Service()
         contenders = [Contender(BARE, service.call, "floor")]
         contenders += [Contender(each.name, each.guard(service.call, server), each.role) for each in BREAKERS]
-        calls = {each.name: each.call for each in contenders}
         # Batches in which a refresh, one for each quarter of a second, has no undue share.
         pace = replace(pace, batch=0.05, rounds=7) if pace.quick else replace(pace, batch=0.15, rounds=25)
         samples = take_turns(contenders, pace)
-        shared = [each for each in BREAKERS if each.shared]
-        asked, a_second = {}, {}
-        for each in shared:
-            counted = server.counted(calls[each.name], 500)
+    shared = [each for each in BREAKERS if each.shared]
+    asked, a_second = {}, {}
+    for each in shared:
+        with valkey() as server:  # of its own, for some ask it in the background
+            guarded = each.guard(service.call, server, name="counted")
+            counted = server.counted(guarded, 500)
             asked[each.name] = counted.commands / 500, counted.busy / 500
             seconds = 4.0 if each is OURS or not pace.quick else 1.0
-            a_second[each.name] = server.counted_for(calls[each.name], seconds).commands / seconds
+            a_second[each.name] = server.counted_for(guarded, seconds).commands / seconds
     found = report.figures(contenders, samples, BARE, asked)
     added = {each.name: each.added.median for each in found if each.added}
     alone = [each.name for each in BREAKERS if each.role == "peer" and not each.shared]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 
 from example_worker.processes import die_with_parent
@@ -17,6 +17,7 @@ from ..measure import MICRO, Call, Pace
 from ..stage import Server, valkey
 
 SPAWN = multiprocessing.get_context("spawn")
+Servers = dict[str, Server]
 LIMITERS: dict[str, Callable[[Server], Call]] = {
     "redis-py EVALSHA": evalsha,
     "limits, fixed window": lambda server: limits("FixedWindowRateLimiter", server.url),
@@ -33,13 +34,16 @@ def run(pace: Pace) -> report.Report:
     seconds = 0.3 if pace.quick else 3.0
     cpu: dict[str, list[float | None]] = {name: [] for name in LIMITERS}
     asked: dict[str, list[float | None]] = {name: [] for name in BREAKERS}
-    with valkey() as server, _members(max(places), server) as members:
+    with ExitStack() as stack:
+        # Each has a server of its own, for some ask it in the background.
+        servers = {name: stack.enter_context(valkey()) for name in (*LIMITERS, *BREAKERS)}
+        members = stack.enter_context(_members(max(places), servers))
         for number in places:
             for name in LIMITERS:
-                spent, times, _ = _together(members[:number], name, seconds, server)
+                spent, times, _ = _together(members[:number], name, seconds, servers)
                 cpu[name].append(spent / times * MICRO)
             for name in BREAKERS:
-                *_, commands = _together(members[:number], name, 2 * seconds, server)
+                *_, commands = _together(members[:number], name, 2 * seconds, servers)
                 asked[name].append(commands / (2 * seconds))
     along = "processes"
     return report.Report(
@@ -51,10 +55,11 @@ def run(pace: Pace) -> report.Report:
 
 
 @contextmanager
-def _members(number: int, server: Server) -> Iterator[list[Connection]]:
+def _members(number: int, servers: Servers) -> Iterator[list[Connection]]:
     """So many other processes, and how to tell them what to do."""
+    ports = {name: server.port for name, server in servers.items()}
     pipes = [SPAWN.Pipe() for _ in range(number)]
-    processes = [SPAWN.Process(target=_member, args=(server.port, theirs), daemon=True) for _, theirs in pipes]
+    processes = [SPAWN.Process(target=_member, args=(ports, theirs), daemon=True) for _, theirs in pipes]
     for process in processes:
         process.start()
     try:
@@ -65,23 +70,22 @@ def _members(number: int, server: Server) -> Iterator[list[Connection]]:
             process.join()
 
 
-def _together(members: list[Connection], name: str, seconds: float, server: Server) -> tuple[float, int, int]:
+def _together(members: list[Connection], name: str, seconds: float, servers: Servers) -> tuple[float, int, int]:
     """All at once: seconds of CPU and calls, in all of them, and the commands that the server saw."""
     for member in members:
         member.send(name)
     for member in members:
         member.recv()
-    with server.watched() as seen:
+    with servers[name].watched() as seen:
         for member in members:
             member.send(seconds)
         found = [member.recv() for member in members]
     return sum(cpu for cpu, _ in found), sum(times for _, times in found), seen[0].commands
 
 
-def _member(port: int, pipe: Connection) -> None:
+def _member(ports: dict[str, int], pipe: Connection) -> None:
     die_with_parent()
-    server = Server(port)
-    calls = {name: make(server) for name, make in (LIMITERS | BREAKERS).items()}
+    calls = {name: make(Server(ports[name])) for name, make in (LIMITERS | BREAKERS).items()}
     while True:
         call = calls[pipe.recv()]
         call()

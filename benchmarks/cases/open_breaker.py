@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .. import report
-from ..breakers import BREAKERS, OURS, Service
+from ..breakers import BREAKERS, OURS, Breaker, Service, outcome
 from ..measure import Call, Contender, Pace, take_turns
-from ..stage import django, valkey
+from ..stage import Server, django, valkey
 
 TITLE = "A refusal by an open breaker"
 RAISING = "an exception, raised and caught"
@@ -15,22 +17,13 @@ def run(pace: Pace) -> report.Report:
     django()
     with valkey() as server:
         contenders = [Contender(RAISING, _caught(_raise), "floor")]
-        for each in BREAKERS:
-            service = Service()
-            guarded = each.guard(service.call, server)
-            service.down = True
-            call = _caught(guarded)
-            for _ in range(20):
-                call()
-            service.down = False  # what would get through now would raise nothing
-            _must_refuse(each.name, guarded)
-            contenders.append(Contender(each.name, call, each.role))
+        contenders += [Contender(each.name, _refusing(each, server), each.role) for each in BREAKERS]
         samples = take_turns(contenders, pace)
-        calls = {each.name: each.call for each in contenders}
-        asked = {}
-        for each in BREAKERS:
-            if each.shared:
-                counted = server.counted(calls[each.name], 500)
+    asked = {}
+    for each in BREAKERS:
+        if each.shared:
+            with valkey() as server:  # of its own, for some ask it in the background
+                counted = server.counted(_refusing(each, server, name="counted"), 500)
                 asked[each.name] = counted.commands / 500, counted.busy / 500
     found = report.figures(contenders, samples, RAISING, asked)
     cpu = {each.name: each.cpu.median for each in found}
@@ -71,9 +64,14 @@ def _caught(call: Call) -> Call:
     return caught
 
 
-def _must_refuse(name: str, guarded: Call) -> None:
-    try:
-        guarded()
-    except Exception:
-        return
-    raise AssertionError(f"{name} is not open")
+def _refusing(breaker: Breaker, server: Server, **wanted: Any) -> Call:
+    """A call that it refuses, opened by failures."""
+    service = Service()
+    guarded = breaker.guard(service.call, server, **wanted)
+    service.down = True
+    for _ in range(20):
+        outcome(guarded)
+    service.down = False
+    if not isinstance(outcome(guarded), Exception):
+        raise AssertionError(f"{breaker.name} is not open")
+    return _caught(guarded)
