@@ -181,6 +181,7 @@ class DatabaseBackend(Backend):
     def close(self) -> None:
         """Close the connections of its own, and this thread's, unless a transaction is open on that."""
         self._threads.stop()
+        self._sessions = Sessions()
         connection = connections[self.alias]
         if not connection.in_atomic_block:
             connection.close()
@@ -289,8 +290,7 @@ class DatabaseBackend(Backend):
             if not self._sessions.have(connection, call.policy):
                 break
             try:
-                with self._begun(connection, *question(call, row, now, dialect.ms)) as cursor:
-                    return [tuple(cursor.fetchone()[0])]
+                return [self._sessions.ask(connection, *question(call, row, now, dialect.ms))]
             except Error as error:
                 if _code(error) not in _UNDEFINED:
                     raise
@@ -421,7 +421,7 @@ def _dialect(alias: str) -> Dialect:
 
 
 _instances: weakref.WeakSet[DatabaseBackend] = weakref.WeakSet()
-_set_aside: list[BaseDatabaseWrapper | Threads] = []
+_set_aside: list[BaseDatabaseWrapper | Threads | Sessions] = []
 
 
 def _after_fork() -> None:
@@ -430,8 +430,8 @@ def _after_fork() -> None:
     They are kept, since to collect them would be to close them.
     """
     for backend in list(_instances):
-        _set_aside.append(backend._threads)
-        backend._threads = Threads(backend.alias)
+        _set_aside.extend([backend._threads, backend._sessions])
+        backend._threads, backend._sessions = Threads(backend.alias), Sessions()
     for alias in {backend.alias for backend in list(_instances)}:
         for connection in connections.all(initialized_only=True):
             if connection.alias == alias:

@@ -7,6 +7,7 @@ so that releases that share sessions, behind a pooler, don't share functions.
 from __future__ import annotations
 
 import hashlib
+import select
 from collections.abc import MutableMapping
 from functools import cache
 from importlib.resources import files
@@ -15,8 +16,9 @@ from weakref import WeakKeyDictionary
 
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
-from ..policies import Policy
+from ..policies import Policy, Verdict
 from .calls import Call
 from .database_sql import Parameters, Row, foldless, places
 
@@ -47,7 +49,7 @@ def question(call: Call, row: Row, now: int | None, ms: int) -> tuple[str, Param
 
 
 class Sessions:
-    """Which sessions have which functions.
+    """Which sessions have which functions, and how those are called.
 
     They are made when a session is asked for the second time: one that is closed after each question, as Django does
     without ``CONN_MAX_AGE`` or a pool, would be slower for it.
@@ -55,6 +57,7 @@ class Sessions:
 
     def __init__(self) -> None:
         self._made: MutableMapping[Any, set[Policy]] = WeakKeyDictionary()
+        self._cursors: dict[BaseDatabaseWrapper, tuple[object, CursorWrapper]] = {}
         self._wanted = True
 
     def have(self, connection: BaseDatabaseWrapper, policy: Policy) -> bool:
@@ -66,6 +69,9 @@ class Sessions:
         if made is None:
             self._made[connection.connection] = set()
             return False
+        if _was_cut(connection):
+            connection.close()
+            return False
         if policy in made or not self._wanted:
             return policy in made
         try:
@@ -76,12 +82,30 @@ class Sessions:
                     cursor.execute(_function(policy).create)
                     made.add(policy)
         except Error:
-            if connection.is_usable():
-                self._wanted = False  # there is no right to it, and that won't change soon
-            else:
-                connection.close()  # it was cut; the next question gets a new one
+            if not connection.is_usable():
+                raise
+            self._wanted = False  # there is no right to it, and that won't change soon
         return policy in made
 
+    def ask(self, connection: BaseDatabaseWrapper, text: str, parameters: Parameters) -> Verdict:
+        """The answer to a :func:`question`. A cursor is kept: to make one takes as long as the rest of it."""
+        session, cursor = self._cursors.get(connection, (None, None))
+        if cursor is None or session is not connection.connection:
+            cursor = connection.cursor()
+            self._cursors[connection] = connection.connection, cursor
+        cursor.execute(text, parameters)
+        return tuple(cursor.fetchone()[0])
+
     def forget(self, connection: BaseDatabaseWrapper) -> None:
-        """There is none after all: somebody discarded them, or a pooler gave the connection another session."""
+        """It has no functions after all: they were discarded, or a pooler gave the connection another session."""
         self._made[connection.connection] = set()
+
+
+def _was_cut(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the server has ended the session while it was idle: it says hardly anything else unasked.
+
+    To be known before a question is put: an error does not tell whether it was decided.
+    """
+    poll = select.poll()
+    poll.register(connection.connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0)) and not connection.is_usable()
