@@ -24,9 +24,9 @@ from ..policies import Policy, Verdict
 from ..settings import setting
 from .base import Backend
 from .calls import Call, Key, refuse_duplicates, unescape
-from .database_functions import Sessions, question
+from .database_functions import Question, Sessions
 from .database_rows import Rows
-from .database_sql import BATCH, DIALECTS, RECORDS, Dialect, Row, foldless, listing, places, reading, row
+from .database_sql import BATCH, DIALECTS, RECORDS, Dialect, foldless, listing, places, reading, row
 from .database_threads import Threads, in_event_loop, this_threads
 
 R = TypeVar("R")
@@ -135,8 +135,8 @@ class DatabaseBackend(Backend):
 
     def _deciding(self, calls: Sequence[Call]) -> Callable[[float, BaseDatabaseWrapper], list[Verdict]]:
         rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
-        alone = partial(self._alone, calls[0], rows[0]) if self._dialect.functions and len(calls) == 1 else None
-        return partial(self._attempt, lambda locked: locked.decide(calls, rows), self._timeout, shortcut=alone)
+        shortcut = partial(self._at_once, Question(calls, rows)) if self._dialect.functions else None
+        return partial(self._attempt, lambda locked: locked.decide(calls, rows), self._timeout, shortcut=shortcut)
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         ids = [row(self._prefix, policy.name, key).id for key in keys]
@@ -283,14 +283,14 @@ class DatabaseBackend(Backend):
                     raise BackendBusy(message, seconds) from error
                 raise self._unavailable(error, of_caller) from error
 
-    def _alone(self, call: Call, row: Row, connection: BaseDatabaseWrapper, dialect: Dialect) -> list[Verdict] | None:
-        """The verdict on one call, decided in one statement; None where that can't be."""
+    def _at_once(self, question: Question, connection: BaseDatabaseWrapper, dialect: Dialect) -> list[Verdict] | None:
+        """The verdicts, decided in one statement; None where that can't be."""
         now = None if self._clock is None else self._clock()
         for _ in range(2):
-            if not self._sessions.have(connection, call.policy):
+            if not self._sessions.have(connection, question.functions):
                 break
             try:
-                return [self._sessions.ask(connection, *question(call, row, now, dialect.ms))]
+                return question.put(self._sessions.cursor(connection), now, dialect.ms)
             except Error as error:
                 if _code(error) not in _UNDEFINED:
                     raise

@@ -23,7 +23,7 @@ BATCH = 500
 NOBODY = ""
 """The owner of a lease that no ticket names any more."""
 
-Parameters = list[str | int | None]
+Parameters = list[str | int]
 
 
 class Row(NamedTuple):

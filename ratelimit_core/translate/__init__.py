@@ -18,7 +18,7 @@ __all__ = ["Untranslatable", "main"]
 HOME = Path(__file__).parent.parent
 """Under it lie the directories of what is generated."""
 
-_TARGETS = {"lua": (lua_of, {"apply.lua"}), "sql": (plpgsql_of, set[str]())}
+_TARGETS = {"lua": (lua_of, {"apply.lua"}), "sql": (plpgsql_of, {"together.sql"})}
 """By directory and suffix: what makes the text of a policy, and what else lies there."""
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ratelimit_core.backends import Call
+from ratelimit_core.backends import Call, database_functions
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import RECORDS
 from ratelimit_core.clock import SECOND, ManualClock
@@ -19,6 +21,7 @@ from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import (
     ALLOWED,
     ANSWER,
+    COUNTER,
     FIXED_WINDOW,
     POLICIES,
     RECORD,
@@ -27,6 +30,10 @@ from ratelimit_core.policies import (
     Policy,
 )
 from tests import databases
+from tests.conformance.participants import InDatabase
+from tests.conformance.profiles import examples
+from tests.conformance.scenarios import Config, Step, scenarios
+from tests.conformance.test_agreement import play
 from tests.conformance.test_stores import ask, use
 from tests.servers import eventually
 
@@ -87,6 +94,20 @@ def test_a_decision_is_one_statement_from_the_third_in_a_session(backend: Databa
         backend.apply([use(policy, ("new", ""))])
         assert sent() == 2
     assert sorted(backend.keys(policy)) == [("name", ""), ("new", "")]
+
+
+def test_so_are_several_together_denied_or_not(backend: DatabaseBackend, postgresql: str, prefix: str) -> None:
+    calls = [use(policy, ("name", f"it's \\ {policy.name}")) for policy in POLICIES.values() if policy is not COUNTER]
+    for _ in range(2):
+        backend.apply(calls)
+    with statements(backend) as sent:
+        assert all(verdict[ALLOWED] for verdict in backend.apply(calls[::-1]))
+        before = rows(postgresql, prefix)
+        denied = backend.apply([ask(FIXED_WINDOW, ("new", "")), *calls])
+        assert sorted({verdict[ALLOWED] for verdict in denied}) == [0, 1]
+        assert sent() == 2
+    assert functions(backend) == {call.policy.name for call in calls} | {"together"}
+    assert rows(postgresql, prefix) == before
 
 
 def test_the_servers_clock_is_read_once_the_record_is_held(postgresql: str, prefix: str) -> None:
@@ -224,3 +245,41 @@ def test_what_takes_too_long_is_not_done_after_all(postgresql: str, prefix: str,
     assert backend.apply([ask(FIXED_WINDOW, ("new", ""), op=1)])[0][ANSWER] == 3
     backend.clear()
     backend.close()
+
+
+DAMAGE = [
+    ("fixed_window", '("count" + "cost") > "limit"', '("count" + "cost") >= "limit"'),
+    ("fixed_window", "_version = 1", "_version = 0"),
+    ("fixed_window", "_record <> _was", "_record = _was"),
+    ("token_bucket", '"wait" > "max_wait"', '"wait" >= "max_wait"'),
+    ("token_bucket", '/ "interval")', '/ "burst")'),
+    ("concurrency", '"kept" := ("kept" - "cost")', '"kept" := ("kept" + "cost")'),
+    ("concurrency", "l.part <= _verdict[6]", "l.part < _verdict[6]"),
+    ("concurrency", 'offset "slots"', "offset 0"),
+    ("sliding_window", '"current" > "limit"', '"current" >= "limit"'),
+    ("sliding_window", "_verdict[7] > 0 then _owner", "_verdict[7] <> 0 then _owner"),
+    ("sliding_window", "set owner = ''", "set owner = _owner"),
+    ("sliding_window_counter", '"c0" := _new[1]; "c1" := _new[2]', '"c0" := _new[2]; "c1" := _new[1]'),
+    ("breaker", '"failures" >= "failure_threshold"', '"failures" > "failure_threshold"'),
+]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), DAMAGE)
+def test_damaged_functions_do_not_agree(
+    postgresql: str, monkeypatch: pytest.MonkeyPatch, name: str, right: str, wrong: str
+) -> None:
+    sound = database_functions._function(name)
+    assert right in sound.create
+    damaged = sound._replace(create=sound.create.replace(right, wrong))
+    monkeypatch.setattr(database_functions, "_function", lambda asked: {name: damaged}[asked])
+    asked = DatabaseBackend(postgresql, timeout=20)
+
+    @hypothesis.settings(examples(1000), phases=[hypothesis.Phase.generate])
+    @hypothesis.given(scenarios(POLICIES[name], 1))
+    def agree(scenario: tuple[Config, list[Step]]) -> None:
+        clock = ManualClock()
+        play(POLICIES[name], *scenario, clock, InDatabase(postgresql, uuid.uuid4().hex, clock, asked))
+
+    with pytest.raises(AssertionError, match="postgresql: Call"):
+        agree()
+    asked.close()
