@@ -8,7 +8,7 @@ declare
   _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
   _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
   _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "state" bigint; "generation" bigint; "failures" bigint; "last_failure" bigint; "changed_at" bigint; "retry_at" bigint; "delay" bigint; "passed" bigint; "window_start" bigint; "calls" bigint; "failed" bigint; "slowed" bigint; "calls_before" bigint; "failed_before" bigint; "slowed_before" bigint; "mode" bigint; "mode_until" bigint; "settings" bigint; "now" bigint; "held" bigint; "room_at" bigint; "mine" bigint; _first bigint;
+  "state" bigint; "generation" bigint; "failures" bigint; "last_failure" bigint; "changed_at" bigint; "retry_at" bigint; "delay" bigint; "passed" bigint; "window_start" bigint; "calls" bigint; "failed" bigint; "slowed" bigint; "calls_before" bigint; "failed_before" bigint; "slowed_before" bigint; "mode" bigint; "mode_until" bigint; "settings" bigint; "now" bigint; "held" bigint; "room_at" bigint; "mine" bigint;
 begin
   _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
   _setting := set_config('synchronous_commit', 'off', true);
@@ -25,9 +25,8 @@ begin
     "state" := _fields[1]; "generation" := _fields[2]; "failures" := _fields[3]; "last_failure" := _fields[4]; "changed_at" := _fields[5]; "retry_at" := _fields[6]; "delay" := _fields[7]; "passed" := _fields[8]; "window_start" := _fields[9]; "calls" := _fields[10]; "failed" := _fields[11]; "slowed" := _fields[12]; "calls_before" := _fields[13]; "failed_before" := _fields[14]; "slowed_before" := _fields[15]; "mode" := _fields[16]; "mode_until" := _fields[17]; "settings" := _fields[18];
     select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
       coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now order by l.ends desc limit 1 offset "slots"), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0),
-      coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id), 0)
-      into "held", "room_at", "mine", _first;
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+      into "held", "room_at", "mine";
     "now" := _now;
     <<decide>>
     declare "was" bigint; "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "trip" bigint; "into" bigint; "weight" bigint; "total" bigint; "expires" bigint;
@@ -228,9 +227,9 @@ begin
     _kept_until := greatest(_expires, _kept_until);
   end if;
   if _verdict[24] <> 0 or _verdict[25] <> 0 then
-    if _verdict[24] > 0 or _first between 1 and _now then
-      delete from ratelimit_core_lease l
-        where l.record = _id and (l.ends <= _now or (l.owner = _owner and l.part <= _verdict[24]));
+    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
+    if _verdict[24] > 0 then
+      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[24];
     end if;
     if "mine" > 0 and _verdict[24] < _verdict[25] then
       update ratelimit_core_lease l set owner = ''

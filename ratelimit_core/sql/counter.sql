@@ -7,7 +7,7 @@ declare
   _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
   _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
   _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "count" bigint; "ends" bigint; "now" bigint; _first bigint;
+  "count" bigint; "ends" bigint; "now" bigint;
 begin
   _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
   _setting := set_config('synchronous_commit', 'off', true);

@@ -8,7 +8,7 @@ declare
   _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
   _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
   _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "now" bigint; "held" bigint; "current" bigint; "next_end" bigint; "newest" bigint; "room_at" bigint; "mine" bigint; _first bigint;
+  "now" bigint; "held" bigint; "current" bigint; "next_end" bigint; "newest" bigint; "room_at" bigint; "mine" bigint;
 begin
   _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
   _setting := set_config('synchronous_commit', 'off', true);
@@ -22,9 +22,8 @@ begin
       coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
       coalesce((select max(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
       coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now order by l.ends desc limit 1 offset "slots"), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0),
-      coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id), 0)
-      into "held", "current", "next_end", "newest", "room_at", "mine", _first;
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+      into "held", "current", "next_end", "newest", "room_at", "mine";
     "now" := _now;
     <<decide>>
     declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "slot" bigint; "kept" bigint; "empty_at" bigint;
@@ -92,9 +91,9 @@ begin
     raise query_canceled using message = 'nobody waits any more for what was asked';
   end if;
   if _verdict[6] <> 0 or _verdict[7] <> 0 then
-    if _verdict[6] > 0 or _first between 1 and _now then
-      delete from ratelimit_core_lease l
-        where l.record = _id and (l.ends <= _now or (l.owner = _owner and l.part <= _verdict[6]));
+    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
+    if _verdict[6] > 0 then
+      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[6];
     end if;
     if "mine" > 0 and _verdict[6] < _verdict[7] then
       update ratelimit_core_lease l set owner = ''

@@ -8,7 +8,7 @@ declare
   _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
   _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
   _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "full_at" bigint; "seen" bigint; "now" bigint; "mine" bigint; _first bigint;
+  "full_at" bigint; "seen" bigint; "now" bigint; "mine" bigint;
 begin
   _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
   _setting := set_config('synchronous_commit', 'off', true);
@@ -23,9 +23,8 @@ begin
     end if;
     _fields := string_to_array(_was, ' ')::bigint[];
     "full_at" := _fields[1]; "seen" := _fields[2];
-    select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0),
-      coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id), 0)
-      into "mine", _first;
+    select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+      into "mine";
     "now" := _now;
     <<decide>>
     declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "depth" bigint; "price" bigint; "base" bigint; "slot" bigint; "expires" bigint; "full_in" bigint;
@@ -107,9 +106,9 @@ begin
     _kept_until := greatest(_expires, _kept_until);
   end if;
   if _verdict[8] <> 0 or _verdict[9] <> 0 then
-    if _verdict[8] > 0 or _first between 1 and _now then
-      delete from ratelimit_core_lease l
-        where l.record = _id and (l.ends <= _now or (l.owner = _owner and l.part <= _verdict[8]));
+    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
+    if _verdict[8] > 0 then
+      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[8];
     end if;
     if "mine" > 0 and _verdict[8] < _verdict[9] then
       update ratelimit_core_lease l set owner = ''

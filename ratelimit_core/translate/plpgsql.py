@@ -78,8 +78,7 @@ def _each(names: Iterable[str], form: str) -> str:
     return " ".join(form.format(f'"{name}"') for name in names)
 
 
-_OF = f"from {LEASES} l where l.record = _id"
-_NOT_ENDED = f"{_OF} and l.ends > _now"
+_NOT_ENDED = f"from {LEASES} l where l.record = _id and l.ends > _now"
 _LEASE_READS = {
     "held": f"select count(*) {_NOT_ENDED}",
     "current": f'select count(*) {_NOT_ENDED} and l.ends <= _now + "period"',
@@ -87,8 +86,6 @@ _LEASE_READS = {
     "newest": f"select max(l.ends) {_NOT_ENDED}",
     "room_at": f'select l.ends {_NOT_ENDED} order by l.ends desc limit 1 offset "slots"',
     "mine": f"select l.ends {_NOT_ENDED} and l.owner = _owner and l.part = 1 order by l.ends desc limit 1",
-    # what is needed to write leases
-    "_first": f"select min(l.ends) {_OF}",
 }
 
 
@@ -114,7 +111,7 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
     yield "  _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;"
     yield "  _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;"
     yield "  _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;"
-    yield f"  {_each((*record, 'now', *reads), '{} bigint;')} _first bigint;"
+    yield f"  {_each((*record, 'now', *reads), '{} bigint;')}"
     yield "begin"
     yield "  _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);"
     yield "  _setting := set_config('synchronous_commit', 'off', true);"
@@ -131,8 +128,8 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
         yield "    _fields := string_to_array(_was, ' ')::bigint[];"
         yield "    " + " ".join(f'"{name}" := _fields[{i}];' for i, name in enumerate(record, 1))
     if leases:
-        yield "    select " + ",\n      ".join(f"coalesce(({_LEASE_READS[name]}), 0)" for name in (*reads, "_first"))
-        yield f"      into {_each(reads, '{},')} _first;"
+        yield "    select " + ",\n      ".join(f"coalesce(({_LEASE_READS[name]}), 0)" for name in reads)
+        yield f"      into {_each(reads, '{},').removesuffix(',')};"
     yield '    "now" := _now;'
     yield from (f"    {line}" for line in decide)
     writes = []
@@ -160,9 +157,9 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
         yield "  end if;"
     if leases:
         yield f"  if {drop} <> 0 or {add} <> 0 then"
-        yield f"    if {drop} > 0 or _first between 1 and _now then"
-        yield f"      delete from {LEASES} l"
-        yield f"        where l.record = _id and (l.ends <= _now or (l.owner = _owner and l.part <= {drop}));"
+        yield f"    delete from {LEASES} l where l.record = _id and l.ends <= _now;"
+        yield f"    if {drop} > 0 then"
+        yield f"      delete from {LEASES} l where l.record = _id and l.owner = _owner and l.part <= {drop};"
         yield "    end if;"
         yield f'    if "mine" > 0 and {drop} < {add} then'
         yield f"      update {LEASES} l set owner = '{NOBODY}'"
