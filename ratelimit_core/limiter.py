@@ -56,6 +56,8 @@ class Limiter:
         timeout: a place is free again after so many seconds, if whoever held it died.
         backend: another backend than the configured one.
         when_down: while the store is away: ``"local"``, ``"open"`` (allow all) or ``"closed"`` (deny all).
+        slack: with ``sliding_window``, how much further apart reserved slots lie than they have to; 0.03 is 3 %. The
+            rate can't be exceeded without it, but fully used for long, whoever is late makes all after him late.
         clock: what ages are measured with; for tests.
 
     Raises:
@@ -73,6 +75,7 @@ class Limiter:
         timeout: float = 60.0,
         backend: Backend | None = None,
         when_down: WhenDown = "local",
+        slack: float = 0.0,
         clock: Clock = monotonic,
     ) -> None:
         for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
@@ -84,12 +87,14 @@ class Limiter:
             raise ConfigurationError(f"key={key!r} should be a string that says what is limited")
         if backend is not None and not isinstance(backend, Backend):
             raise ConfigurationError(f"backend={backend!r} should be a Backend, as in RedisBackend('redis://...')")
+        if type(slack) not in (int, float) or not 0 <= slack <= 1:
+            raise ConfigurationError(f"slack={slack!r} should be a part of the spacing of slots, from 0 to 1")
         if rate is None and concurrency is None:
             raise ConfigurationError("a limiter needs a rate, as in Limiter('10/s', key=...), or a concurrency")
         self.key = key
         self.when_down = when_down
         rates = () if rate is None else parse_rates(rate)
-        self.limits = [Limit.of_rate(each, algorithm, burst) for each in rates]
+        self.limits = [Limit.of_rate(each, algorithm, burst, slack) for each in rates]
         if concurrency is not None:
             self.limits.append(Limit.of_concurrency(concurrency, timeout))
         self.clock = clock

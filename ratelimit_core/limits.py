@@ -75,10 +75,13 @@ class Decision(NamedTuple):
 class Limit:
     """One limit: a policy, its configuration, and how it is asked."""
 
-    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "policy", "reservable")
+    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "policy", "reservable", "spacing_us")
 
-    def __init__(self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...]) -> None:
+    def __init__(
+        self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...], spacing_us: int = 0
+    ) -> None:
         self.policy = policy
+        self.spacing_us = spacing_us
         self.allowance = allowance
         self._config = config
         self._qualifier = qualifier
@@ -87,7 +90,7 @@ class Limit:
         self._of_one: dict[int, tuple[int, ...]] = {}  # by operation: what is asked most often, put together once
 
     @classmethod
-    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None) -> Limit:
+    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, slack: float = 0.0) -> Limit:
         """The limit that ``rate`` means under ``algorithm``.
 
         Raises:
@@ -112,12 +115,12 @@ class Limit:
                     f"{rate}: a sliding_window keeps every hit, so its limit is at most {_MAX_LOG}; "
                     "use algorithm='sliding_window_counter' or 'token_bucket'"
                 )
-            config = (rate.limit, period, spacing)
+            config = (rate.limit, period, spacing + int(spacing * slack))
         elif policy is SLIDING_WINDOW_COUNTER:
             config = (rate.limit, -(-period // 4))
         else:
             config = (rate.limit, period)
-        return cls(policy, qualifier, allowance, config)
+        return cls(policy, qualifier, allowance, config, spacing)
 
     @classmethod
     def of_concurrency(cls, limit: int, timeout: float) -> Limit:
