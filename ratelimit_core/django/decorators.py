@@ -129,7 +129,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
     of_class: dict[type, Target] = {}
 
     def found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Target]:
-        if args and _is_request(args[0]):
+        if args and (isinstance(args[0], HttpRequest) or _is_request(args[0])):
             return args[0], target
         if len(args) > 1 and _is_request(args[1]):
             owner = type(args[0])
