@@ -129,7 +129,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
     of_class: dict[type, Target] = {}
 
     def found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Target]:
-        if args and (isinstance(args[0], HttpRequest) or _is_request(args[0])):
+        if args and _is_request(args[0]):
             return args[0], target
         if len(args) > 1 and _is_request(args[1]):
             owner = type(args[0])
@@ -152,7 +152,10 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
 
         @functools.wraps(view)
         def limited_sync(*args: Any, **kwargs: Any) -> Any:
-            request, (counted, sender, asynchronous) = found(args, kwargs)
+            if args and isinstance(args[0], HttpRequest):  # as most are called
+                request, (counted, sender, asynchronous) = args[0], target
+            else:
+                request, (counted, sender, asynchronous) = found(args, kwargs)
             return (arun if asynchronous else run)(limit, view, request, counted, sender, args, kwargs)
 
         limited = limited_sync

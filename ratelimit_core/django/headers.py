@@ -85,18 +85,18 @@ def show(request: HttpRequest, response: Any) -> None:
         policies, decision = min(shown, key=_room)
         policy = "RateLimit-Policy", _joined(shown)
     name, _, window, limit = policies.policies[decision.tightest]
-    remaining = decision.remaining
+    remaining = f"{decision.remaining:d}"
     fields = {
         "ratelimit-policy": policy,
         "x-ratelimit-limit": limit,
-        "x-ratelimit-remaining": ("X-RateLimit-Remaining", f"{remaining:d}"),
+        "x-ratelimit-remaining": ("X-RateLimit-Remaining", remaining),
     }
     if window is None:
-        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining:d}'
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining}'
     else:
         seconds = min(math.ceil(decision.reset_after), window)
-        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining:d};t={seconds:d}'
-        fields["x-ratelimit-reset"] = "X-RateLimit-Reset", f"{math.ceil(time.time()) + seconds:d}"
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining};t={seconds}'
+        fields["x-ratelimit-reset"] = "X-RateLimit-Reset", f"{math.ceil(time.time()) + seconds}"
     _put(response.headers, fields)
 
 
