@@ -72,7 +72,7 @@ def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
         before.append((policies, decision))
 
 
-def show(request: HttpRequest, response: Any) -> None:
+def show(request: Any, response: Any) -> None:
     """Put the fields onto the response: those of all limits that were asked for this request, once."""
     shown: list[Shown] | None = getattr(request, _RATES, None)
     if shown is None or not isinstance(response, HttpResponseBase) or getattr(response, _RATES, 0) == len(shown):

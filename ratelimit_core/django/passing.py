@@ -70,7 +70,7 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
             raise
         if not _released_on_close(request, question, decision, response):
             limiter.release(decision, key=key)
-    headers.show(plain(request), response)
+    headers.show(request, response)
     return response
 
 
@@ -92,7 +92,7 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
             raise
         if not _released_on_close(request, question, decision, response):
             await asyncio.shield(limiter.arelease(decision, key=key))
-    headers.show(plain(request), response)
+    headers.show(request, response)
     return response
 
 
