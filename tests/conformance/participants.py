@@ -94,7 +94,7 @@ class InDatabase:
 
     def __init__(self, alias: str, prefix: str, clock: Clock) -> None:
         self.alias, self.prefix, self.clock = alias, prefix, clock
-        self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+        self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock, timeout=20)
 
     def __repr__(self) -> str:
         return self.alias
