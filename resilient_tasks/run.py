@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from ratelimit_core.clock import SECOND
-from ratelimit_core.errors import CircuitBreakerError, RateLimited
+from ratelimit_core.errors import CircuitBreakerError, RateLimited, interruptions
 from ratelimit_core.guard import Leave
 from ratelimit_core.limits import Decision
 from ratelimit_core.tickets import new_ticket
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from celery import Task
 
 logger = logging.getLogger("resilient_tasks")
+interruptions.add(SoftTimeLimitExceeded)
 
 PROBE = "resilience_probe"
 """The header in which the consumer tells a run of the probe's place that it holds for it. Never published."""
