@@ -127,11 +127,14 @@ class Session:
         try:
             client = self._client or self.client
             connections = self._connections
-            ask = client.execute_command if connections is None else connections.ask
             try:
-                return ask("EVALSHA", sha, *arguments)
+                if connections is None:
+                    return client.evalsha(sha, *arguments)
+                return connections.ask("EVALSHA", sha, *arguments)
             except redis.exceptions.NoScriptError:
-                return ask("EVAL", text, *arguments)
+                if connections is None:
+                    return client.eval(text, *arguments)
+                return connections.ask("EVAL", text, *arguments)
         except ERRORS as error:
             pool = _outdated(self._client, error)
             if pool is not None:
