@@ -76,11 +76,13 @@ def _traced(call: Call) -> Counter[str]:
 
     sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that when tracing begins
     before = sys.gettrace()
+    gc.disable()  # what others left behind may have finalizers
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        gc.enable()
     return seen
 
 

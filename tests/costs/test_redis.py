@@ -15,7 +15,7 @@ from ratelimit_core.guard import Guard, Leave
 from .meter import Wire, nothing, wire
 
 TIMES = 100
-MARGIN = 1.02
+MARGIN = 1.03
 """Numbers have more and fewer digits."""
 
 
@@ -27,7 +27,7 @@ def server() -> Iterator[stage.Server]:
 
 @pytest.fixture
 def backend(server: stage.Server) -> Iterator[RedisBackend]:
-    backend = RedisBackend(server.url, key_prefix="costs")
+    backend = RedisBackend(server.url, key_prefix="costs", socket_timeout=5)  # however busy the machine
     yield backend
     backend.close()
 
