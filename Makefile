@@ -35,7 +35,7 @@ bench-limit: $(DEV)  ## Measure how well a rate is kept and used; BENCH="--tasks
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox
 
-lint: $(DEV)  ## Check style, generated Lua, types and layers
+lint: $(DEV)  ## Check style, generated Lua and SQL, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/python -m ratelimit_core.translate --check
@@ -46,7 +46,7 @@ format: $(DEV)  ## Fix what can be fixed, and format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-generate: $(DEV)  ## Write the Lua again from the policies
+generate: $(DEV)  ## Write the Lua and the SQL again from the policies
 	.venv/bin/python -m ratelimit_core.translate
 
 clean:  ## Remove everything that was built or installed

@@ -24,6 +24,7 @@ from ..policies import Policy, Verdict
 from ..settings import setting
 from .base import Backend
 from .calls import Call, Key, refuse_duplicates, unescape
+from .database_functions import Question, Sessions
 from .database_rows import Rows
 from .database_sql import BATCH, DIALECTS, RECORDS, Dialect, foldless, listing, places, reading, row
 from .database_threads import Threads, in_event_loop, this_threads
@@ -47,6 +48,8 @@ _HELD = frozenset(["55P03", 1205, 1969, *_BEGIN_AGAIN])
 or the attempts are used up. SQLite has one lock, which is the whole store's."""
 _ABORTED = "25P02"
 """PostgreSQL: a statement of this transaction has failed, and none is heard any more."""
+_UNDEFINED = frozenset(["42883", "3F000"])
+"""PostgreSQL: there is no such function, or not even a schema for it."""
 
 
 class DatabaseBackend(Backend):
@@ -111,27 +114,29 @@ class DatabaseBackend(Backend):
         self._dialect = dialect
         self._in_time = {seconds: dialect.within(_SERVERS * seconds) for seconds in (timeout, _PATIENCE)}
         self._threads = Threads(self.alias)
+        self._sessions = Sessions()
         _instances.add(self)
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        work = self._deciding(calls)
-        return self._run(work) if calls else []
+        refuse_duplicates(calls)
+        return self._ask(self._deciding(calls), self._timeout) if calls else []
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        work, seconds = self._deciding(calls), self._timeout
+        refuse_duplicates(calls)
         if not calls:
             return []
+        seconds = self._timeout
         by = time.monotonic() + seconds
-        future = self._threads.submit(partial(self._attempt, work, seconds, by), by)
+        future = self._threads.submit(partial(self._deciding(calls), by), by)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._limit(seconds))
         except TimeoutError as error:
             raise self._too_late(seconds) from error
 
-    def _deciding(self, calls: Sequence[Call]) -> Callable[[Rows], list[Verdict]]:
-        refuse_duplicates(calls)
+    def _deciding(self, calls: Sequence[Call]) -> Callable[[float, BaseDatabaseWrapper], list[Verdict]]:
         rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
-        return lambda locked: locked.decide(calls, rows)
+        shortcut = partial(self._at_once, Question(calls, rows)) if self._dialect.functions else None
+        return partial(self._attempt, lambda locked: locked.decide(calls, rows), self._timeout, shortcut=shortcut)
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         ids = [row(self._prefix, policy.name, key).id for key in keys]
@@ -176,6 +181,7 @@ class DatabaseBackend(Backend):
     def close(self) -> None:
         """Close the connections of its own, and this thread's, unless a transaction is open on that."""
         self._threads.stop()
+        self._sessions = Sessions()
         connection = connections[self.alias]
         if not connection.in_atomic_block:
             connection.close()
@@ -248,7 +254,15 @@ class DatabaseBackend(Backend):
         seconds = _PATIENCE if patiently else self._timeout
         return self._ask(partial(self._attempt, work, seconds), seconds)
 
-    def _attempt(self, work: Callable[[Rows], R], seconds: float, by: float, connection: BaseDatabaseWrapper) -> R:
+    def _attempt(
+        self,
+        work: Callable[[Rows], R],
+        seconds: float,
+        by: float,
+        connection: BaseDatabaseWrapper,
+        shortcut: Callable[[BaseDatabaseWrapper, Dialect], R | None] | None = None,
+    ) -> R:
+        """What ``work`` returns in a transaction, unless ``shortcut`` has an answer outside of one."""
         attempt = 1
         while True:
             broken = _broken(connection)
@@ -257,7 +271,8 @@ class DatabaseBackend(Backend):
                 joins = not connection.get_autocommit()  # connects, if it has to
                 do = self._join if joins else self._transact
                 dialect = self._within(seconds, by)
-                return do(connection, work, dialect)
+                found = shortcut(connection, dialect) if shortcut and not joins else None
+                return do(connection, work, dialect) if found is None else found
             except Error as error:
                 if not joins and attempt < _ATTEMPTS and _code(error) in _BEGIN_AGAIN:
                     attempt += 1
@@ -267,6 +282,20 @@ class DatabaseBackend(Backend):
                     message = f"database {self.alias!r}: others hold these records: {type(error).__name__}: {error}"
                     raise BackendBusy(message, seconds) from error
                 raise self._unavailable(error, of_caller) from error
+
+    def _at_once(self, question: Question, connection: BaseDatabaseWrapper, dialect: Dialect) -> list[Verdict] | None:
+        """The verdicts, decided in one statement; None where that can't be."""
+        now = None if self._clock is None else self._clock()
+        for _ in range(2):
+            if not self._sessions.have(connection, question.functions):
+                break
+            try:
+                return question.put(self._sessions.cursor(connection), now, dialect.ms)
+            except Error as error:
+                if _code(error) not in _UNDEFINED:
+                    raise
+                self._sessions.forget(connection)
+        return None
 
     def _can_be_read(self, do: Callable[[Callable[[Rows], None], Dialect], None], dialect: Dialect) -> bool:
         """Whether records are all that others hold, and not the table: then all would have to wait, at every call."""
@@ -340,7 +369,9 @@ class DatabaseBackend(Backend):
 
         return self._ask(read, seconds)
 
-    def _begun(self, connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str] = ()) -> CursorWrapper:
+    def _begun(
+        self, connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str | int | None] = ()
+    ) -> CursorWrapper:
         """A cursor that has executed ``text``; on a new connection, if the old one turns out to have been cut."""
         cursor = connection.cursor()
         try:
@@ -390,7 +421,7 @@ def _dialect(alias: str) -> Dialect:
 
 
 _instances: weakref.WeakSet[DatabaseBackend] = weakref.WeakSet()
-_set_aside: list[BaseDatabaseWrapper | Threads] = []
+_set_aside: list[BaseDatabaseWrapper | Threads | Sessions] = []
 
 
 def _after_fork() -> None:
@@ -399,8 +430,8 @@ def _after_fork() -> None:
     They are kept, since to collect them would be to close them.
     """
     for backend in list(_instances):
-        _set_aside.append(backend._threads)
-        backend._threads = Threads(backend.alias)
+        _set_aside.extend([backend._threads, backend._sessions])
+        backend._threads, backend._sessions = Threads(backend.alias), Sessions()
     for alias in {backend.alias for backend in list(_instances)}:
         for connection in connections.all(initialized_only=True):
             if connection.alias == alias:

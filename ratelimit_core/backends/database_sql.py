@@ -85,12 +85,17 @@ class Dialect(NamedTuple):
     """The same: rows that are there already are replaced."""
     latest: str
     """Stands behind a SELECT that has to see what was committed last, inside a transaction that began earlier."""
+    functions: bool = False
+    """Whether policies can be functions there: see :mod:`.database_functions`."""
+    ms: int = 0
+    """How long those may take."""
 
     def within(self, seconds: float) -> Dialect:
         """The same, for statements that the database ends after so many seconds, if it can; first those that wait."""
         ms = max(2, round(seconds * 1000))
         spans = {"ms": ms, "s": ms / 1000, "lock_ms": ms * 9 // 10}
-        return self._replace(**{name: getattr(self, name).format(**spans) for name in ("begin", "join", "within_ms")})
+        texts = {name: getattr(self, name).format(**spans) for name in ("begin", "join", "within_ms")}
+        return self._replace(**texts, ms=ms)
 
 
 _CONFLICT = " ON CONFLICT (id) DO UPDATE SET"
@@ -124,6 +129,7 @@ DIALECTS = {
         or_lock=f"{_CONFLICT} id = EXCLUDED.id",
         or_replace=_CONFLICT + ", ".join(f" {column} = EXCLUDED.{column}" for column in _CHANGING),
         latest="",
+        functions=True,
     ),
     "mysql": Dialect(
         begin="START TRANSACTION",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from ratelimit_core.backends import DatabaseBackend
 from ratelimit_core.clock import Clock
 
 from . import profiles  # noqa: F401 - registers them before an option can ask for one
@@ -46,7 +47,9 @@ def participant(request: pytest.FixtureRequest) -> Iterator[NewParticipant]:
         client.close()
     elif kind in DATABASES:
         alias: str = request.getfixturevalue(kind)
-        yield lambda clock: InDatabase(alias, prefix(), clock)
+        asked = DatabaseBackend(alias)
+        yield lambda clock: InDatabase(alias, prefix(), clock, asked)
+        asked.close()
     elif kind == "multi":
         yield in_multi
     else:

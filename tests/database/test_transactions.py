@@ -59,8 +59,8 @@ def session(backend: DatabaseBackend) -> int:
 
 
 def cut(alias: str, number: int) -> None:
-    """Have the server end a session."""
-    kill = "SELECT pg_terminate_backend(%s)" if connections[alias].vendor == "postgresql" else "KILL %s"
+    """Have the server end a session, and wait until it has, where it can be waited for."""
+    kill = "SELECT pg_terminate_backend(%s, 5000)" if connections[alias].vendor == "postgresql" else "KILL %s"
     with connections[f"{alias}-admin"].cursor() as cursor:
         cursor.execute(kill, [number])
 
@@ -145,6 +145,7 @@ def test_what_was_committed_since_is_seen_in_an_older_transaction(
         other.clear()
 
 
+@pytest.mark.parametrize("alias", ["sqlite", "mariadb"], indirect=True)
 @pytest.mark.parametrize("policy", [FIXED_WINDOW, SLIDING_WINDOW, CONCURRENCY], ids=lambda policy: policy.name)
 def test_a_decision_takes_five_statements(alias: str, prefix: str, policy: Policy) -> None:
     backend = DatabaseBackend(alias, timeout=20, key_prefix=prefix)

@@ -1,23 +1,28 @@
-"""The subset of Python that policies keep to, and the Lua that comes of it."""
+"""The subset of Python that policies keep to, and the Lua and the SQL that come of it."""
 
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
+from django.db import connections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lupa.lua51 import LuaRuntime
 
 from ratelimit_core import translate
 from ratelimit_core.policies import POLICIES, Policy
-from ratelimit_core.translate import Untranslatable
+from ratelimit_core.translate.lua import LuaFunction, _adapter
+from ratelimit_core.translate.plpgsql import PlpgsqlFunction
+from ratelimit_core.translate.subset import Function as Translated
+from ratelimit_core.translate.subset import Untranslatable
 
 Function = Callable[..., tuple[int, ...]]
 
@@ -26,14 +31,36 @@ def in_both(source: str) -> tuple[Function, Function]:
     """The function ``f`` as Python and as the Lua made of it."""
     names: dict[str, Any] = {}
     exec(source, names)
-    lua = "\n".join(translate.translate(source, "f", "policy.py"))
+    lua = "\n".join(LuaFunction.of(source, "f", "policy.py").lines())
     translated = LuaRuntime().execute(f"{lua}\nreturn function(...) return {{f(...)}} end")
     return names["f"], lambda *values: tuple(translated(*values).values())
 
 
-def refusal(source: str) -> str:
+def in_sql(alias: str, source: str, values: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """What the SQL made of ``f`` returns for each of ``values``."""
+    function = PlpgsqlFunction.of(source, "f", "policy.py")
+    body = "\n".join(function.lines())
+    parameters = ", ".join(f'"{name}" bigint' for name in function.parameters)
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            f"CREATE OR REPLACE FUNCTION pg_temp.f({parameters})"
+            f" RETURNS bigint[] LANGUAGE plpgsql AS $$ DECLARE _verdict bigint[]; _new bigint[]; BEGIN\n{body}"
+            "\nRETURN _verdict; END $$"
+        )
+        columns = ", ".join(f"v{i}" for i in range(len(function.parameters)))
+        rows = ", ".join(str(each) for each in values)
+        cursor.execute(f"SELECT pg_temp.f({columns}) FROM (VALUES {rows}) AS given({columns})")
+        found = [tuple(row[0]) for row in cursor.fetchall()]
+        cursor.execute("DROP FUNCTION pg_temp.f")
+    return found
+
+
+TARGETS = [LuaFunction, PlpgsqlFunction]
+
+
+def refusal(source: str, target: type[Translated] = LuaFunction) -> str:
     with pytest.raises(Untranslatable) as error:
-        list(translate.translate(dedent(source), "f", "policy.py"))
+        target.of(dedent(source), "f", "policy.py")
     return str(error.value)
 
 
@@ -52,6 +79,15 @@ def test_division_and_remainder_agree_for_either_sign(a: int, b: int) -> None:
 def test_division_is_exact_up_to_the_largest_numbers(dividend: int, divisor: int) -> None:
     python, lua = in_both("def f(a, b):\n    return a // b, max(a, -a) % b")
     assert lua(dividend, divisor) == python(dividend, divisor)
+
+
+def test_division_agrees_in_sql(postgresql: str) -> None:
+    source = "def f(a, b):\n    return a // b, a % b, -a // b, a % -b, (a // b) * b + a % b"
+    numbers = [1, 2, 3, 7, 1000, 1_000_003, 2**52 - 1, 2**52 + 1, 2**53 - 2, 2**53 - 1]
+    numbers += [-number for number in numbers]
+    values = list(itertools.product([0, *numbers], numbers))
+    python, _ = in_both(source)
+    assert in_sql(postgresql, source, values) == [python(*each) for each in values]
 
 
 PROGRAMS = {
@@ -100,13 +136,31 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("body", PROGRAMS.values(), ids=PROGRAMS)
+every_program = pytest.mark.parametrize("body", PROGRAMS.values(), ids=PROGRAMS)
+
+
+def program(body: str) -> str:
+    lines = dedent(body).strip().splitlines()
+    return "LOW = 0\nHIGH = 2\ndef f(a, b, /, *, c):\n" + "".join(f"    {line}\n" for line in lines)
+
+
+@every_program
 def test_both_languages_agree(body: str) -> None:
-    body = dedent(body).strip()
-    source = "LOW = 0\nHIGH = 2\ndef f(a, b, /, *, c):\n" + "".join(f"    {line}\n" for line in body.splitlines())
-    python, lua = in_both(source)
+    python, lua = in_both(program(body))
     for a, b, c in itertools.product(range(-4, 5), repeat=3):
         assert lua(a, b, c) == python(a, b, c=c)
+
+
+@every_program
+def test_sql_agrees(body: str, postgresql: str) -> None:
+    python, _ = in_both(program(body))
+    values = list(itertools.product(range(-4, 5), repeat=3))
+    assert in_sql(postgresql, program(body), values) == [python(a, b, c=c) for a, b, c in values]
+
+
+def test_in_sql_a_name_may_be_a_word_of_its_own_and_constants_are_large_enough(postgresql: str) -> None:
+    source = "MANY = 2_000_000\ndef f(limit, window):\n    end = MANY * 3000\n    return limit + end, window, max(1, 2)"
+    assert in_sql(postgresql, source, [(1, 2)]) == [(6_000_000_001, 2, 2)]
 
 
 BODIES = {
@@ -188,10 +242,20 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize(("body", "what"), BODIES.items())
-def test_what_is_outside_the_subset_is_refused_with_its_file_and_line(body: str, what: str) -> None:
+REFUSED = [
+    (*each, target)
+    for each in BODIES.items()
+    for target in TARGETS
+    if target.language in each[1] or "reserves" not in each[1]
+]
+
+
+@pytest.mark.parametrize(("body", "what", "target"), REFUSED)
+def test_what_is_outside_the_subset_is_refused_with_its_file_and_line(
+    body: str, what: str, target: type[Translated]
+) -> None:
     head = "ONE = 1\nFLAG = True\nHUGE = 2**60\n\ndef f(a, b):\n    "
-    message = refusal(f"{head}{body}\n    return a, b\n")
+    message = refusal(f"{head}{body}\n    return a, b\n", target)
     assert what in message
     lines = {body.count("\n") + 6, 6} if "\n" in body else {6}
     assert message.split(":")[0] == "policy.py"
@@ -216,6 +280,14 @@ def test_a_signature_that_lua_has_not_is_refused(signature: str, what: str) -> N
     message = refusal(f"ONE = 1\n{signature}\n    return a, a\n")
     assert what in message
     assert message.startswith("policy.py:")
+
+
+@pytest.mark.parametrize("name", ["found", "_now", "x" * 64])
+def test_names_that_sql_has_not_are_refused(name: str) -> None:
+    for source in (f"def f(a, {name}):\n    return a, a", f"def f(a):\n    {name} = a\n    return a, a"):
+        message = refusal(source, PlpgsqlFunction)
+        assert message.startswith("policy.py:")
+        assert f"the name {name!r}, which SQL reserves" in message
 
 
 ENDLESS = {
@@ -248,25 +320,28 @@ def test_a_parameter_may_not_be_named_as_what_stands_around_the_policy(name: str
     names: dict[str, Any] = {}
     exec(f"def f(x, {name}, /, op, now, mine):\n    return 1, 0, 0, 0, 0, x, {name}, 0, 0, 0", names)
     with pytest.raises(Untranslatable, match=name):
-        list(translate._adapter(Policy.of(names["f"])))
+        list(_adapter(Policy.of(names["f"])))
 
 
 # --check
 
+KINDS = ["lua", "sql"]
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
 
 @pytest.fixture
-def lua(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what is checked in."""
-    for path in translate.LUA.glob("*.lua"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(translate, "LUA", tmp_path)
+    for kind in KINDS:
+        shutil.copytree(translate.HOME / kind, tmp_path / kind)
+    monkeypatch.setattr(translate, "HOME", tmp_path)
     return tmp_path
 
 
 def test_what_is_checked_in_is_what_is_generated() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ratelimit_core.translate", "--check"],
-        cwd=translate.LUA.parent.parent,
+        cwd=translate.HOME.parent,
         capture_output=True,
         text=True,
         check=False,
@@ -274,36 +349,41 @@ def test_what_is_checked_in_is_what_is_generated() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+@every_kind
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_stale_file_is_noticed_left_alone_by_check_and_written_without(
-    lua: Path, capsys: pytest.CaptureFixture[str], name: str
+    home: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
-    file = lua / f"{name}.lua"
+    file = home / kind / f"{name}.{kind}"
     right = file.read_text()
     stale = right.replace(" + ", " - ", 1)
     assert stale != right
     file.write_text(stale)
     assert translate.main(["--check"]) == 1
-    assert capsys.readouterr().out == f"{name}.lua: out of date; run python -m ratelimit_core.translate\n"
+    assert capsys.readouterr().out == f"{file.name}: out of date; run python -m ratelimit_core.translate\n"
     assert file.read_text() == stale
     assert translate.main([]) == 0
-    assert capsys.readouterr().out == f"{name}.lua: written\n"
+    assert capsys.readouterr().out == f"{file.name}: written\n"
     assert file.read_text() == right
     assert translate.main(["--check"]) == 0
 
 
-def test_a_missing_file_is_noticed_and_written(lua: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (lua / "breaker.lua").unlink()
+@every_kind
+def test_a_missing_file_is_noticed_and_written(home: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    (home / kind / f"breaker.{kind}").unlink()
     assert translate.main(["--check"]) == 1
-    assert capsys.readouterr().out.startswith("breaker.lua: out of date")
-    assert not (lua / "breaker.lua").exists()
+    assert capsys.readouterr().out.startswith(f"breaker.{kind}: out of date")
+    assert not (home / kind / f"breaker.{kind}").exists()
     assert translate.main([]) == 0
-    assert (lua / "breaker.lua").exists()
+    assert (home / kind / f"breaker.{kind}").exists()
 
 
-def test_a_file_of_no_policy_is_noticed_and_never_deleted(lua: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (lua / "gone.lua").write_text("")
+@every_kind
+def test_a_file_of_no_policy_is_noticed_and_never_deleted(
+    home: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    (home / kind / f"gone.{kind}").write_text("")
     for arguments in (["--check"], []):
         assert translate.main(arguments) == 1
-        assert capsys.readouterr().out == "gone.lua: belongs to no policy; delete it\n"
-    assert (lua / "gone.lua").exists()
+        assert capsys.readouterr().out == f"gone.{kind}: belongs to no policy; delete it\n"
+    assert (home / kind / f"gone.{kind}").exists()
