@@ -1,4 +1,4 @@
-"""Django's databases: SQLite, PostgreSQL, MariaDB and MySQL. Policies run here, between lock and commit."""
+"""Django's databases: SQLite, PostgreSQL, MariaDB and MySQL. Policies run here, between lock and commit, or there."""
 
 from __future__ import annotations
 
@@ -59,7 +59,12 @@ class DatabaseBackend(Backend):
     they are; so it is exact among threads, processes and machines, on the database's clock (SQLite: this
     machine's). What is denied is rolled back. A call takes 5 statements, BEGIN and COMMIT included, however many
     records it decides; up to 3 more for each exact log or other set of leases; up to 7 more where a record is new.
-    On PostgreSQL a crash of the server may take the last half second of decisions with it, as with Redis.
+
+    **On PostgreSQL a call is one statement**, however many records it decides and whatever becomes of it. Policies are
+    functions there, which a session makes in its ``pg_temp`` when it is asked for the second time. It is as above for a
+    session's first question, inside transactions of the caller, where nobody may make temporary things, and where
+    ``default_transaction_isolation`` is not "read committed". A crash of the server may take the last half second of
+    decisions with it, as with Redis.
 
     **An alias of its own** (the setting ``database``) is recommended: while a transaction is open on the alias,
     calls join it. A rollback then undoes what was decided, such as the failure of which the rollback is a

@@ -43,10 +43,9 @@ def _function(name: str) -> _Function:
     if name == TOGETHER:
         return _Function(create, f"SELECT {named}{places(range(9))}")
     policy = POLICIES[name]
-    owner, numbers = bool(policy.leases), len(policy.event) + len(policy.config)
-    together = [*range(1, 7 + owner)], range(1, numbers + 1)
-    arguments = ", ".join([f"${i}" for i in together[0]] + [f"$8[{i}]" for i in together[1]])
-    return _Function(create, f"SELECT {named}{places(range(6 + owner + numbers))}", f"SELECT {named}({arguments})")
+    texts, numbers = 6 + bool(policy.leases), len(policy.event) + len(policy.config)
+    arguments = [f"${i + 1}" for i in range(texts)] + [f"$8[{i + 1}]" for i in range(numbers)]
+    return _Function(create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
 
 
 class Question:

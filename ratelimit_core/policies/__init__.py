@@ -1,8 +1,8 @@
 """What is decided: each policy is one pure function over integers, in a file of its own.
 
-A policy is written once and runs everywhere: as it stands next to a store that runs Python, and as generated
-Lua inside Redis. So it keeps to a small subset of Python (see :mod:`ratelimit_core.translate`), knows no
-clock and does no I/O. Times are µs. Its signature says what it works on::
+A policy is written once and runs everywhere: as it stands next to a store that runs Python, as generated Lua
+inside Redis, and as generated SQL inside PostgreSQL. So it keeps to a small subset of Python (see
+:mod:`ratelimit_core.translate`), knows no clock and does no I/O. Times are µs. Its signature says what it works on::
 
     def policy(record..., /, event..., now, leases..., *, config...): ...
 
