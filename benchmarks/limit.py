@@ -15,7 +15,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.outage import CONCURRENCY, PREFETCH, WORKERS, busiest_second, stage
+from benchmarks.outage import CONCURRENCY, PREFETCH, WORKERS, stage
 from example_worker.processes import Processes, leave_orderly
 
 RATE = 10
@@ -48,13 +48,15 @@ def run(tasks: int, environ: dict[str, str], log: str) -> int:
         deadline = time.monotonic() + 2 * ideal + 30
         while world.llen("limited") < tasks and time.monotonic() < deadline:
             time.sleep(0.1)
-    times = [float(at) for at in world.lrange("limited", 0, -1)]
+    spans = [tuple(map(float, span.split())) for span in world.lrange("limited", 0, -1)]
+    times = [end for _, end in spans]
+    # The store let a run pass at some moment between these two; in a second is what was in it for certain.
+    most = max(sum(start <= asked and ran < start + 1.0 for asked, ran in spans) for start, _ in spans)
     deliveries = [int(number) for number in world.hvals("deliveries")]
     took = max(times) - min(times)
-    # A run notes its time when it begins, some milliseconds after the store has let it pass.
     rows = [
         ("tasks done", len(times), tasks, len(times) == tasks),
-        ("most in any second", busiest_second(times), RATE, busiest_second(times) <= RATE),
+        ("most in any second", most, RATE, most <= RATE),
         ("seconds from the first to the last", f"{took:.2f}", f"{ideal:.2f}", took <= 1.05 * ideal),
         ("most deliveries of a task", max(deliveries), 2, max(deliveries) <= 2),
         ("deliveries, all together", sum(deliveries), 2 * tasks, True),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextvars import ContextVar
 from typing import Any
 
 import redis
 from celery import Celery
-from celery.signals import task_received
+from celery.signals import task_prerun, task_received
 
 from example_worker.processes import die_with_parent
 from ratelimit_core import Backoff
@@ -39,6 +40,7 @@ if os.environ.get("BENCH_QUEUES") == "quorum":
         task_create_missing_queue_exchange_type="topic",
         broker_transport_options={"confirm_publish": True},
     )
+asked_at = ContextVar("asked_at", default=0.0)  # before a run asks for leave
 world: Any = redis.Redis.from_url(f"{STORE}/2", decode_responses=True)
 _protected: dict[str, Any] = {
     **BREAKER,
@@ -73,7 +75,12 @@ def pause(order: int) -> None:
 
 @rate_limited_task(rate="10/s", acks_late=True)
 def limited(order: int) -> None:
-    world.rpush("limited", f"{time.time():.6f}")
+    world.rpush("limited", f"{asked_at.get():.6f} {time.time():.6f}")
+
+
+@task_prerun.connect
+def begin(**_: Any) -> None:
+    asked_at.set(time.time())
 
 
 @task_received.connect

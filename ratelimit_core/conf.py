@@ -188,7 +188,8 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, othe
     except Exception as error:  # a class of one's own may raise anything
         raise ConfigurationError(f"{shown} can't be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, Backend):
-        raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is no Backend")
+        meant = did_you_mean(backend, _PATHS)
+        raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is no Backend{meant}")
     return made
 
 

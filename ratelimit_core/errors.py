@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Self
 
+interruptions: set[type[Exception]] = set()
+"""What handlers of signals raise in the middle of anything: it says nothing about the store that was being asked."""
+
 
 class ResilienceError(Exception):
     """The root. ``retry_after`` is in seconds, or None where waiting does not help."""

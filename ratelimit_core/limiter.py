@@ -12,10 +12,11 @@ from . import conf
 from .awaiting import acquired, finished
 from .backends.base import Backend
 from .backends.calls import Call
+from .blocks import Blocks
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
 from .limits import Algorithm, Decision, Limit, Question, decide
-from .policies import CONCURRENCY
+from .policies import CONCURRENCY, FIXED_WINDOW
 from .policies.concurrency import RENEW
 from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from .rates import Rate, parse_rates
@@ -56,6 +57,12 @@ class Limiter:
         timeout: a place is free again after so many seconds, if whoever held it died.
         backend: another backend than the configured one.
         when_down: while the store is away: ``"local"``, ``"open"`` (allow all) or ``"closed"`` (deny all).
+        slack: with ``sliding_window``, how much further apart reserved slots lie than they have to; 0.03 is 3 %. The
+            rate can't be exceeded without it, but fully used for long, whoever is late makes all after him late.
+        lease: take so many at once from the shared budget, and spend them in this process without asking: one round
+            trip for ``lease`` hits. What is taken counts from then on, so in any period at most what the algorithm
+            allows and one block for each process and key may pass. A block ends with its window; :meth:`give_back`
+            ends it sooner. Where there is no room for a whole block, each hit asks.
         clock: what ages are measured with; for tests.
 
     Raises:
@@ -73,6 +80,8 @@ class Limiter:
         timeout: float = 60.0,
         backend: Backend | None = None,
         when_down: WhenDown = "local",
+        slack: float = 0.0,
+        lease: int | None = None,
         clock: Clock = monotonic,
     ) -> None:
         for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
@@ -84,15 +93,18 @@ class Limiter:
             raise ConfigurationError(f"key={key!r} should be a string that says what is limited")
         if backend is not None and not isinstance(backend, Backend):
             raise ConfigurationError(f"backend={backend!r} should be a Backend, as in RedisBackend('redis://...')")
+        if type(slack) not in (int, float) or not 0 <= slack <= 1:
+            raise ConfigurationError(f"slack={slack!r} should be a part of the spacing of slots, from 0 to 1")
         if rate is None and concurrency is None:
             raise ConfigurationError("a limiter needs a rate, as in Limiter('10/s', key=...), or a concurrency")
         self.key = key
         self.when_down = when_down
         rates = () if rate is None else parse_rates(rate)
-        self.limits = [Limit.of_rate(each, algorithm, burst) for each in rates]
+        self.limits = [Limit.of_rate(each, algorithm, burst, slack) for each in rates]
         if concurrency is not None:
             self.limits.append(Limit.of_concurrency(concurrency, timeout))
         self.clock = clock
+        self._blocks = None if lease is None else self._leasing(lease)
         self._backend = backend
         self._store: Store | None = None
         self._denials: dict[tuple[str, int], tuple[int, Decision]] = {}
@@ -112,8 +124,25 @@ class Limiter:
             ConfigurationError: the cost is more than the limit: waiting would never help.
         """
         name = self._name(key)
+        if self._blocks is not None and cost == 1:
+            leased = self._blocks.spend(name) or self._lease(name, self._blocks)
+            if leased is not None:
+                return leased
         known = self.known_denial(name, cost)
         return self.noted(name, self._ask(self.calls(name, cost, new_ticket()))) if known is None else known
+
+    def _lease(self, name: str, blocks: Blocks) -> Decision | None:
+        """The first hit of a new block; None if there is no room for one."""
+        asked_at = self.clock()
+        if self.known_denial(name, blocks.size) is not None:
+            return None
+        decision = self.noted(name, self._ask(self.calls(name, blocks.size, new_ticket())))
+        return blocks.took(name, decision, asked_at) if decision else None
+
+    def give_back(self) -> None:
+        """Give back what is left of all leased blocks, as at the end of a process. A round trip for each key."""
+        for name, decision in self._blocks.give_up() if self._blocks is not None else ():
+            self.store.tell(self._refunds(name, self.limits, decision), decision.local)
 
     def peek(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """What :meth:`hit` would answer now; takes nothing. One round trip."""
@@ -122,6 +151,10 @@ class Limiter:
     async def ahit(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """:meth:`hit` without blocking the event loop. Cancelled meanwhile, it gives back the place to run."""
         name = self._name(key)
+        if self._blocks is not None and cost == 1:
+            leased = self._blocks.spend(name) or await self._alease(name, self._blocks)
+            if leased is not None:
+                return leased
         known = self.known_denial(name, cost)
         if known is not None:
             return known
@@ -129,6 +162,13 @@ class Limiter:
         if any(limit.policy is CONCURRENCY for limit in self.limits):
             return self.noted(name, await acquired(asking, partial(self.arelease, key=key)))
         return self.noted(name, await asking)
+
+    async def _alease(self, name: str, blocks: Blocks) -> Decision | None:
+        asked_at = self.clock()
+        if self.known_denial(name, blocks.size) is not None:
+            return None
+        decision = self.noted(name, await self._aask(self.calls(name, blocks.size, new_ticket())))
+        return blocks.took(name, decision, asked_at) if decision else None
 
     async def apeek(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """:meth:`peek` without blocking the event loop."""
@@ -357,8 +397,17 @@ class Limiter:
         name = self._name(key)
         return Question(self.limits, [limit.call(name, PEEK, cost, "") for limit in self.limits], cost)
 
+    def _leasing(self, lease: int) -> Blocks:
+        most = min(limit.allowance for limit in self.limits)
+        if any(limit.policy is CONCURRENCY for limit in self.limits):
+            raise ConfigurationError(f"lease={lease!r}: places to run can't be taken ahead; leave out concurrency")
+        if type(lease) is not int or not 2 <= lease <= most:
+            raise ConfigurationError(f"lease={lease!r} should be a whole number from 2 to the limit, {most}")
+        fixed = any(limit.policy is FIXED_WINDOW for limit in self.limits)
+        return Blocks(lease, min(limit.period_us for limit in self.limits), fixed, self.clock)
+
     def _all_refunds(self, decision: Decision, key: str | None) -> list[Call]:
-        if not decision.allowed:
+        if not decision.allowed or (self._blocks is not None and self._blocks.put_back(self._name(key), decision)):
             return []
         limits = self.limits if decision.taken else [self.limits[decision.which]]
         return self._refunds(self._name(key), limits, decision)

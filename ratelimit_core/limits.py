@@ -37,6 +37,10 @@ _PUNCTUAL = SECOND // 4
 """A bucket's ticket is good for one spacing after its slot, or for this long if that is longer."""
 
 
+_new = tuple.__new__
+"""What a named tuple is made by, without the function that would name what is in it: on the way of every check."""
+
+
 class Decision(NamedTuple):
     """What a limiter answered. True if it allowed. Times are in seconds.
 
@@ -75,10 +79,14 @@ class Decision(NamedTuple):
 class Limit:
     """One limit: a policy, its configuration, and how it is asked."""
 
-    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "policy", "reservable")
+    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "period_us", "policy", "reservable", "spacing_us")
 
-    def __init__(self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...]) -> None:
+    def __init__(
+        self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...], rate: Rate | None = None
+    ) -> None:
         self.policy = policy
+        self.spacing_us = rate.spacing_us if rate is not None else 0
+        self.period_us = rate.period_us if rate is not None else 0
         self.allowance = allowance
         self._config = config
         self._qualifier = qualifier
@@ -87,7 +95,7 @@ class Limit:
         self._of_one: dict[int, tuple[int, ...]] = {}  # by operation: what is asked most often, put together once
 
     @classmethod
-    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None) -> Limit:
+    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, slack: float = 0.0) -> Limit:
         """The limit that ``rate`` means under ``algorithm``.
 
         Raises:
@@ -112,12 +120,12 @@ class Limit:
                     f"{rate}: a sliding_window keeps every hit, so its limit is at most {_MAX_LOG}; "
                     "use algorithm='sliding_window_counter' or 'token_bucket'"
                 )
-            config = (rate.limit, period, spacing)
+            config = (rate.limit, period, spacing + int(spacing * slack))
         elif policy is SLIDING_WINDOW_COUNTER:
             config = (rate.limit, -(-period // 4))
         else:
             config = (rate.limit, period)
-        return cls(policy, qualifier, allowance, config)
+        return cls(policy, qualifier, allowance, config, rate)
 
     @classmethod
     def of_concurrency(cls, limit: int, timeout: float) -> Limit:
@@ -150,7 +158,7 @@ class Limit:
         plain = cost == 1 and type(cost) is int and not (floor or max_wait)
         event = self._of_one.get(op) if plain else None
         if event is not None:
-            return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
+            return _new(Call, (self.policy, (name, self._qualifier), event, self._config, ticket))
         if self.policy is CONCURRENCY:
             cost = 1
         elif type(cost) is not int or not 1 <= cost <= self.allowance:
@@ -182,18 +190,11 @@ def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> D
     if len(verdicts) == 1:
         (verdict,), (limit,) = verdicts, limits
         allowed = verdict[ALLOWED] == 1
-        return Decision(
-            allowed,
-            limit.allowance,
-            verdict[ANSWER],
-            verdict[OTHER_ANSWER] / SECOND,
-            verdict[WAIT] / SECOND,
-            question.ticket,
-            cost=question.cost,
-            keeps_slot=not allowed and limit.reservable and verdict[-1] > 0,
-            taken=allowed and question.takes,
-            local=local,
-        )
+        left, reset, wait = verdict[ANSWER], verdict[OTHER_ANSWER] / SECOND, verdict[WAIT] / SECOND
+        keeps_slot = not allowed and limit.reservable and verdict[-1] > 0
+        _, _, cost, ticket, takes, _ = question
+        end = cost, keeps_slot, allowed and takes, local
+        return _new(Decision, (allowed, limit.allowance, left, reset, wait, ticket, 0, 0, *end))
     allowed = all(verdict[ALLOWED] for verdict in verdicts)
     # If one denied, the others have no say: they answered as if they had counted what now counts nowhere.
     telling = [i for i, verdict in enumerate(verdicts) if allowed or not verdict[ALLOWED]]

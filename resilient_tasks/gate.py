@@ -270,8 +270,10 @@ class Gate(bootsteps.StartStopStep):
             self._leave_and_take_up()
 
     def _renew(self) -> None:
-        in_children = [each for each in list(state.active_requests) if hasattr(each, "renew") and each.worker_pid]
-        for run in list(running_here) or in_children:
+        runs: list[Any] = list(running_here)
+        if not runs:  # they run in children, if any
+            runs = [each for each in list(state.active_requests) if hasattr(each, "renew") and each.worker_pid]
+        for run in runs:
             with suppress(ResilienceError):
                 run.renew()
 

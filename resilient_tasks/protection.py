@@ -31,6 +31,8 @@ OnPublishOpen = Literal["allow", "raise"]
 _DAY = 86400.0
 _LONGEST_RUN = 300.0
 """So long a run without a hard time limit holds its place; its worker renews that."""
+_SLACK = 0.02
+"""What is given up of a rate that tasks wait for, so that those that come late don't hold up all others for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,7 @@ class Protection:
                 concurrency=options.concurrency,
                 timeout=time_limit or _LONGEST_RUN,
                 when_down="closed",  # a task can wait
+                slack=_SLACK,
             )
             if not callable(options.cost):
                 self.limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here

@@ -205,7 +205,7 @@ def route(app: Celery, cls: type[Any]) -> None:
     if rule is not None:
         cls.resilience = rule.protection(name, cls)
     elif any(rule.of_queue for rule in table.rules):
-        cls.resilience_of_queue = partial(_of_queue, table, cls, {})
+        cls.resilience_of_queue = staticmethod(partial(_of_queue, table, cls, {}))
 
 
 def _of_queue(table: Table, cls: Any, known: dict[str, Protection | None], queue: str) -> Protection | None:

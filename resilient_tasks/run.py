@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
-from ratelimit_core.errors import CircuitBreakerError, RateLimited
+from ratelimit_core.clock import SECOND
+from ratelimit_core.errors import CircuitBreakerError, RateLimited, interruptions
 from ratelimit_core.guard import Leave
 from ratelimit_core.limits import Decision
 from ratelimit_core.tickets import new_ticket
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from celery import Task
 
 logger = logging.getLogger("resilient_tasks")
+interruptions.add(SoftTimeLimitExceeded)
 
 PROBE = "resilience_probe"
 """The header in which the consumer tells a run of the probe's place that it holds for it. Never published."""
 
-_PATIENCE = 0.05
+_PATIENCE = 0.1
 """Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
+_EARLY = 0.04
+"""Seconds by which it is back before its slot, and waits in place: one that is late holds up those behind it."""
 
 
 class Coalesced(Exception):
@@ -115,7 +119,7 @@ class Run:
                 left = min(left, until_it_expires(self.request))  # no slot is taken that would not be used
                 wait, slot = self._next_slot(refusal, slot, ticket, left)
                 if wait > patience:
-                    self.put_off(refusal.waiting(wait), wait, slot=slot)
+                    self.put_off(refusal.waiting(wait), wait - self._early(refusal, slot), slot=slot)
                 patience -= max(wait, 0.001)
                 time.sleep(wait)
 
@@ -152,6 +156,13 @@ class Run:
             on=refusal.which,
         )
         return slot.retry_after, slot if slot.allowed else None
+
+    def _early(self, refusal: RateLimited, slot: Decision | None) -> float:
+        """At most half of the time to the next slot, so that at most one run in two waits in place, in the fleet."""
+        limiter = self.protection.limiter
+        if slot is None or limiter is None:
+            return 0.0
+        return min(_EARLY, limiter.limits[refusal.which].spacing_us / 2 / SECOND)
 
     def backoff(self) -> float:
         """The seconds to wait before the next retry."""

@@ -145,7 +145,7 @@ def put_off(
 def until_it_expires(request: Any) -> float:
     """How many seconds the message is good for; a moment more, so that it has expired then."""
     expires = maybe_iso8601(request.expires)
-    return math.inf if expires is None else maybe_make_aware(expires).timestamp() - time.time() + _SOON
+    return math.inf if expires is None else max(0.0, maybe_make_aware(expires).timestamp() - time.time()) + _SOON
 
 
 def hold_back(task: Task[..., Any]) -> None:

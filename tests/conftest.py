@@ -102,7 +102,9 @@ def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backen
             url = request.getfixturevalue("valkey_url")
             backend = MultiBackend([RedisBackend(url, key_prefix=prefix, clock=clock), MemoryBackend(clock=clock)])
         case _:
-            backend = DatabaseBackend(request.getfixturevalue(request.param), key_prefix=prefix, clock=clock)
+            backend = DatabaseBackend(
+                request.getfixturevalue(request.param), key_prefix=prefix, clock=clock, timeout=20
+            )
     yield backend
     backend.clear()
     backend.close()

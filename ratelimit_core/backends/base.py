@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ..breaker_config import CircuitBreakerConfig
 from ..clock import LONGEST, SECOND, Clock, microseconds
-from ..errors import BackendError, ConfigurationError
+from ..errors import BackendError, ConfigurationError, interruptions
 from ..policies import ANSWER, COUNTER, OTHER_ANSWER, RECORD, Policy, Verdict
 from ..policies.counter import HIT, PEEK
 from .calls import Call, Key
@@ -226,7 +226,8 @@ class Backend(ABC):
         """Count ``error`` if it is the store's, and raise it as what it is to the caller, if that is another."""
         protection = self._protection
         of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.away)
-        if not isinstance(error, Exception) or of_caller:  # ended, or asked for nonsense, or in no state to ask
+        ended = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
+        if ended or of_caller:  # asked for nonsense, or in no state to ask
             if protection is not None:
                 protection.interrupted(ticket)
             return

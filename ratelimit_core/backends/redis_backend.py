@@ -17,7 +17,7 @@ from ..clock import SECOND, Clock, wall
 from ..policies import POLICIES, Policy, Verdict
 from ..settings import setting
 from .base import Backend
-from .calls import Call, Key, refuse_duplicates
+from .calls import MAX_KEY, Call, Key, refuse_duplicates
 from .redis_clients import servers
 from .redis_keys import JOURNAL, ClusterKeys, Keys, in_turn
 from .redis_sessions import ClusterSession, Command, LoopSessions, Script, Session
@@ -100,7 +100,7 @@ class RedisBackend(Backend):
         self._named = ClusterKeys(prefix) if self._clustered else Keys(prefix)
         self._prefix = self._named.prefix
         self._names = self._named.record
-        self._asked = lru_cache(maxsize=10_000)(self._named.of)
+        self._asked = lru_cache(maxsize=5_000)(self._named.of)
         self._clock = clock
         self._renew()
         _instances.add(self)
@@ -138,10 +138,11 @@ class RedisBackend(Backend):
         keys: list[str] = []
         arguments: list[str | int] = ["" if self._clock is None else self._clock()]
         for policy, key, event, config, ticket in calls:
-            keys += self._asked(policy, key)
+            keys += (self._asked if _is_ordinary(key) else self._named.of)(policy, key)
             arguments += (policy.name, ticket, *event, *config)
         text, sha = script(frozenset([call.policy.name for call in calls]), look)
-        return text, sha, [len(keys), *keys, *arguments]
+        # Text, since hiredis crashes where a signal's handler raises while it makes numbers into text.
+        return text, sha, [str(len(keys)), *keys, *map(str, arguments)]
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         listed: dict[str, list[str]] = {}
@@ -203,6 +204,11 @@ class RedisBackend(Backend):
     def close(self) -> None:
         """Close the connections of threads. Those of event loops are closed along with their loops."""
         self._session.close()
+
+
+def _is_ordinary(key: Key) -> bool:
+    """Whether to remember what it is called: not if it is long, nor if it is what is left of a long one."""
+    return type(key[0]) is type(key[1]) is str and len(key[0]) <= MAX_KEY
 
 
 def _verdicts(answer: Any) -> list[Verdict]:

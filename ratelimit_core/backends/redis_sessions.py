@@ -31,13 +31,15 @@ _OTHERS = "no answer to others, who asked a moment before"
 class Connections:
     """redis-py's connections without the machinery of its commands, which costs more than all else of a question.
 
-    They are made by the client's pool, and connect, authenticate, ask the Sentinels, time out and close as it says. One
-    that lies idle is kept here; one that the server has closed meanwhile connects anew before anything is sent. Nothing
-    is sent twice.
+    They are as the client's pool would make them: so they connect, authenticate, ask the Sentinels and time out. Here
+    are at most ``max_connections`` of them, beside those of the pool, which are for all other commands. One that the
+    server has closed while it lay idle connects anew before anything is sent. Nothing is sent twice.
     """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
+        self._made = 0
+        self._master: object = None
         self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
 
     def ask(self, *command: str | int) -> Any:
@@ -45,12 +47,13 @@ class Connections:
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = self._pool.make_connection()
+            connection = self._make()
         try:
             if connection._sock is not None and _is_stale(connection):
                 connection.disconnect()
             if connection._sock is None:
                 connection.connect()  # to send would do so too, but not to whom the Sentinels name
+                self._follow_the_master()
             connection.send_packed_command(connection.pack_command(*command))
             answer = connection.read_response()
         except redis.ResponseError:
@@ -62,10 +65,28 @@ class Connections:
             self._idle.append(connection)
         return answer
 
+    def _make(self) -> Any:
+        if self._made >= self._pool.max_connections:
+            raise redis.ConnectionError("Too many connections")
+        self._made += 1
+        return self._pool.connection_class(**self._pool.connection_kwargs)
+
+    def _follow_the_master(self) -> None:
+        """The Sentinels name another one: those to the old one may hang for as long as it does."""
+        master = getattr(self._pool, "master_address", None)
+        if master != self._master:
+            self._master = master
+            self.close()
+
     def close(self) -> None:
         """Close those that are idle; they connect anew if they are needed again."""
-        for connection in list(self._idle):
+        for _ in range(len(self._idle)):
+            try:
+                connection = self._idle.popleft()  # now it is nobody else's
+            except IndexError:
+                return
             connection.disconnect()
+            self._idle.append(connection)
 
 
 def _is_stale(connection: Any) -> bool:
@@ -127,11 +148,14 @@ class Session:
         try:
             client = self._client or self.client
             connections = self._connections
-            ask = client.execute_command if connections is None else connections.ask
             try:
-                return ask("EVALSHA", sha, *arguments)
+                if connections is None:
+                    return client.evalsha(sha, *arguments)
+                return connections.ask("EVALSHA", sha, *arguments)
             except redis.exceptions.NoScriptError:
-                return ask("EVAL", text, *arguments)
+                if connections is None:
+                    return client.eval(text, *arguments)
+                return connections.ask("EVAL", text, *arguments)
         except ERRORS as error:
             pool = _outdated(self._client, error)
             if pool is not None:

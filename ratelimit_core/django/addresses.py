@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from itertools import islice
+from typing import NamedTuple
 
 from django.http import HttpRequest
 
@@ -53,6 +54,14 @@ class Networks:
         return any(address in network for network in self._networks)
 
 
+class Hop(NamedTuple):
+    """One of those that a request came by: its address, who that counts as, and whether what it says is believed."""
+
+    address: Address | None
+    group: str
+    trusted: bool
+
+
 class Proxies:
     """The proxies whose word counts: what ``RATELIMIT_TRUSTED_PROXIES`` lists.
 
@@ -70,25 +79,35 @@ class Proxies:
         self._forwarded = "forwarded" in words
         networks = [entry for entry in listed if entry not in words]
         self._networks = Networks(networks, "RATELIMIT_TRUSTED_PROXIES", _WORDS)
+        self._known = lru_cache(4096)(self._hop)
 
     def client(self, request: HttpRequest) -> Address | None:
-        """The client's address; None if nobody knows it.
+        """The client's address; None if nobody knows it."""
+        return self.origin(request).address
+
+    def origin(self, request: HttpRequest) -> Hop:
+        """The client.
 
         What can't be read ends the search: the proxy that wrote it counts in its place. At most 32 proxies are
         followed, however long the header.
         """
         remote = request.META.get("REMOTE_ADDR") or ""
-        client = parse(remote)
-        if not (client in self._networks if client is not None else self._unix and not remote):
+        client = self._known(remote if len(remote) <= _MAX_TEXT else UNKNOWN)
+        if not client.trusted:
             return client
         for entry in self._entries(request):
-            address = parse(entry)
-            if address is None:
+            hop = self._known(entry if len(entry) <= _MAX_TEXT else UNKNOWN)
+            if hop.address is None:
                 break
-            client = address
-            if address not in self._networks:
+            client = hop
+            if not hop.trusted:
                 break
         return client
+
+    def _hop(self, text: str) -> Hop:
+        address = parse(text)
+        trusted = address in self._networks if address is not None else self._unix and not text
+        return Hop(address, group(address), trusted)
 
     def _entries(self, request: HttpRequest) -> Iterable[str]:
         """Who spoke to whom, the nearest first."""
@@ -98,8 +117,10 @@ class Proxies:
         return reversed(header.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]) if header else ()
 
 
-@lru_cache(4096)
-def _parsed(text: str) -> Address | None:
+def parse(text: str) -> Address | None:
+    """An address as proxies write it: with or without port, brackets and zone. None if it is none."""
+    if len(text) > _MAX_TEXT:
+        return None
     text = text.strip()
     if text.startswith("["):  # [2001:db8::1]:443
         text = text[1:].partition("]")[0]
@@ -112,12 +133,6 @@ def _parsed(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def parse(text: str) -> Address | None:
-    """An address as proxies write it: with or without port, brackets and zone. None if it is none."""
-    return _parsed(text) if len(text) <= _MAX_TEXT else None
-
-
-@lru_cache(4096)
 def group(address: Address | None) -> str:
     """Who counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one customer gets as a whole."""
     if address is None:

@@ -152,7 +152,10 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
 
         @functools.wraps(view)
         def limited_sync(*args: Any, **kwargs: Any) -> Any:
-            request, (counted, sender, asynchronous) = found(args, kwargs)
+            if args and isinstance(args[0], HttpRequest):  # as most are called
+                request, (counted, sender, asynchronous) = args[0], target
+            else:
+                request, (counted, sender, asynchronous) = found(args, kwargs)
             return (arun if asynchronous else run)(limit, view, request, counted, sender, args, kwargs)
 
         limited = limited_sync

@@ -80,7 +80,7 @@ class RateThrottle(BaseThrottle):
         rate = self.rate_of(scope) if scope else None
         if rate is None:
             return True
-        refusal = ask(self._limit(rate), request, f"drf:{scope}", type(view)).refusal
+        _, _, refusal = ask(self._limit(rate), request, f"drf:{scope}", type(view))
         if refusal is not None and refusal.reason == "denied":
             raise PermissionDenied(refusal.detail)
         if refusal is not None and refusal.reason == "unavailable":

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase
+from django.http.response import HttpResponseBase, ResponseHeaders
 
 from ..limits import Decision, Limit
 from ..rates import Rate
@@ -25,36 +25,39 @@ _RATES = "_rate_limits"
 """The attribute of a request that says what was asked for it, and of a response that says what it shows."""
 
 
+Field = tuple[str, str]
+"""The name of a header, and what it says."""
+
+
 class Policy(NamedTuple):
     """A limit as the fields name it. ``window`` is in seconds; None for how many run at a time."""
 
     name: str
     quota: int
-    allowance: int
     window: int | None
+    limit: Field
 
     def __str__(self) -> str:
         if self.window is None:
-            return f'"{self.name}";q={self.quota};qu="concurrent-requests"'
-        return f'"{self.name}";q={self.quota};w={self.window}'
+            return f'"{self.name}";q={self.quota:d};qu="concurrent-requests"'
+        return f'"{self.name}";q={self.quota:d};w={self.window:d}'
 
 
 class Policies:
-    """The limits of one limiter."""
+    """The limits of one limiter, and all that can be said of them before a request comes."""
 
     def __init__(self, rates: Sequence[Rate], limits: Sequence[Limit]) -> None:
         policies = [
-            Policy(f"{rate.limit}-per-{_number(rate.period)}s", rate.limit, limit.allowance, math.ceil(rate.period))
+            Policy(f"{rate.limit:d}-per-{_number(rate.period)}s", rate.limit, math.ceil(rate.period), _limit(limit))
             for rate, limit in zip(rates, limits, strict=False)
         ]
-        places = [limit.allowance for limit in limits[len(rates) :]]
-        policies += [Policy(f"{most}-at-once", most, most, None) for most in places]
+        policies += [
+            Policy(f"{limit.allowance:d}-at-once", limit.allowance, None, _limit(limit))
+            for limit in limits[len(rates) :]
+        ]
         self.text = ", ".join(map(str, policies))
-        self._policies = policies
-
-    def tightest(self, decision: Decision) -> Policy:
-        """The limit that has the least left."""
-        return self._policies[decision.tightest]
+        self.field: Field = "RateLimit-Policy", self.text
+        self.policies = policies
 
 
 Shown = tuple[Policies, Decision]
@@ -62,30 +65,60 @@ Shown = tuple[Policies, Decision]
 
 def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
     """Remember what was asked for ``request``, for its response."""
-    try:
-        getattr(request, _RATES).append((policies, decision))
-    except AttributeError:
+    before: list[Shown] | None = getattr(request, _RATES, None)
+    if before is None:
         setattr(request, _RATES, [(policies, decision)])
+    else:
+        before.append((policies, decision))
 
 
-def show(request: HttpRequest, response: Any) -> None:
+def show(request: Any, response: Any) -> None:
     """Put the fields onto the response: those of all limits that were asked for this request, once."""
     shown: list[Shown] | None = getattr(request, _RATES, None)
     if shown is None or not isinstance(response, HttpResponseBase) or getattr(response, _RATES, 0) == len(shown):
         return
     setattr(response, _RATES, len(shown))
-    policies, decision = shown[0] if len(shown) == 1 else min(shown, key=_room)
-    tightest = policies.tightest(decision)
-    headers = response.headers
-    headers["RateLimit-Policy"] = policies.text if len(shown) == 1 else _joined(shown)
-    headers["X-RateLimit-Limit"] = str(decision.limit)
-    headers["X-RateLimit-Remaining"] = str(decision.remaining)
-    if tightest.window is None:
-        headers["RateLimit"] = f'"{tightest.name}";r={decision.remaining}'
+    if len(shown) == 1:
+        policies, decision = shown[0]
+        policy = policies.field
+    else:
+        policies, decision = min(shown, key=_room)
+        policy = "RateLimit-Policy", _joined(shown)
+    name, _, window, limit = policies.policies[decision.tightest]
+    remaining = f"{decision.remaining:d}"
+    fields = {
+        "ratelimit-policy": policy,
+        "x-ratelimit-limit": limit,
+        "x-ratelimit-remaining": ("X-RateLimit-Remaining", remaining),
+    }
+    if window is None:
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining}'
+    else:
+        seconds = min(math.ceil(decision.reset_after), window)
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining};t={seconds}'
+        fields["x-ratelimit-reset"] = "X-RateLimit-Reset", f"{math.ceil(time.time()) + seconds}"
+    _put(response.headers, fields)
+
+
+def _put(headers: Any, fields: dict[str, Field]) -> None:
+    """Set ``fields``, by their names in small letters.
+
+    Django looks whether each name and each value may stand in a header, which is most of what setting one costs. These
+    always may: constants, and numbers that were formatted as such.
+    """
+    if _KEEPS_PAIRS and type(headers) is ResponseHeaders:
+        vars(headers)["_store"].update(fields)
         return
-    seconds = min(math.ceil(decision.reset_after), tightest.window)
-    headers["RateLimit"] = f'"{tightest.name}";r={decision.remaining};t={seconds}'
-    headers["X-RateLimit-Reset"] = str(math.ceil(time.time()) + seconds)
+    for name, value in fields.values():
+        headers[name] = value
+
+
+def _keeps_pairs() -> bool:
+    return vars(ResponseHeaders({"A": "b"})).get("_store") == {"a": ("A", "b")}
+
+
+_KEEPS_PAIRS = _keeps_pairs()
+"""Whether this Django keeps headers as those since 3.2 do, which it promises nobody."""
 
 
 def retry_after(seconds: float) -> str:
@@ -99,6 +132,10 @@ def _room(shown: Shown) -> tuple[bool, int]:
 
 def _joined(shown: Iterable[Shown]) -> str:
     return ", ".join(dict.fromkeys(policies.text for policies, _ in shown))
+
+
+def _limit(limit: Limit) -> Field:
+    return "X-RateLimit-Limit", f"{limit.allowance:d}"
 
 
 def _number(seconds: float) -> str:

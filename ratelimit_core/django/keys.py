@@ -39,7 +39,6 @@ from django.http import Http404, HttpRequest
 from django.http.multipartparser import MultiPartParserError
 
 from ..errors import ConfigurationError, unknown_option
-from .addresses import group
 from .configured import configured
 from .functions import required_arguments
 
@@ -55,7 +54,7 @@ _ANSWERS = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPar
 
 def by_address(request: HttpRequest, scope: str = "") -> str:
     """``"ip"``."""
-    return f"ip:{group(configured().proxies.client(request))}"
+    return f"ip:{configured().proxies.origin(request).group}"
 
 
 def by_user(request: HttpRequest, scope: str = "") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..awaiting import awaited
 from ..limits import Decision
@@ -18,43 +18,37 @@ from .view_limit import Question, ViewLimit, plain
 View = Callable[..., Any]
 
 
-class Passage(NamedTuple):
-    """What was asked for a request, and the answer. Without a question it is not limited, or refused unasked."""
-
-    question: Question | None
-    decision: Decision | None
-    refusal: Refusal | None
+Passage = tuple[Question | None, Decision | None, Refusal | None]
+"""What was asked for a request, what was decided, and what keeps it from its view. Without a question it is not
+limited, or refused unasked."""
 
 
 def ask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
-    """Ask for ``request``, and tell the signals and ``request.rate_limit_exceeded``. One round trip at most.
-
-    The passage has a refusal only if that keeps the request from its view.
-    """
+    """Ask for ``request``, and tell the signals and ``request.rate_limit_exceeded``. One round trip at most."""
     inner = plain(request)
     question = limit.question(request, scope)
-    if not isinstance(question, Question):
-        return Passage(None, None, limit.refuses(inner, question))
-    decision = question.limiter.hit(question.cost, key=question.key)
-    refusal = limit.answered(inner, question, decision)
+    if question is None or isinstance(question, Refusal):
+        return None, None, limit.refuses(inner, question)
+    limited, key, cost = question
+    decision = limited.limiter.hit(cost, key=key)
     signal = rate_limit_allowed if decision.allowed else rate_limit_denied
     if signal.receivers:
-        send(signal, sender, **limit.told(inner, scope, question, decision))
-    return Passage(question, decision, limit.refuses(inner, refusal))
+        send(signal, sender, **limit.told(inner, scope, key, decision))
+    return question, decision, limit.answered(inner, question, decision)
 
 
 async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
     """:func:`ask` without blocking the event loop."""
     inner = plain(request)
     question = await in_loop(limit.question, request, scope)
-    if not isinstance(question, Question):
-        return Passage(None, None, limit.refuses(inner, question))
-    decision = await question.limiter.ahit(question.cost, key=question.key)
-    refusal = limit.answered(inner, question, decision)
+    if question is None or isinstance(question, Refusal):
+        return None, None, limit.refuses(inner, question)
+    limited, key, cost = question
+    decision = await limited.limiter.ahit(cost, key=key)
     signal = rate_limit_allowed if decision.allowed else rate_limit_denied
     if signal.receivers:
-        await asend(signal, sender, **limit.told(inner, scope, question, decision))
-    return Passage(question, decision, limit.refuses(inner, refusal))
+        await asend(signal, sender, **limit.told(inner, scope, key, decision))
+    return question, decision, limit.answered(inner, question, decision)
 
 
 def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
@@ -65,17 +59,18 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
     question, decision, refusal = ask(limit, request, scope, sender)
     if refusal is not None:
         return limit.respond(request, refusal)
-    if question is None or decision is None or not limit.holds_place(decision):
+    if question is None or decision is None or not (limit.holds_place and decision.allowed):
         response = view(*args, **kwargs)
     else:
+        (limiter, _, _), key, _ = question
         try:
             response = view(*args, **kwargs)
         except BaseException:
-            question.limiter.release(decision, key=question.key)
+            limiter.release(decision, key=key)
             raise
         if not _released_on_close(request, question, decision, response):
-            question.limiter.release(decision, key=question.key)
-    headers.show(plain(request), response)
+            limiter.release(decision, key=key)
+    headers.show(request, response)
     return response
 
 
@@ -84,19 +79,20 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
     question, decision, refusal = await aask(limit, request, scope, sender)
     if refusal is not None:
         return await in_loop(limit.respond, request, refusal)
-    if question is None or decision is None or not limit.holds_place(decision):
+    if question is None or decision is None or not (limit.holds_place and decision.allowed):
         response = await awaited(view(*args, **kwargs))
     else:
+        (limiter, _, _), key, _ = question
         try:
             response = await awaited(view(*args, **kwargs))
         except GeneratorExit:  # closed, and may not await: the place is free again after its time
             raise
         except BaseException:
-            await asyncio.shield(question.limiter.arelease(decision, key=question.key))
+            await asyncio.shield(limiter.arelease(decision, key=key))
             raise
         if not _released_on_close(request, question, decision, response):
-            await asyncio.shield(question.limiter.arelease(decision, key=question.key))
-    headers.show(plain(request), response)
+            await asyncio.shield(limiter.arelease(decision, key=key))
+    headers.show(request, response)
     return response
 
 
@@ -109,10 +105,11 @@ def _released_on_close(request: Any, question: Question, decision: Decision, res
     if not getattr(response, "streaming", False):
         return False
     held = [decision]
+    (limiter, _, _), key, _ = question
 
     def release() -> None:
         with suppress(IndexError):  # given back already
-            question.limiter.release(held.pop(), key=question.key)
+            limiter.release(held.pop(), key=key)
 
     closed: tuple[Any, ...] = (response, plain(request))
     for each in closed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -40,13 +40,8 @@ class Limited(NamedTuple):
     most: int | None
 
 
-class Question(NamedTuple):
-    """What a request asks of its limiter."""
-
-    limiter: Limiter
-    policies: Policies
-    key: str
-    cost: int
+Question = tuple[Limited, str, int]
+"""What a request asks: of which limiter, for which key, and how much."""
 
 
 class ViewLimit:
@@ -87,7 +82,7 @@ class ViewLimit:
         self._allowed = _matcher("allow_list", allow_list)
         self._denied = _matcher("deny_list", deny_list)
         self._respond = None if response_callback is None else with_two(response_callback, "response_callback")
-        self._holds_place = concurrency is not None
+        self.holds_place = concurrency is not None
         for option in algorithm_config or {}:
             if option != "burst":
                 raise unknown_option("algorithm_config", option, ["burst"])
@@ -99,6 +94,8 @@ class ViewLimit:
             "backend": conf.get_backend(backend) if isinstance(backend, str) else backend,
             "when_down": when_down or {None: "local", True: "open", False: "closed"}[setting("fail_open")],
         }
+        self._makes_exceptions = not (skip_if is None and allow_list is None and deny_list is None)
+        self._rate_varies, self._cost_varies = callable(rate), callable(cost)
         self._complained = False
         self._limited: dict[tuple[str, str | Rate | tuple[Rate, ...] | None], Limited] = {}
         for option, function in (("rate", rate), ("cost", cost), ("skip_if", skip_if)):
@@ -121,7 +118,7 @@ class ViewLimit:
         Raises:
             ConfigurationError: it is no rate.
         """
-        name = rate if rate is None or isinstance(rate, str | Rate) else parse_rates(rate)
+        name = rate if type(rate) is str or rate is None or isinstance(rate, str | Rate) else parse_rates(rate)
         limited = self._limited.get((scope, name))
         if limited is None:
             rates = () if rate is None else parse_rates(rate)
@@ -135,34 +132,38 @@ class ViewLimit:
 
     def question(self, request: HttpRequest, scope: str) -> Question | Refusal | None:
         """What ``request`` has to ask; None if it is not limited, a refusal if nothing needs to be asked for that."""
-        if not configured().enabled or (self._skip_if is not None and self._skip_if(request)):
+        if not configured().enabled:
             return None
-        if self._allowed is not None and self._allowed(request):
-            return None
-        if self._denied is not None and self._denied(request):
-            return Refusal("denied")
-        rate = self._rate(request) if callable(self._rate) else self._rate
-        if rate is None and not self._holds_place:
+        if self._makes_exceptions:
+            if (self._skip_if is not None and self._skip_if(request)) or (
+                self._allowed is not None and self._allowed(request)
+            ):
+                return None
+            if self._denied is not None and self._denied(request):
+                return Refusal("denied")
+        rate: Any = self._rate
+        if self._rate_varies:
+            rate = rate(request)
+        if rate is None and not self.holds_place:
             return None
         key = self._key(request, scope)
         if key is None:
             return None
-        cost = self._cost_of(request, scope)
+        cost: Any = self._cost
+        if self._cost_varies:
+            cost = self._checked(cost(request), scope)
         if not cost:
             return None
         try:
-            limiter, policies, most = self.limited(scope, rate)
+            limited = self.limited(scope, rate)
         except ConfigurationError as error:  # a function's: what is written down was checked before
             self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with when_down='closed'")
             return Refusal("unavailable") if self._options["when_down"] == "closed" else None
-        if most is not None and cost > most:
+        if limited.most is not None and cost > limited.most:
             return Refusal("never")
-        return Question(limiter, policies, f"{scope}:{key}", cost)
+        return limited, f"{scope}:{key}", cost
 
-    def _cost_of(self, request: HttpRequest, scope: str) -> int:
-        if not callable(self._cost):
-            return self._cost
-        cost = self._cost(request)
+    def _checked(self, cost: Any, scope: str) -> int:
         if type(cost) is int and cost >= 0:
             return cost
         self._complain(f"{scope}: cost={cost!r} should be a whole number, 0 or more; it counts as 1")
@@ -175,34 +176,31 @@ class ViewLimit:
             logger.error("rate_limit: %s", message)
 
     def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
-        """What the decision means for ``request``; what its response is to tell of it is noted."""
-        known = not decision.local or question.limiter.when_down == "local"
+        """What keeps ``request`` from its view, if the decision does; what its response is to tell of it is noted."""
+        (limiter, policies, _), key, _ = question
+        known = not decision.local or limiter.when_down == "local"
         if known and not self._shadow:
-            headers.note(request, question.policies, decision)
+            headers.note(request, policies, decision)
         if decision.allowed:
-            return None
+            return self.refuses(request, None)
         if self._shadow:
-            logger.info("rate_limit: %r would be limited, for %.1f s", question.key, decision.retry_after)
-        return Refusal("limited" if known else "unavailable", decision.retry_after, decision)
+            logger.info("rate_limit: %r would be limited, for %.1f s", key, decision.retry_after)
+        return self.refuses(request, Refusal("limited" if known else "unavailable", decision.retry_after, decision))
 
     def refuses(self, request: HttpRequest, refusal: Refusal | None) -> Refusal | None:
         """``refusal``, if it keeps ``request`` from its view; ``request.rate_limit_exceeded`` tells the view."""
-        if self._shadow or refusal is None:
+        if refusal is None or self._shadow:
             request.__dict__.setdefault("rate_limit_exceeded", False)
             return None
         request.__dict__["rate_limit_exceeded"] = True
         return refusal if self._block else None
 
-    def holds_place(self, decision: Decision) -> bool:
-        """Whether a place to run was taken, which must be given back."""
-        return self._holds_place and decision.allowed
-
-    def told(self, request: HttpRequest, scope: str, question: Question, decision: Decision) -> dict[str, Any]:
+    def told(self, request: HttpRequest, scope: str, key: str, decision: Decision) -> dict[str, Any]:
         """What the signals tell of a decision."""
         return {
             "request": request,
             "decision": decision,
-            "key": question.key,
+            "key": key,
             "group": scope,
             "shadow": self._shadow,
         }
@@ -215,8 +213,8 @@ class ViewLimit:
 
 def plain(request: Any) -> HttpRequest:
     """Django's own request, of Django REST framework's too."""
-    inner = request if isinstance(request, HttpRequest) else request._request
-    return cast(HttpRequest, inner)
+    inner: HttpRequest = request if isinstance(request, HttpRequest) else request._request
+    return inner
 
 
 def _checked_cost(cost: Any) -> int:

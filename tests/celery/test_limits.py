@@ -96,3 +96,18 @@ def test_a_run_that_goes_on_keeps_its_place_beyond_its_lease(fleet: Fleet, pool:
     fleet.world.rpush("end 2", 1)
     assert long.get(timeout=20) == 1
     assert second.get(timeout=20) == 2
+
+
+def test_one_that_expired_while_its_pool_was_busy_is_revoked(fleet: Fleet) -> None:
+    worker = fleet.worker("-P", "threads", "-c", "1")
+    task = fleet.module.per_tenant
+    for n in range(2):
+        assert task.delay(n, tenant="late").get(timeout=20)
+    fleet.module.alone.delay(1)
+    worker.wait_for("alone[")
+    late = task.apply_async((3,), {"tenant": "late"}, expires=1)
+    sent = time.monotonic()
+    worker.wait_for(f"{late.id}] received")
+    eventually(lambda: time.monotonic() > sent + 1.2)
+    fleet.world.rpush("end 1", 1)
+    eventually(lambda: late.state == "REVOKED")

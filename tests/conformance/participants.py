@@ -95,7 +95,7 @@ class InDatabase:
     def __init__(self, alias: str, prefix: str, clock: Clock, asked: DatabaseBackend) -> None:
         """With the sessions of one that was asked before: so whatever it may have made there is used."""
         self.alias, self.prefix, self.clock = alias, prefix, clock
-        self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock)
+        self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock, timeout=20)
         self.backend._threads, self.backend._sessions = asked._threads, asked._sessions
 
     def __repr__(self) -> str:

@@ -129,7 +129,7 @@ def test_damaged_lua_does_not_agree(name: str, right: str, wrong: str) -> None:
     text, _ = script(frozenset([name]))
     assert right in text
 
-    @settings(examples(1000), phases=[Phase.generate])
+    @settings(examples(5000), phases=[Phase.generate])
     @given(scenarios(POLICIES[name], FINE))
     def agree(scenario: tuple[Config, list[Step]]) -> None:
         clock = ManualClock()

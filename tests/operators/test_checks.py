@@ -94,7 +94,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"RATELIMIT_BACKEND": "redis://h", "RATELIMIT_BACKEND_OPTIONS": {"socket_timeuot": 1}},
         "E007",
-        ["did you mean 'socket_timeout'?"],
+        ["id you mean 'socket_timeout'?"],
     ),
     ({"RATELIMIT_BACKEND": "django-db://nowhere"}, "E007", ["'nowhere'", "DATABASES"]),
     ({"RATELIMIT_BACKEND": "django-db://resiliance"}, "E007", ["did you mean 'resilience'?"]),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import redis
@@ -21,6 +22,12 @@ from .topology import HOST, SERVICE, Watched, refused, watched
 
 SLACK = 0.7
 CALLS = [ask(FIXED_WINDOW)]
+PATIENT: dict[str, Any] = {
+    "socket_timeout": 20,
+    "socket_connect_timeout": 20,
+    "sentinel_kwargs": {"socket_timeout": 20, "socket_connect_timeout": 20},
+}
+"""For who wants an answer, however busy the machine."""
 
 
 @pytest.fixture
@@ -96,9 +103,15 @@ def test_a_master_that_was_demoted_is_not_held_on_to(
         except redis.ResponseError:  # it does not know the replica well enough yet
             return False
 
+    def demoted() -> bool:
+        try:  # sooner than the Sentinel does it
+            return bool(setup.replica.client.role()[0] == b"master" and setup.master.client.replicaof(HOST, port))
+        except redis.ConnectionError:  # whoever changes its part lets go of its clients
+            return False
+
+    port = setup.replica.port
     eventually(begun)
-    eventually(lambda: setup.replica.client.role()[0] == b"master")
-    setup.master.client.replicaof(HOST, setup.replica.port)  # sooner than the Sentinel does it
+    eventually(demoted)
     with pytest.raises(BackendError):
         backend.attempt(CALLS)
     with pytest.raises(BackendError):
@@ -151,7 +164,7 @@ def test_passwords_of_the_servers_and_of_the_sentinels(prefix: str) -> None:
 def test_threads_that_begin_together_all_find_the_master(setup: Watched, prefix: str) -> None:
     """The first Sentinel of the URL is down; whoever finds the second moves it to the front."""
     for _ in range(10):
-        backend = RedisBackend(setup.url, key_prefix=prefix)
+        backend = RedisBackend(setup.url, key_prefix=prefix, **PATIENT)
         together = threading.Barrier(16)
 
         def begin(_: int, backend: RedisBackend = backend, together: threading.Barrier = together) -> None:
@@ -167,7 +180,7 @@ def test_tasks_that_begin_together_all_find_the_master(
     setup: Watched, prefix: str, loop: asyncio.AbstractEventLoop
 ) -> None:
     async def begin() -> None:
-        backend = RedisBackend(setup.url, key_prefix=prefix)
+        backend = RedisBackend(setup.url, key_prefix=prefix, **PATIENT)
         await asyncio.gather(*(backend.aattempt(CALLS) for _ in range(16)))
         backend.close()
 

@@ -1,0 +1,71 @@
+"""What goes over the wire to Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from benchmarks import stage
+from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core.backends import RedisBackend
+from ratelimit_core.guard import Guard, Leave
+
+from .meter import Wire, nothing, wire
+
+TIMES = 100
+MARGIN = 1.03
+"""Numbers have more and fewer digits."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[stage.Server]:
+    with stage.valkey() as server:
+        yield server
+
+
+@pytest.fixture
+def backend(server: stage.Server) -> Iterator[RedisBackend]:
+    backend = RedisBackend(server.url, key_prefix="costs", socket_timeout=5)  # however busy the machine
+    yield backend
+    backend.close()
+
+
+def within(found: Wire, commands: int, sent: int, received: int) -> None:
+    assert found.commands == commands, f"{found.commands} commands for a call in place of {commands}"
+    for what, now, before in (("sent", found.sent, sent), ("received", found.received, received)):
+        assert now <= before * MARGIN, f"{now} bytes are {what} for a call in place of {before}"
+
+
+def breaker(backend: RedisBackend, name: str, verdict_ttl: float) -> CircuitBreaker:
+    return CircuitBreaker(name, failure_threshold=100_000, verdict_ttl=verdict_ttl, backend=backend)
+
+
+def test_a_call_through_a_closed_breaker(server: stage.Server, backend: RedisBackend) -> None:
+    within(wire(server, [breaker(backend, "closed", 60)(nothing)] * TIMES), 0, 0, 0)
+
+
+def test_a_closed_breaker_that_asks_anew(server: stage.Server, backend: RedisBackend) -> None:
+    within(wire(server, [breaker(backend, "refreshed", 0)(nothing)] * TIMES), 1, 464, 143)
+
+
+def test_a_failure(server: stage.Server, backend: RedisBackend) -> None:
+    failing = breaker(backend, "failing", 60)
+    within(wire(server, [lambda: failing.acquire().failure()] * TIMES), 1, 443, 159)
+
+
+@pytest.mark.parametrize(
+    ("rate", "sent", "received"), [("1000/s", 265, 78), ("1000/s;2000/m;3000/h;4000/d;5000/2d", 1052, 391)]
+)
+def test_a_check(server: stage.Server, backend: RedisBackend, rate: str, sent: int, received: int) -> None:
+    limiter = Limiter(rate, key="check", backend=backend)
+    within(wire(server, [limiter.hit] * TIMES), 1, sent, received)
+
+
+def test_what_a_task_asks_and_what_it_says_at_its_end(server: stage.Server, backend: RedisBackend) -> None:
+    limiter = Limiter("50000/s;100000/m", key="task", concurrency=1000, backend=backend)
+    guard = Guard(breaker(backend, "task", 0), limiter)
+    leaves: list[Leave] = []
+    within(wire(server, [lambda: leaves.append(guard.acquire())] * TIMES), 1, 1000, 364)
+    within(wire(server, [partial(leave.judge, None) for leave in leaves]), 1, 231, 57)
