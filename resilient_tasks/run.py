@@ -116,7 +116,7 @@ class Run:
                     raise
                 rate_limited.send(sender=self.task, request=self.request, reason=refusal)
                 left = max(patience, self.waiting.left(self.options.max_wait, self.options.max_deferrals))
-                left = min(left, until_it_expires(self.request))  # no slot is taken that would not be used
+                left = max(0.0, min(left, until_it_expires(self.request)))  # no slot is taken that would not be used
                 wait, slot = self._next_slot(refusal, slot, ticket, left)
                 if wait > patience:
                     self.put_off(refusal.waiting(wait), wait - self._early(refusal, slot), slot=slot)

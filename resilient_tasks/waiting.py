@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.canvas import Signature
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
+from celery.signals import task_revoked
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from ratelimit_core.errors import ResilienceError
@@ -131,10 +132,14 @@ def put_off(
         Retry: always, if all goes well. Its ``exc`` is ``reason``, which is what Flower shows.
         Reject: publishing failed; the message is delivered again, since it is acknowledged late.
         NotDeferred: publishing failed, and the message is acknowledged already.
+        Ignore: it has expired, and ends as revoked.
     """
     request = task.request
     waiting = Waiting.of(request.headers)
-    countdown = safe_countdown(task.app, min(countdown, until_it_expires(request)))
+    good_for = until_it_expires(request)
+    if good_for <= 0:
+        _revoke(task)
+    countdown = safe_countdown(task.app, min(countdown, good_for + _SOON))  # a moment more: it has expired then
     until = time.time() + at_least if at_least > countdown else 0.0
     # A slot that was used already is just a name: redeeming it is a hit like any other.
     held = (slot.which, slot.ticket, slot.cost) if slot is not None else waiting.slot
@@ -143,9 +148,17 @@ def put_off(
 
 
 def until_it_expires(request: Any) -> float:
-    """How many seconds the message is good for; a moment more, so that it has expired then."""
+    """How many seconds the message is good for; negative if it has expired."""
     expires = maybe_iso8601(request.expires)
-    return math.inf if expires is None else max(0.0, maybe_make_aware(expires).timestamp() - time.time()) + _SOON
+    return math.inf if expires is None else maybe_make_aware(expires).timestamp() - time.time()
+
+
+def _revoke(task: Task[..., Any]) -> NoReturn:
+    """End a task that expired while it waited for its pool, as its worker would have ended it before."""
+    request: Any = task.request
+    task.backend.mark_as_revoked(request.id, "expired", request=request, store_result=not task.ignore_result)
+    task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)
+    raise Ignore
 
 
 def hold_back(task: Task[..., Any]) -> None:
