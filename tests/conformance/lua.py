@@ -34,7 +34,8 @@ class LuaServer:
 
     # What a client does
 
-    def evalsha(self, sha: str, n: int, *arguments: str | int) -> Any:
+    def evalsha(self, sha: str, numkeys: str, *arguments: str | int) -> Any:
+        n = int(numkeys)
         if sha not in self.scripts:
             raise NoScriptError("No matching script")
         names = self.lua.globals()
@@ -42,10 +43,10 @@ class LuaServer:
         names[b"KEYS"], names[b"ARGV"] = map(self.lua.table_from, (encoded[:n], encoded[n:]))
         return self._to_python(self.scripts[sha]())
 
-    def eval(self, script: str, n: int, *arguments: str | int) -> Any:
+    def eval(self, script: str, numkeys: str, *arguments: str | int) -> Any:
         sha = hashlib.sha1(script.encode()).hexdigest()
         self.scripts[sha] = self.lua.compile(self.damage(script).encode())
-        return self.evalsha(sha, n, *arguments)
+        return self.evalsha(sha, numkeys, *arguments)
 
     def get(self, key: str) -> Stored | None:
         return self._get(key.encode())
