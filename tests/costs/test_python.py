@@ -18,7 +18,11 @@ from tests import databases
 
 from .meter import Instructions, blocks_kept, instructions, nothing
 
-databases.setup()
+
+@pytest.fixture(autouse=True, scope="module")
+def with_django() -> None:
+    """When it runs: other tests have Django with settings of their own, if they are there."""
+    databases.setup()
 
 
 @pytest.fixture
