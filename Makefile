@@ -6,7 +6,7 @@ DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench bench-quick bench-outage bench-limit test test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,9 @@ bench-outage: $(DEV)  ## Measure what an outage costs on each broker; BENCH="--b
 
 bench-limit: $(DEV)  ## Measure how well a rate is kept and used; BENCH="--tasks 200" goes to it
 	.venv/bin/python -m benchmarks.limit $(BENCH)
+
+faults: $(DEV)  ## Inject every fault, and write what each did into docs/reliability.md
+	.venv/bin/python -m pytest tests/faults --whole --faults-table=docs/reliability.md $(ARGS)
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

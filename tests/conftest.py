@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -15,6 +16,7 @@ from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.clock import ManualClock
 from tests import databases, servers
 from tests.conformance import profiles  # noqa: F401 - registers them before an option can ask for one
+from tests.faults import table
 
 STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
 """Every test that asks for a store runs on each of these."""
@@ -28,9 +30,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--celery-nodes", choices=list(NODES), default="process", help="what pytest-celery's nodes are (tests/nodes)"
     )
 
+    parser.addoption("--whole", action="store_true", help="also what takes longer than seconds (marked `whole`)")
+    parser.addoption("--faults-table", type=Path, help="the page to write what the faults of tests/faults did into")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
+    config.addinivalue_line("markers", "whole: takes longer than seconds; runs with --whole")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("whole"):
+        long = [item for item in items if item.get_closest_marker("whole")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    page, seen = session.config.getoption("faults_table"), session.config.stash.get(table.rows, [])
+    if page is not None and exitstatus == 0:
+        table.write(page, seen)
 
 
 @pytest.fixture(scope="session")
