@@ -5,8 +5,8 @@ Stores decide by a clock of their own; guards use a monotonic one, and only for 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import monotonic_ns, time_ns
 
 Clock = Callable[[], int]
 
@@ -17,12 +17,12 @@ LONGEST = 400 * 24 * 3600 * SECOND
 
 def wall() -> int:
     """Microseconds since the epoch."""
-    return time.time_ns() // 1000
+    return time_ns() // 1000
 
 
 def monotonic() -> int:
     """Microseconds since some start; never goes backwards."""
-    return time.monotonic_ns() // 1000
+    return monotonic_ns() // 1000
 
 
 def microseconds(seconds: float) -> int:

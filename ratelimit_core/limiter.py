@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import get_args
@@ -107,6 +107,7 @@ class Limiter:
         self._blocks = None if lease is None else self._leasing(lease)
         self._backend = backend
         self._store: Store | None = None
+        self._quick: Callable[[str], Decision] | None = None
         self._denials: dict[tuple[str, int], tuple[int, Decision]] = {}
         self._entered: deque[Decision] = deque()
 
@@ -115,6 +116,8 @@ class Limiter:
         """The store that is asked: the one that is configured at the first question."""
         if self._store is None:
             self._store = conf.get_store(self._backend)
+            if len(self.limits) == 1 and self._blocks is None:
+                self._quick = self.limits[0].quick(self._store.backend)
         return self._store
 
     def hit(self, cost: int = 1, *, key: str | None = None) -> Decision:
@@ -123,7 +126,10 @@ class Limiter:
         Raises:
             ConfigurationError: the cost is more than the limit: waiting would never help.
         """
-        name = self._name(key)
+        name = self.key if key is None else self._name(key)
+        quick = self._quick
+        if quick is not None and cost == 1 and type(cost) is int:
+            return quick(name)
         if self._blocks is not None and cost == 1:
             leased = self._blocks.spend(name) or self._lease(name, self._blocks)
             if leased is not None:
@@ -151,6 +157,8 @@ class Limiter:
     async def ahit(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """:meth:`hit` without blocking the event loop. Cancelled meanwhile, it gives back the place to run."""
         name = self._name(key)
+        if self._quick is not None and cost == 1 and type(cost) is int:
+            return self._quick(name)
         if self._blocks is not None and cost == 1:
             leased = self._blocks.spend(name) or await self._alease(name, self._blocks)
             if leased is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
+from .backends.base import Backend
 from .backends.calls import Call
 from .clock import LONGEST, SECOND, microseconds
 from .errors import ConfigurationError
@@ -21,7 +22,9 @@ from .policies import (
     Policy,
     Verdict,
 )
+from .policies.token_bucket import HIT
 from .rates import Rate
+from .tickets import new_ticket
 
 Algorithm = Literal["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"]
 
@@ -171,6 +174,22 @@ class Limit:
         if plain:
             self._of_one[op] = event
         return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
+
+    def quick(self, backend: Backend) -> Callable[[str], Decision] | None:
+        """What hits this limit alone, by the key's name, at a cost of 1; None if ``backend`` has no quicker way."""
+        ask = backend.hit(self.call("", HIT, 1, ""))
+        if ask is None:
+            return None
+        allowance, new, ticket_of = self.allowance, tuple.__new__, new_ticket
+
+        def hit(name: str) -> Decision:
+            ticket = ticket_of()
+            verdict = ask(name, ticket)
+            allowed = verdict[0] == 1
+            reset, wait = verdict[3] / SECOND, verdict[1] / SECOND
+            return new(Decision, (allowed, allowance, verdict[2], reset, wait, ticket, 0, 0, 1, False, allowed, False))
+
+        return hit
 
 
 class Question(NamedTuple):

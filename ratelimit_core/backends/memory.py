@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..clock import Clock, wall
@@ -33,6 +33,10 @@ class MemoryBackend(Backend):
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)
+
+    def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
+        """Nothing that can fail, or that a breaker has to know of; of a subclass that decides otherwise, None."""
+        return self._records.hit(call) if type(self)._apply is MemoryBackend._apply else None
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)

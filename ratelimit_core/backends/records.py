@@ -12,50 +12,63 @@ from functools import cache, lru_cache, partial
 from itertools import islice
 
 from ..clock import SECOND, Clock
+from ..hits import hit_of
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
 from .calls import Call, Key, refuse_duplicates
 
 
 class _Leases:
-    """A lease set: members that each end at a time of their own."""
+    """A lease set: members that each end at a time of their own. ``by_end`` begins at ``first``."""
 
-    __slots__ = ("by_end", "ends")
+    __slots__ = ("by_end", "ends", "first")
 
     def __init__(self) -> None:
         self.by_end: list[tuple[int, str]] = []
         self.ends: dict[str, int] = {}
+        self.first = 0
 
     def add(self, member: str, end: int) -> None:
         self.ends[member] = end
-        insort(self.by_end, (end, member))
+        by_end = self.by_end
+        if not by_end or by_end[-1][0] < end:  # as nearly always
+            by_end.append((end, member))
+        else:
+            insort(by_end, (end, member), self.first)
 
     def remove(self, member: str) -> int:
         """When it would have ended, or 0."""
         end = self.ends.pop(member, 0)
         if end:
-            del self.by_end[bisect_left(self.by_end, (end, member))]
+            del self.by_end[bisect_left(self.by_end, (end, member), self.first)]
         return end
 
-    def prune(self, now: int) -> None:
-        """Drop what has ended."""
-        ended = self.ending_by(now)
-        for _, member in self.by_end[:ended]:
-            del self.ends[member]
-        del self.by_end[:ended]
+    def prune(self, ended: int) -> None:
+        """Drop what has ended: what stands before that place."""
+        by_end, ends = self.by_end, self.ends
+        for place in range(self.first, ended):
+            del ends[by_end[place][1]]
+        if 2 * ended > len(by_end):  # so that no more is moved than was dropped
+            del by_end[:ended]
+            ended = 0
+        self.first = ended
 
-    def exchange(self, ticket: str, drop: int, add: int, ends: int, now: int) -> None:
+    def exchange(self, ticket: str, drop: int, add: int, until: int, ended: int) -> None:
         """What a policy asked for: see :mod:`ratelimit_core.policies`."""
-        self.prune(now)
+        if ended != self.first:
+            self.prune(ended)
+        if add == 1 and not drop and ticket not in self.ends:  # as nearly always
+            self.add(ticket, until)
+            return
         for part in range(1, drop + 1):
             self.remove(_named(ticket, part))
         for _ in range(-add):
-            self._add_nameless(ticket, ends)
+            self._add_nameless(ticket, until)
         for part in range(1, add + 1):
             member = _named(ticket, part)
             before = self.remove(member)
             if before:
                 self._add_nameless(ticket, before)
-            self.add(member, ends)
+            self.add(member, until)
 
     def _add_nameless(self, ticket: str, end: int) -> None:
         n = len(self.ends) + 1
@@ -66,28 +79,31 @@ class _Leases:
     # What has not been pruned yet may have ended: nobody is told of it.
 
     def ending_by(self, time: int) -> int:
-        return bisect_left(self.by_end, (time + 1, ""))
+        """Where in ``by_end`` those begin that end later."""
+        by_end, first = self.by_end, self.first
+        if first == len(by_end) or by_end[first][0] > time:
+            return first
+        return bisect_left(by_end, (time + 1, ""), first)
 
     def end_of(self, ticket: str, now: int) -> int:
         end = self.ends.get(ticket, 0)
         return end if end > now else 0
 
-    def end_of_last_but(self, skip: int, now: int) -> int:
-        end = self.by_end[-1 - skip][0] if skip < len(self.by_end) else 0
-        return end if end > now else 0
+    def end_of_last_but(self, skip: int, ended: int) -> int:
+        return self.by_end[-1 - skip][0] if skip < len(self.by_end) - ended else 0
 
 
 def _named(ticket: str, part: int) -> str:
     return ticket if part == 1 else f"{ticket}/{part}"
 
 
-# What each name in `policies.LEASES` is, given the set, how many of it have ended, and the call. A read that depends on
-# another parameter finds it by its place.
+# What each name in `policies.LEASES` is, given the set, where in it those begin that last, and the call. A read that
+# depends on another parameter finds it by its place.
 _Read = Callable[[_Leases, int, Call, int], int]
 _READS: dict[str, _Read] = {
     "held": lambda leases, ended, call, now: len(leases.by_end) - ended,
     "next_end": lambda leases, ended, call, now: leases.by_end[ended][0] if ended < len(leases.by_end) else 0,
-    "newest": lambda leases, ended, call, now: leases.end_of_last_but(0, now),
+    "newest": lambda leases, ended, call, now: leases.by_end[-1][0] if ended < len(leases.by_end) else 0,
     "mine": lambda leases, ended, call, now: leases.end_of(call.ticket, now),
 }
 
@@ -98,10 +114,10 @@ def _read(policy: Policy, name: str) -> _Read:
         return lambda leases, ended, call, now: leases.ending_by(now + call.config[period]) - ended
     if name == "room_at" and "slots" in policy.event:
         slots = policy.event.index("slots")
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[slots], now)
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[slots], ended)
     if name == "room_at":
         slots = policy.config.index("slots")
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[slots], now)
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[slots], ended)
     return _READS[name]
 
 
@@ -128,7 +144,8 @@ class _Entry:
         self.leases = _Leases()
 
     def in_use(self, now: int) -> bool:
-        return self.expires > now or self.leases.end_of_last_but(0, now) > now
+        leases = self.leases.by_end
+        return self.expires > now or (bool(leases) and leases[-1][0] > now)
 
 
 class Records:
@@ -139,6 +156,7 @@ class Records:
         self._max_keys = max_keys
         self._entries: dict[str, OrderedDict[Key, _Entry]] = {}
         self._journals: OrderedDict[Key, tuple[int, deque[str]]] = OrderedDict()
+        self._writes = 0
         self._lock = threading.Lock()
         _instances.add(self)
 
@@ -185,21 +203,58 @@ class Records:
         if written:
             entry.record, entry.expires = record, verdict[EXPIRES]
         if policy.leases:
-            drop, add, ends = verdict[RECORD + width :]
+            drop, add, until = verdict[RECORD + width :]
             if drop or add:
-                entry.leases.exchange(call.ticket, drop, add, ends, now)
+                entry.leases.exchange(call.ticket, drop, add, until, entry.leases.ending_by(now))
                 written = True
         if written:
-            entries = self._entries.setdefault(policy.name, OrderedDict())
+            entries = self._entries_of(policy)
             entries[call.key] = entry
             entries.move_to_end(call.key)
-            oldest = next(iter(entries))
-            if entries[oldest].expires > now and len(entries) <= self._max_keys:
+            self._writes += 1
+            if not self._writes % 8 or len(entries) > self._max_keys:
+                self._sweep(entries, now)
+
+    def _entries_of(self, policy: Policy) -> OrderedDict[Key, _Entry]:
+        return self._entries.setdefault(policy.name, OrderedDict())
+
+    def _sweep(self, entries: OrderedDict[Key, _Entry], now: int) -> None:
+        for oldest in list(islice(entries, 16)):  # twice as many as may have come since
+            if entries[oldest].in_use(now) and len(entries) <= self._max_keys:
                 return
-            for key in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
-                if entries[key].in_use(now) and len(entries) <= self._max_keys:
-                    return
-                del entries[key]
+            del entries[oldest]
+
+    def hit(self, call: Call) -> Callable[[str, str], Verdict]:
+        """What decides hits like ``call`` of any name, each with a ticket of its own, as :meth:`apply` does."""
+        policy, (_, qualifier), event, config, _ = call
+        decide, leased = hit_of(policy, event, config)
+        entries, clock, sweep = self._entries_of(policy), self._clock, self._sweep
+        blank, end = policy.blank, RECORD + len(policy.blank)
+
+        def hit(name: str, ticket: str) -> Verdict:
+            key = name, qualifier
+            with self._lock:
+                now = clock()
+                entry = entries.get(key)
+                if entry is None:
+                    entry = _Entry()
+                leases = entry.leases
+                first = leases.ending_by(now) if leased else 0
+                verdict = decide(entry.record if entry.expires > now else blank, now, leases.by_end, first)
+                if verdict[0]:
+                    if blank:
+                        entry.record, entry.expires = verdict[RECORD:end], verdict[EXPIRES]
+                    if leased:
+                        drop, add, until = verdict[end:]
+                        leases.exchange(ticket, drop, add, until, first)
+                    entries[key] = entry
+                    entries.move_to_end(key)
+                    self._writes = writes = self._writes + 1
+                    if not writes % 8 or len(entries) > self._max_keys:
+                        sweep(entries, now)
+                return verdict
+
+        return hit
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         """Forget these records and their leases."""
@@ -233,7 +288,8 @@ class Records:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._entries.clear()
+            for entries in self._entries.values():  # which may be held on to, to hit quicker
+                entries.clear()
             self._journals.clear()
 
     def _after_fork(self) -> None:

@@ -97,7 +97,7 @@ SLIDING_WINDOW = Policy.of(sliding_window)
 SLIDING_WINDOW_COUNTER = Policy.of(sliding_window_counter)
 TOKEN_BUCKET = Policy.of(token_bucket)
 
-POLICIES = {
-    policy.name: policy
-    for policy in (BREAKER, CONCURRENCY, COUNTER, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
-}
+LIMITS = (CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
+"""Those that may deny a hit for being too many."""
+
+POLICIES = {policy.name: policy for policy in (BREAKER, COUNTER, *LIMITS)}

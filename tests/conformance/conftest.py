@@ -11,7 +11,7 @@ from ratelimit_core.backends import DatabaseBackend
 from ratelimit_core.clock import Clock
 
 from . import profiles  # noqa: F401 - registers them before an option can ask for one
-from .participants import InDatabase, InMemory, InRedis, InSeveral, Participant, in_lua, in_multi
+from .participants import InDatabase, InMemory, InQuickMemory, InRedis, InSeveral, Participant, in_lua, in_multi
 
 NewParticipant = Callable[[Clock], Participant]
 
@@ -19,7 +19,7 @@ SERVERS = ["valkey", "redis"]
 DATABASES = ["sqlite", "postgresql", "mariadb"]
 SEVERAL = ["first_healthy", "round_robin"]
 """Of stores that processes share: a Valkey before the memory, and names that are spread over two."""
-PARTICIPANTS = ["memory", "lua", *SERVERS, *DATABASES, "multi", *SEVERAL]
+PARTICIPANTS = ["memory", "quick memory", "lua", *SERVERS, *DATABASES, "multi", *SEVERAL]
 
 
 @pytest.fixture(params=PARTICIPANTS)
@@ -53,4 +53,5 @@ def participant(request: pytest.FixtureRequest) -> Iterator[NewParticipant]:
     elif kind == "multi":
         yield in_multi
     else:
-        yield InMemory if kind == "memory" else in_lua
+        others: dict[str, NewParticipant] = {"memory": InMemory, "quick memory": InQuickMemory, "lua": in_lua}
+        yield others[kind]

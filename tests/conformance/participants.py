@@ -11,7 +11,8 @@ from django.db import connections
 from ratelimit_core.backends import Backend, Call, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.clock import SECOND, Clock
-from ratelimit_core.policies import Policy, Verdict
+from ratelimit_core.policies import LIMITS, Policy, Verdict
+from ratelimit_core.policies.token_bucket import HIT
 
 from .lua import LuaServer
 from .reference import Key, Lease, Reference, State
@@ -51,6 +52,26 @@ class InMemory:
 
     def keys(self, policy: Policy) -> set[Key]:
         return set(self.backend.keys(policy))
+
+
+class InQuickMemory(InMemory):
+    """Asked for hits in the way that is made for them, where a limiter would: alone, at a cost of 1, a ticket each."""
+
+    def __repr__(self) -> str:
+        return "the memory, quickly"
+
+    def apply(self, calls: Sequence[Call]) -> list[Verdict]:
+        if len(calls) > 1 or not self._is_hit(calls[0]):
+            return super().apply(calls)
+        hit = self.memory.hit(calls[0])
+        assert hit is not None
+        return [hit(calls[0].key[0], calls[0].ticket)]
+
+    def _is_hit(self, call: Call) -> bool:
+        event = dict(zip(call.policy.event, call.event, strict=True))
+        if call.policy not in LIMITS or (event["op"], event["cost"]) != (HIT, 1) or event.get("floor"):
+            return False
+        return all(lease.owner != call.ticket for lease in self.state(call.policy, call.key).leases)
 
 
 class InRedis:
@@ -161,4 +182,14 @@ def _owner(member: str) -> str:
     return "" if "!" in member else member.partition("/")[0]
 
 
-__all__ = ["InDatabase", "InMemory", "InRedis", "InSeveral", "Participant", "Reference", "in_lua", "in_multi"]
+__all__ = [
+    "InDatabase",
+    "InMemory",
+    "InQuickMemory",
+    "InRedis",
+    "InSeveral",
+    "Participant",
+    "Reference",
+    "in_lua",
+    "in_multi",
+]

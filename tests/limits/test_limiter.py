@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from typing import Any
@@ -12,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError, Limiter, RateLimited
-from ratelimit_core.backends import Backend, MemoryBackend
+from ratelimit_core.backends import Backend, Call, MemoryBackend
 from ratelimit_core.clock import ManualClock
+from ratelimit_core.policies import Verdict
 
 from .conftest import ALGORITHMS, RESERVING, MakeLimiter
 
@@ -489,3 +491,35 @@ def test_what_is_held_no_more_is_not_renewed(store: Backend, clock: ManualClock)
 def test_a_rate_has_no_named_places(store: Backend) -> None:
     with pytest.raises(ConfigurationError, match="hold\\(\\) needs a concurrency alone"):
         Limiter("1/s", key="rate", concurrency=1, backend=store).hold("mine")
+
+
+def test_a_store_that_decides_otherwise_is_asked_each_time(clock: ManualClock) -> None:
+    class Counting(MemoryBackend):
+        asked = 0
+
+        def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
+            self.asked += len(calls)
+            return super()._apply(calls)
+
+    backend = Counting(clock=clock)
+    limiter = Limiter("3/s", key="key", backend=backend)
+    assert [limiter.hit().allowed for _ in range(4)] == [True, True, True, False]
+    assert backend.asked == 4
+
+
+def test_what_is_hit_alone_is_the_same_as_what_is_hit_together(clock: ManualClock) -> None:
+    backend = MemoryBackend(clock=clock)
+    alone, twice = (Limiter("3/s", key="key", backend=backend) for _ in range(2))
+    answers = [alone.hit().remaining, twice.hit(2).remaining, alone.hit().retry_after]
+    assert answers == [2, 0, 1.0]
+
+
+def test_a_child_hits_though_a_thread_of_its_parent_was_hitting(clock: ManualClock) -> None:
+    backend = MemoryBackend(clock=clock)
+    limiter = Limiter("3/s", key="key", backend=backend)
+    limiter.hit()
+    with backend._records._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if limiter.hit().remaining == 1 else 1)
+    assert os.waitpid(child, 0)[1] == 0

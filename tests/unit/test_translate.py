@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from lupa.lua51 import LuaRuntime
 
 from ratelimit_core import translate
-from ratelimit_core.policies import POLICIES, Policy
+from ratelimit_core.policies import LIMITS, POLICIES, Policy
 from ratelimit_core.translate.lua import LuaFunction, _adapter
 from ratelimit_core.translate.plpgsql import PlpgsqlFunction
 from ratelimit_core.translate.subset import Function as Translated
@@ -325,14 +326,14 @@ def test_a_parameter_may_not_be_named_as_what_stands_around_the_policy(name: str
 
 # --check
 
-KINDS = ["lua", "sql"]
-every_kind = pytest.mark.parametrize("kind", KINDS)
+SUFFIXES = {"lua": "lua", "sql": "sql", "hits": "py"}
+every_kind = pytest.mark.parametrize("kind", SUFFIXES)
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what is checked in."""
-    for kind in KINDS:
+    for kind in SUFFIXES:
         shutil.copytree(translate.HOME / kind, tmp_path / kind)
     monkeypatch.setattr(translate, "HOME", tmp_path)
     return tmp_path
@@ -349,14 +350,16 @@ def test_what_is_checked_in_is_what_is_generated() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@every_kind
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(kind, name) for kind in ("lua", "sql") for name in POLICIES] + [("hits", policy.name) for policy in LIMITS],
+)
 def test_a_stale_file_is_noticed_left_alone_by_check_and_written_without(
     home: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
 ) -> None:
-    file = home / kind / f"{name}.{kind}"
+    file = home / kind / f"{name}.{SUFFIXES[kind]}"
     right = file.read_text()
-    stale = right.replace(" + ", " - ", 1)
+    stale = re.sub(r" \+ | - ", " * ", right, count=1)
     assert stale != right
     file.write_text(stale)
     assert translate.main(["--check"]) == 1
@@ -370,20 +373,20 @@ def test_a_stale_file_is_noticed_left_alone_by_check_and_written_without(
 
 @every_kind
 def test_a_missing_file_is_noticed_and_written(home: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    (home / kind / f"breaker.{kind}").unlink()
+    (home / kind / f"concurrency.{SUFFIXES[kind]}").unlink()
     assert translate.main(["--check"]) == 1
-    assert capsys.readouterr().out.startswith(f"breaker.{kind}: out of date")
-    assert not (home / kind / f"breaker.{kind}").exists()
+    assert capsys.readouterr().out.startswith(f"concurrency.{SUFFIXES[kind]}: out of date")
+    assert not (home / kind / f"concurrency.{SUFFIXES[kind]}").exists()
     assert translate.main([]) == 0
-    assert (home / kind / f"breaker.{kind}").exists()
+    assert (home / kind / f"concurrency.{SUFFIXES[kind]}").exists()
 
 
 @every_kind
 def test_a_file_of_no_policy_is_noticed_and_never_deleted(
     home: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    (home / kind / f"gone.{kind}").write_text("")
+    (home / kind / f"gone.{SUFFIXES[kind]}").write_text("")
     for arguments in (["--check"], []):
         assert translate.main(arguments) == 1
-        assert capsys.readouterr().out == f"gone.{kind}: belongs to no policy; delete it\n"
-    assert (home / kind / f"gone.{kind}").exists()
+        assert capsys.readouterr().out == f"gone.{SUFFIXES[kind]}: belongs to no policy; delete it\n"
+    assert (home / kind / f"gone.{SUFFIXES[kind]}").exists()

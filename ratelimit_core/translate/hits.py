@@ -1,0 +1,212 @@
+"""Python from policies: the hit that costs 1, which is what nearly everybody asks.
+
+It is the policy's own text with that question known: what then can't happen is left out, what follows from the
+configuration is computed once, in a function around it, and ``min`` and ``max`` are written out.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import operator
+import sys
+from collections.abc import Callable, Collection, Iterator
+from typing import cast
+
+from ..policies import Policy
+from .subset import heading
+
+_ASKED = {"cost": 1, "floor": 0, "max_wait": 0, "mine": 0}
+"""What is known beside ``op``, as each hit has a new ticket. What else an event has follows from the configuration."""
+
+_READS = {
+    "held": "len(by_end) - first",
+    "newest": "by_end[-1][0] if first < len(by_end) else 0",
+    "room_at": "by_end[-1 - slots][0] if slots < len(by_end) - first else 0",
+}
+"""What is asked of leases, given the list of their ends in order, and where in it those begin that last."""
+
+_OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Gt: operator.gt, ast.LtE: operator.le,
+}  # fmt: skip
+
+
+def hit_of(policy: Policy) -> str:
+    """The whole generated file of one policy."""
+    module = ast.parse(inspect.getsource(sys.modules[policy.decide.__module__]))
+    constants: dict[str, int] = {}
+    body: list[ast.stmt] = []
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as value)):
+                constants[name] = value
+            case ast.FunctionDef(name=policy.name):
+                body = node.body[1:]
+    known = constants | _ASKED | {"op": constants["HIT"]}
+    fixed = [*(name for name in policy.event if name not in known), *policy.config]
+    once, each = _hoisted(_specialised(body, known, (*policy.record, *policy.leases)), fixed)
+    inline = _Inline()
+    each = [inline.visit(statement) for statement in each]
+    leases = [name for name in policy.leases if name in _names(each)]
+    lines = [
+        heading(policy).replace("--", "#", 1),
+        "from . import Decide, Ends, Record, Verdict",
+        "",
+        f"LEASES = {bool(leases)}",
+        "",
+        "",
+        f"def hit({', '.join(f'{name}: int' for name in fixed)}) -> Decide:",
+        *_text(once, 1),
+        "    def decide(record: Record, now: int, by_end: Ends, first: int) -> Verdict:",
+        *([f"        {', '.join(policy.record)} = record"] if policy.record else []),
+        *(f"        {name} = {_READS[name]}" for name in leases),
+        *_text(each, 2),
+        "    return decide",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _text(body: list[ast.stmt], depth: int) -> Iterator[str]:
+    for statement in body:
+        for line in ast.unparse(ast.fix_missing_locations(statement)).splitlines():
+            yield "    " * depth + line
+
+
+def _names(body: list[ast.stmt]) -> set[str]:
+    return {node.id for statement in body for node in ast.walk(statement) if isinstance(node, ast.Name)}
+
+
+def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr | None]]:
+    """What each variable is assigned, in all places; None for more than an expression."""
+    found: dict[str, list[ast.expr | None]] = {}
+    for node in (node for statement in body for node in ast.walk(statement)):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                found.setdefault(name, []).append(value)
+            case ast.Assign(targets=[ast.Tuple(elts=targets)]):
+                for target in targets:
+                    found.setdefault(ast.unparse(target), []).append(None)
+            case ast.AugAssign(target=ast.Name(id=name)):
+                found.setdefault(name, []).append(None)
+    return found
+
+
+def _specialised(body: list[ast.stmt], known: dict[str, int], inputs: Collection[str]) -> list[ast.stmt]:
+    """``body`` with what is known folded in, and then what is known by that, until nothing more is."""
+    while known:
+        body = _Fold(known).block(body)
+        known = {}
+        for name, values in _assigned(body).items():
+            found = {value.value if isinstance(value, ast.Constant) else None for value in values}
+            if name not in inputs and len(found) == 1 and isinstance(value := found.pop(), int):
+                known[name] = value
+    return body
+
+
+def _hoisted(body: list[ast.stmt], fixed: Collection[str]) -> tuple[list[ast.stmt], list[ast.stmt]]:
+    """What of ``body`` follows from what is fixed, and the rest."""
+    assigned, settled = _assigned(body), set(fixed)
+    once: list[ast.stmt] = []
+    each: list[ast.stmt] = []
+    for statement in body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if (
+                len(assigned[name]) == 1 and _names([ast.Expr(value)]) <= settled
+            ):
+                settled.add(name)
+                once.append(statement)
+            case _:
+                each.append(statement)
+    return once, each
+
+
+class _Fold(ast.NodeTransformer):
+    """Puts in what is known, and leaves out what then can't happen."""
+
+    def __init__(self, known: dict[str, int]) -> None:
+        self._known = known
+
+    def block(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        return [kept for statement in body for kept in self._statement(statement)]
+
+    def _statement(self, statement: ast.stmt) -> list[ast.stmt]:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)]) if name in self._known:
+                return []
+            case ast.If(test=test, body=body, orelse=orelse):
+                test = self.visit(test)
+                if isinstance(test, ast.Constant):
+                    return self.block(body if test.value else orelse)
+                return [ast.If(test, self.block(body) or [ast.Pass()], self.block(orelse))]
+        return [self.visit(statement)]
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(self._known[node.id]) if node.id in self._known else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        left, right = self.visit(node.left), self.visit(node.right)
+        match node.op, _value(left), _value(right):
+            case ast.Add() | ast.Sub() | ast.Mult(), int(a), int(b):
+                return ast.Constant(_OPERATORS[type(node.op)](a, b))
+            case (ast.Mult(), 1, _) | (ast.Add(), 0, _):
+                return cast(ast.expr, right)
+            case (ast.Mult(), _, 1) | (ast.Add() | ast.Sub(), _, 0):
+                return cast(ast.expr, left)
+        return ast.BinOp(left, node.op, right)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        operand = self.visit(node.operand)
+        match node.op, _value(operand):
+            case ast.USub(), int(value):
+                return ast.Constant(-value)
+        return ast.UnaryOp(node.op, operand)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        left, *others = map(self.visit, (node.left, *node.comparators))
+        match node.ops, _value(left), _value(others[0]):
+            case [relation], int(a), int(b):
+                return ast.Constant(_OPERATORS[type(relation)](a, b))
+        return ast.Compare(left, node.ops, others)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        settles = isinstance(node.op, ast.Or)  # one true operand settles an `or`, one false an `and`
+        kept: list[ast.expr] = []
+        for value in map(self.visit, node.values):
+            if not isinstance(value, ast.Constant):
+                kept.append(value)
+            elif bool(value.value) is settles:
+                return ast.Constant(settles)
+        return ast.BoolOp(node.op, kept) if len(kept) > 1 else kept[0] if kept else ast.Constant(not settles)
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        return ast.Call(node.func, [self.visit(value) for value in node.args], [])
+
+
+def _value(node: ast.expr) -> int | None:
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int) else None
+
+
+class _Inline(ast.NodeTransformer):
+    """Writes ``min`` and ``max`` of two as comparisons: a call costs as much as five of those."""
+
+    def __init__(self) -> None:
+        self._temporaries = 0
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        match node:
+            case ast.Call(func=ast.Name(id="min" | "max" as name), args=[a, b]):
+                left, a = self._named(a)
+                right, b = self._named(b)
+                compare: ast.cmpop = ast.Gt() if name == "max" else ast.Lt()
+                return ast.IfExp(ast.Compare(left, [compare], [right]), a, b)
+        return node
+
+    def _named(self, value: ast.expr) -> tuple[ast.expr, ast.expr]:
+        """``value`` where it is computed, and where it is used again."""
+        if isinstance(value, ast.Name | ast.Constant):
+            return value, value
+        self._temporaries += 1
+        name = f"x{self._temporaries}"
+        return ast.NamedExpr(ast.Name(name, ast.Store()), value), ast.Name(name)
