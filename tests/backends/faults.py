@@ -37,9 +37,9 @@ class Faults(Backend):
         self._fail()
         super()._delete(policy, keys)  # type: ignore[safe-super] # likewise
 
-    def _keys(self, policy: Policy) -> list[Key]:
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]:
         self._fail()
-        return super()._keys(policy)  # type: ignore[safe-super] # likewise
+        return super()._keys(policy, most)  # type: ignore[safe-super] # likewise
 
     def _clear(self) -> None:
         self._fail()
@@ -95,6 +95,7 @@ ASK_NO_STORE = {
     "close",
     "get_backend_health_status",
     "get_circuit_breaker_status",
+    "hit",
     "is_circuit_breaker_enabled",
     "reset_circuit_breaker",
 }
