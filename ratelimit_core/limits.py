@@ -143,6 +143,21 @@ class Limit:
             raise ConfigurationError(f"timeout={timeout!r} should be seconds, more than 0 and at most 400 days")
         return cls(CONCURRENCY, str(limit), limit, (limit, microseconds(timeout)))
 
+    @classmethod
+    def of_key(cls, policy: Policy, qualifier: str) -> Limit | None:
+        """A limit of the record that is stored under ``qualifier``, good for looking at it; None if there is none such.
+
+        What the key does not say, as how long a place is held, nobody needs who only looks.
+        """
+        rate, _, burst = qualifier.partition(" burst ")
+        try:
+            if policy is CONCURRENCY:
+                return cls.of_concurrency(int(qualifier), 1.0)
+            algorithm = next(name for name, its in _POLICIES.items() if its is policy)
+            return cls.of_rate(Rate.parse(rate), algorithm, int(burst) if burst else None)
+        except (ConfigurationError, StopIteration, ValueError):
+            return None
+
     @property
     def allowance_returns(self) -> bool:
         """Whether time alone makes room again; else it is for others to give theirs back."""

@@ -60,7 +60,7 @@ class Backend(ABC):
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None: ...
 
     @abstractmethod
-    def _keys(self, policy: Policy) -> list[Key]: ...
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]: ...
 
     @abstractmethod
     def _clear(self) -> None: ...
@@ -109,9 +109,12 @@ class Backend(ABC):
         """Forget these records and their leases, in one round trip."""
         self._covered(self._delete, policy, keys)
 
-    def keys(self, policy: Policy) -> list[Key]:
-        """The records of ``policy`` that are in use, without scanning the store."""
-        return self._covered(self._keys, policy)
+    def keys(self, policy: Policy, most: int | None = None) -> list[Key]:
+        """The records of ``policy`` that are in use, without scanning the store; ``most`` at most.
+
+        Which ones is for the store to say; Redis gives those that end last, which of a bucket are the fullest.
+        """
+        return self._covered(self._keys, policy, most)
 
     def clear(self) -> None:
         """Forget everything that this library stored under this backend's prefix."""

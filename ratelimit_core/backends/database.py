@@ -149,8 +149,8 @@ class DatabaseBackend(Backend):
             batch = ids[start : start + BATCH]
             self._run(partial(Rows.remove, condition=f"id IN {places(batch)}", parameters=batch))
 
-    def _keys(self, policy: Policy) -> list[Key]:
-        text = listing(self._now())
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]:
+        text = listing(self._now(), most)
         found = self._read(text, [self._prefix, policy.name], _PATIENCE)
         return [(unescape(name), unescape(qualifier)) for name, qualifier in found]
 

@@ -184,12 +184,12 @@ def look(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> t
     return f"SELECT {', '.join(columns)}", parameters
 
 
-def listing(now: str) -> str:
-    """The keys that are in use, of a prefix and policy."""
+def listing(now: str, most: int | None) -> str:
+    """The keys that are in use, of a prefix and policy, ``most`` at most."""
     leases = f"SELECT 1 FROM {LEASES} WHERE {LEASES}.record = {RECORDS}.id AND {LEASES}.ends > {now}"
     return (
         f"SELECT name, qualifier FROM {RECORDS} WHERE prefix = %s AND policy = %s AND kept_until > {now}"
-        f" AND (expires > {now} OR EXISTS ({leases}))"
+        f" AND (expires > {now} OR EXISTS ({leases}))" + ("" if most is None else f" LIMIT {most}")
     )
 
 

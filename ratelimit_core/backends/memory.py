@@ -44,8 +44,8 @@ class MemoryBackend(Backend):
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         self._records.delete(policy, keys)
 
-    def _keys(self, policy: Policy) -> list[Key]:
-        return self._records.keys(policy)
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]:
+        return self._records.keys(policy, most)
 
     def _clear(self) -> None:
         self._records.clear()

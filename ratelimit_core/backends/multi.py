@@ -130,8 +130,9 @@ class MultiBackend(Backend):
                 with suppress(BackendError, CircuitBreakerError), member.asked(self._members) as backend:
                     backend.delete(policy, keys)
 
-    def _keys(self, policy: Policy) -> list[Key]:
-        return list(dict.fromkeys(key for keys in self._each(lambda backend: backend.keys(policy)) for key in keys))
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]:
+        each = self._each(lambda backend: backend.keys(policy, most))
+        return list(dict.fromkeys(key for keys in each for key in keys))[:most]
 
     def _clear(self) -> None:
         self._each(lambda backend: backend.clear())

@@ -262,11 +262,12 @@ class Records:
             for key in keys:
                 self._entries.get(policy.name, OrderedDict()).pop(key, None)
 
-    def keys(self, policy: Policy) -> list[Key]:
-        """The records of ``policy`` that have not expired."""
+    def keys(self, policy: Policy, most: int | None) -> list[Key]:
+        """The records of ``policy`` that have not expired, ``most`` at most."""
         with self._lock:
             now = self._clock()
-            return [key for key, entry in self._entries.get(policy.name, {}).items() if entry.in_use(now)]
+            in_use = (key for key, entry in self._entries.get(policy.name, {}).items() if entry.in_use(now))
+            return list(islice(in_use, most))
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         """Add to the journal ``key``."""

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
+from itertools import islice
 from typing import Any
 
 import redis
@@ -150,12 +151,14 @@ class RedisBackend(Backend):
             listed.setdefault(self._named.index(policy.name, key[0]), []).append(self._names(policy, key)[0])
         self._session.run([command for index in listed for command in self._forgetting(policy, index, listed[index])])
 
-    def _keys(self, policy: Policy) -> list[Key]:
+    def _keys(self, policy: Policy, most: int | None) -> list[Key]:
         now = self._clock() if self._clock else self._session.time()
+        part = () if most is None else (0, most)
         found = self._session.run(
-            [("zrangebyscore", index, f"({now}", "+inf") for index in self._named.indexes(policy.name)]
+            [("zrevrangebyscore", index, "+inf", f"({now}", *part) for index in self._named.indexes(policy.name)]
         )
-        return [self._named.parse(_text(member)) for members in found for member in members]
+        members = (member for members in found for member in members)
+        return [self._named.parse(_text(member)) for member in islice(members, most)]
 
     def _clear(self) -> None:
         kinds = [(policy, index) for policy in (*POLICIES.values(), None) for index in self._indexes(policy)]
