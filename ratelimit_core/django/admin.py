@@ -5,23 +5,21 @@ It asks the configured backend, whichever that is. ``view_breaker`` is needed to
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
 from .breaker_model import Breaker
 from .control import ACTIONS, act, breaker_named
-from .words import address, mode_of, printable, span
+from .control_form import ControlForm
+from .showing import shown, shown_entry
+from .words import address, printable
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]
@@ -30,33 +28,6 @@ else:  # Django's own can't be subscripted
 
 _URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 _SHOWN = 200
-
-
-class ControlForm(forms.Form):
-    """What whoever acts on a breaker has to say."""
-
-    action = forms.ChoiceField(choices=[(name, action.label) for name, action in ACTIONS.items()])
-    reason = forms.CharField(
-        max_length=500,
-        help_text="It is kept in the history, with your name.",
-        widget=forms.TextInput({"class": "vTextField"}),
-    )
-    minutes = forms.IntegerField(
-        label="For how many minutes",
-        required=False,
-        min_value=1,
-        max_value=400 * 24 * 60,
-        help_text="Then it is automatic again. Leave it empty for: until somebody ends it.",
-        widget=forms.NumberInput({"class": "vIntegerField"}),
-    )
-
-    def clean(self) -> dict[str, Any]:
-        """An end belongs to what lasts."""
-        data = super().clean() or {}
-        action = ACTIONS.get(data.get("action", ""))
-        if action and data.get("minutes") and not action.may_end:
-            self.add_error("minutes", f"“{action.label}” is done at once: leave this empty.")
-        return data
 
 
 @admin.register(Breaker)
@@ -91,7 +62,7 @@ class BreakerAdmin(ModelAdmin):
             away = str(error)
         part = request.GET.get("q", "")
         found = sorted((_urgency(status), name) for name, status in fleet.items() if part in name)
-        breakers = [_shown(fleet[name]) | {"address": address(name)} for _, name in found[:_SHOWN]]
+        breakers = [shown(fleet[name]) | {"address": address(name)} for _, name in found[:_SHOWN]]
         numbers = {"total": len(fleet), "found": len(found), "part": printable(part)}
         return self._page(request, "fleet", {"title": "Breakers", "breakers": breakers, "away": away, **numbers})
 
@@ -115,11 +86,11 @@ class BreakerAdmin(ModelAdmin):
         away = ""
         try:
             guard = breaker_named(name)
-            history = [_entry(entry) for entry in guard.history()]
+            history = [shown_entry(entry) for entry in guard.history()]
             status = guard.get_status()
             if circuit_breaker_registry.get(name) is None:
                 status |= {"failure_threshold": None, "shadow": None}  # how it is defined is not known in this process
-            status = _shown(status)
+            status = shown(status)
         except ResilienceError as error:
             away = str(error)
         context = {
@@ -154,34 +125,3 @@ class BreakerAdmin(ModelAdmin):
 
 def _urgency(status: dict[str, Any]) -> tuple[int, bool]:
     return _URGENCY[status["state"]], status["mode"] == "automatic"
-
-
-def _shown(status: dict[str, Any]) -> dict[str, Any]:
-    """``status`` with times and texts that a page can show."""
-    times = {
-        name: _time(status[name]) for name in ("changed_at", "last_failure_time", "next_attempt_time", "mode_until")
-    }
-    texts = {name: printable(status[name]) for name in ("name", "author", "reason")}
-    words = {"state_word": status["state"].replace("_", "-"), "mode_word": mode_of(status).replace("_", " ")}
-    return status | times | texts | words
-
-
-def _entry(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a history with times and texts that a page can show."""
-    return {
-        "at": _time(entry["at"]),
-        "event": entry["event"].replace("_", " ") + (" in the shadow" if entry["shadow"] else ""),
-        "author": printable(entry["author"]),
-        "reason": printable(entry["reason"]),
-        "failure_count": entry["failure_count"] or "",
-        "lasts": span(entry["ttl"] or entry["retry_after"]) if entry["ttl"] or entry["retry_after"] else "",
-    }
-
-
-def _time(seconds: float | None) -> dict[str, Any] | None:
-    """A moment, and how far off it is."""
-    if seconds is None:
-        return None
-    off = seconds - time.time()
-    moment = timezone.localtime(datetime.fromtimestamp(seconds, UTC))
-    return {"moment": moment, "off": f"in {span(off)}" if off > 0 else f"{span(-off)} ago"}
