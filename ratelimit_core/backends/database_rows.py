@@ -123,13 +123,13 @@ class Rows:
         if verdict[EXPIRES] > 0 and record != was.record:
             expires = verdict[EXPIRES]
             row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
-            row = row._replace(kept_until=max(expires, row.kept_until) if policy.leases else expires)
+            row = row.kept(expires, now)
         if policy.leases:
             drop, add, ends = verdict[RECORD + width :]
             if drop or add:
                 self._exchange(call, row.id, was, drop, add, ends, now)
-            if add and ends > row.kept_until:
-                row = row._replace(kept_until=2 * ends - now)  # so much later that it need not be moved each time
+            if add:
+                row = row.kept(ends, now)
         return row
 
     def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:

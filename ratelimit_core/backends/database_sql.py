@@ -39,6 +39,10 @@ class Row(NamedTuple):
     data: str = ""
     kept_until: int = 0
 
+    def kept(self, until: int, now: int) -> Row:
+        """Kept until then; so much longer that this, which is indexed, need not be moved each time."""
+        return self if until <= self.kept_until else self._replace(kept_until=2 * until - now)
+
 
 COLUMNS = ", ".join(Row._fields)
 _CHANGING = ("version", "expires", "data", "kept_until")

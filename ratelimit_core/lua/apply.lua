@@ -25,6 +25,14 @@ local function last(set)
   return tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2] or 0)
 end
 
+-- Has a set last until then, or up to a quarter longer, so that it need not be told each time.
+local function keep(set, deadline)
+  local left = math.max(1, math.ceil((deadline - now) / 1000))
+  if redis.call('PTTL', set) < left then
+    redis.call('PEXPIRE', set, text(math.ceil(1.25 * left)))
+  end
+end
+
 local function named(ticket, part)
   return part == 1 and ticket or ticket .. '/' .. part
 end
@@ -52,7 +60,6 @@ local function exchange(leases, ticket, drop, add, ends)
       redis.call('ZADD', leases, text(ends), member)
     end
   end
-  redis.call('PEXPIRE', leases, milliseconds(last(leases)))
 end
 
 local verdicts, lasts, records, all = {}, {}, {}, true
@@ -85,7 +92,11 @@ for i, verdict in ipairs(verdicts) do
       written = true
     end
     if written then
-      expires = math.max(expires, last(leases))
+      local ended = last(leases)
+      expires = math.max(expires, ended)
+      if ended > 0 then
+        keep(leases, ended)
+      end
     end
   end
   -- The index lists what is in use. Each newcomer sweeps out two that have ended, so it stays bounded.
@@ -97,7 +108,9 @@ for i, verdict in ipairs(verdicts) do
         redis.call('ZREM', index, ended)
       end
     end
-    redis.call('PEXPIRE', index, milliseconds(last(index)))
+    if expires > 0 then
+      keep(index, expires)
+    end
   end
   key = key + policy.keys
   argument = argument + policy.arguments

@@ -61,15 +61,18 @@ policies.sliding_window = {
     local op, cost, slots, floor, max_wait, limit, period, spacing = tonumber(ARGV[argument + 1]), tonumber(ARGV[argument + 2]), tonumber(ARGV[argument + 3]), tonumber(ARGV[argument + 4]), tonumber(ARGV[argument + 5]), tonumber(ARGV[argument + 6]), tonumber(ARGV[argument + 7]), tonumber(ARGV[argument + 8])
     local leases = KEYS[key + 0]
     local held = redis.call('ZCOUNT', leases, '(' .. now_text, '+inf')
-    local current = redis.call('ZCOUNT', leases, '(' .. now_text, string.format('%.0f', now + period))
-    local next_end = tonumber(redis.call('ZRANGEBYSCORE', leases, '(' .. now_text, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0)
-    if next_end <= now then next_end = 0 end
     local newest = tonumber(redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2] or 0)
     if newest <= now then newest = 0 end
     local room_at = tonumber(redis.call('ZREVRANGE', leases, slots, slots, 'WITHSCORES')[2] or 0)
     if room_at <= now then room_at = 0 end
-    local mine = tonumber(redis.call('ZSCORE', leases, ARGV[argument]) or 0)
-    if mine <= now then mine = 0 end
+    local current, next_end, mine = 0, 0, 0
+    if op ~= 0 then
+      current = redis.call('ZCOUNT', leases, '(' .. now_text, string.format('%.0f', now + period))
+      next_end = tonumber(redis.call('ZRANGEBYSCORE', leases, '(' .. now_text, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2] or 0)
+      if next_end <= now then next_end = 0 end
+      mine = tonumber(redis.call('ZSCORE', leases, ARGV[argument]) or 0)
+      if mine <= now then mine = 0 end
+    end
     local allowed, wait, first, second, expires, drop, add, ends = sliding_window(op, cost, slots, floor, max_wait, now, held, current, next_end, newest, room_at, mine, limit, period, spacing)
     local verdict = {allowed, wait, first, second, expires, drop, add, ends}
     return verdict, 0

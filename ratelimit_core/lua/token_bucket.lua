@@ -77,8 +77,11 @@ policies.token_bucket = {
       end
     end
     local leases = KEYS[key + 1]
-    local mine = tonumber(redis.call('ZSCORE', leases, ARGV[argument]) or 0)
-    if mine <= now then mine = 0 end
+    local mine = 0
+    if op ~= 0 then
+      mine = tonumber(redis.call('ZSCORE', leases, ARGV[argument]) or 0)
+      if mine <= now then mine = 0 end
+    end
     local allowed, wait, first, second, expires, new_full_at, new_seen, drop, add, ends = token_bucket(full_at, seen, op, cost, floor, max_wait, now, mine, interval, burst, tolerance)
     local verdict = {allowed, wait, first, second, expires, new_full_at, new_seen, drop, add, ends}
     if expires > 0 and (new_full_at ~= full_at or new_seen ~= seen) then

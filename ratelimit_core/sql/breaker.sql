@@ -224,7 +224,9 @@ begin
   end if;
   if _changes then
     _version := 2; _expires := _verdict[5]; _data := _record;
-    _kept_until := greatest(_expires, _kept_until);
+    if _expires > _kept_until then
+      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
+    end if;
   end if;
   if _verdict[24] <> 0 or _verdict[25] <> 0 then
     delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
@@ -239,7 +241,7 @@ begin
       select _id, case when _verdict[25] > 0 then _owner else '' end, s.part, _verdict[26]
       from generate_series(1, abs(_verdict[25])) as s(part);
     if _verdict[25] <> 0 and _verdict[26] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[26] - _now; -- so that it need not be moved each time
+      _changes := true; _kept_until := 2 * _verdict[26] - _now; -- likewise
     end if;
   end if;
   if _changes then

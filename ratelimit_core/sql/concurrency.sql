@@ -80,7 +80,7 @@ begin
       select _id, case when _verdict[7] > 0 then _owner else '' end, s.part, _verdict[8]
       from generate_series(1, abs(_verdict[7])) as s(part);
     if _verdict[7] <> 0 and _verdict[8] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[8] - _now; -- so that it need not be moved each time
+      _changes := true; _kept_until := 2 * _verdict[8] - _now; -- likewise
     end if;
   end if;
   if _changes then

@@ -18,12 +18,16 @@ begin
     _found := found;
     _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
     select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
-      coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.ends <= _now + "period"), 0),
-      coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
       coalesce((select max(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
       coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now order by l.ends desc limit 1 offset "slots"), 0),
       coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
-      into "held", "current", "next_end", "newest", "room_at", "mine";
+      into "held", "newest", "room_at", "mine";
+    "current" := 0; "next_end" := 0;
+    if "op" <> 0 then
+      select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.ends <= _now + "period"), 0),
+        coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0)
+        into "current", "next_end";
+    end if;
     "now" := _now;
     <<decide>>
     declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "slot" bigint; "kept" bigint; "empty_at" bigint;
@@ -103,7 +107,7 @@ begin
       select _id, case when _verdict[7] > 0 then _owner else '' end, s.part, _verdict[8]
       from generate_series(1, abs(_verdict[7])) as s(part);
     if _verdict[7] <> 0 and _verdict[8] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[8] - _now; -- so that it need not be moved each time
+      _changes := true; _kept_until := 2 * _verdict[8] - _now; -- likewise
     end if;
   end if;
   if _changes then

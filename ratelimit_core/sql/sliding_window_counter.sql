@@ -107,7 +107,9 @@ begin
   end if;
   if _changes then
     _version := 1; _expires := _verdict[5]; _data := _record;
-    _kept_until := _expires;
+    if _expires > _kept_until then
+      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
+    end if;
   end if;
   if _changes then
     update ratelimit_core_record r

@@ -23,8 +23,11 @@ begin
     end if;
     _fields := string_to_array(_was, ' ')::bigint[];
     "full_at" := _fields[1]; "seen" := _fields[2];
-    select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
-      into "mine";
+    "mine" := 0;
+    if "op" <> 0 then
+      select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+        into "mine";
+    end if;
     "now" := _now;
     <<decide>>
     declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "depth" bigint; "price" bigint; "base" bigint; "slot" bigint; "expires" bigint; "full_in" bigint;
@@ -103,7 +106,9 @@ begin
   end if;
   if _changes then
     _version := 1; _expires := _verdict[5]; _data := _record;
-    _kept_until := greatest(_expires, _kept_until);
+    if _expires > _kept_until then
+      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
+    end if;
   end if;
   if _verdict[8] <> 0 or _verdict[9] <> 0 then
     delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
@@ -118,7 +123,7 @@ begin
       select _id, case when _verdict[9] > 0 then _owner else '' end, s.part, _verdict[10]
       from generate_series(1, abs(_verdict[9])) as s(part);
     if _verdict[9] <> 0 and _verdict[10] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[10] - _now; -- so that it need not be moved each time
+      _changes := true; _kept_until := 2 * _verdict[10] - _now; -- likewise
     end if;
   end if;
   if _changes then

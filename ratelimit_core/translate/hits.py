@@ -34,18 +34,8 @@ _OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
 
 def hit_of(policy: Policy) -> str:
     """The whole generated file of one policy."""
-    module = ast.parse(inspect.getsource(sys.modules[policy.decide.__module__]))
-    constants: dict[str, int] = {}
-    body: list[ast.stmt] = []
-    for node in module.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as value)):
-                constants[name] = value
-            case ast.FunctionDef(name=policy.name):
-                body = node.body[1:]
-    known = constants | _ASKED | {"op": constants["HIT"]}
-    fixed = [*(name for name in policy.event if name not in known), *policy.config]
-    once, each = _hoisted(_specialised(body, known, (*policy.record, *policy.leases)), fixed)
+    fixed = [*(name for name in policy.event if name not in ("op", *_ASKED)), *policy.config]
+    once, each = _hoisted(_hit(policy, _ASKED), fixed)
     inline = _Inline()
     each = [inline.visit(statement) for statement in each]
     leases = [name for name in policy.leases if name in _names(each)]
@@ -65,6 +55,25 @@ def hit_of(policy: Policy) -> str:
         "    return decide",
     ]
     return "\n".join(lines) + "\n"
+
+
+def leases_of_hit(policy: Policy) -> set[str]:
+    """What a hit of any cost wants to know of the policy's leases."""
+    return _names(_hit(policy, {})) & {*policy.leases}
+
+
+def _hit(policy: Policy, known: dict[str, int]) -> list[ast.stmt]:
+    """What ``policy`` does where it is asked for a hit, of which this is known."""
+    module = ast.parse(inspect.getsource(sys.modules[policy.decide.__module__]))
+    constants: dict[str, int] = {}
+    body: list[ast.stmt] = []
+    for node in module.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as value)):
+                constants[name] = value
+            case ast.FunctionDef(name=policy.name):
+                body = node.body[1:]
+    return _specialised(body, constants | known | {"op": constants["HIT"]}, (*policy.record, *policy.leases))
 
 
 def _text(body: list[ast.stmt], depth: int) -> Iterator[str]:

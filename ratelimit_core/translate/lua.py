@@ -8,7 +8,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..policies import Policy
+from ..policies import LIMITS, Policy
+from ..policies.token_bucket import HIT
+from .hits import leases_of_hit
 from .subset import Function, Untranslatable, heading
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -99,12 +101,16 @@ def _adapter(policy: Policy) -> Iterator[str]:
         yield "    end"
     if policy.leases:
         yield f"    local leases = KEYS[key + {int(bool(record))}]"
+    always = leases_of_hit(policy) if policy in LIMITS else {*policy.leases}
     for name in policy.leases:
-        if name in _COUNTS:
-            yield f"    local {name} = {_LEASE_READS[name]}"
-        else:
-            yield f"    local {name} = tonumber({_LEASE_READS[name]} or 0)"
-            yield f"    if {name} <= now then {name} = 0 end"
+        if name in always:
+            yield from _lease_read(name, "    local ")
+    if rest := [name for name in policy.leases if name not in always]:
+        yield f"    local {_names(rest)} = {_names('0' for _ in rest)}"
+        yield f"    if op ~= {HIT} then"
+        for name in rest:
+            yield from _lease_read(name, "      ")
+        yield "    end"
     answers = ["allowed", "wait", "first", "second", "expires", *(f"new_{name}" for name in record)]
     answers += ["drop", "add", "ends"] if policy.leases else []
     inputs = (*record, *policy.event, "now", *policy.leases, *policy.config)
@@ -121,6 +127,14 @@ def _adapter(policy: Policy) -> Iterator[str]:
     yield f"    return verdict, {'lasts' if record else 0}"
     yield "  end,"
     yield "}"
+
+
+def _lease_read(name: str, begin: str) -> Iterator[str]:
+    if name in _COUNTS:
+        yield f"{begin}{name} = {_LEASE_READS[name]}"
+    else:
+        yield f"{begin}{name} = tonumber({_LEASE_READS[name]} or 0)"
+        yield f"{begin.removesuffix('local ')}if {name} <= now then {name} = 0 end"
 
 
 def lua_of(policy: Policy) -> str:

@@ -13,7 +13,9 @@ import ast
 from collections.abc import Iterable, Iterator, Sequence
 
 from ..backends.database_sql import LEASES, NOBODY, RECORDS
-from ..policies import ALLOWED, EXPIRES, RECORD, Policy
+from ..policies import ALLOWED, EXPIRES, LIMITS, RECORD, Policy
+from ..policies.token_bucket import HIT
+from .hits import leases_of_hit
 from .subset import Function, heading
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
@@ -127,9 +129,14 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
         yield "    end if;"
         yield "    _fields := string_to_array(_was, ' ')::bigint[];"
         yield "    " + " ".join(f'"{name}" := _fields[{i}];' for i, name in enumerate(record, 1))
-    if leases:
-        yield "    select " + ",\n      ".join(f"coalesce(({_LEASE_READS[name]}), 0)" for name in reads)
-        yield f"      into {_each(reads, '{},').removesuffix(',')};"
+    always = leases_of_hit(policy) if policy in LIMITS else {*reads}
+    always |= {"mine"} if always else set()  # who takes leases has to know
+    yield from _reading([name for name in reads if name in always], "    ")
+    if rest := [name for name in reads if name not in always]:
+        yield "    " + _each(rest, "{} := 0;")
+        yield f'    if "op" <> {HIT} then'
+        yield from _reading(rest, "      ")
+        yield "    end if;"
     yield '    "now" := _now;'
     yield from (f"    {line}" for line in decide)
     writes = []
@@ -153,7 +160,9 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
     if record:
         yield "  if _changes then"
         yield f"    _version := {policy.version}; _expires := _verdict[{expires}]; _data := _record;"
-        yield f"    _kept_until := {'greatest(_expires, _kept_until)' if leases else '_expires'};"
+        yield "    if _expires > _kept_until then"
+        yield "      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time"
+        yield "    end if;"
         yield "  end if;"
     if leases:
         yield f"  if {drop} <> 0 or {add} <> 0 then"
@@ -169,7 +178,7 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
         yield f"      select _id, case when {add} > 0 then _owner else '{NOBODY}' end, s.part, {ends}"
         yield f"      from generate_series(1, abs({add})) as s(part);"
         yield f"    if {add} <> 0 and {ends} > _kept_until then"
-        yield f"      _changes := true; _kept_until := 2 * {ends} - _now; -- so that it need not be moved each time"
+        yield f"      _changes := true; _kept_until := 2 * {ends} - _now; -- likewise"
         yield "    end if;"
         yield "  end if;"
     yield "  if _changes then"
@@ -186,3 +195,9 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
     yield "  end if;"
     yield "  return _verdict;"
     yield "end $$;"
+
+
+def _reading(names: Sequence[str], pad: str) -> Iterator[str]:
+    if names:
+        yield f"{pad}select " + f",\n{pad}  ".join(f"coalesce(({_LEASE_READS[name]}), 0)" for name in names)
+        yield f"{pad}  into {_each(names, '{},').removesuffix(',')};"

@@ -56,6 +56,9 @@ class LuaServer:
         pairs = list(zip(found[::2], map(float, found[1::2]), strict=True))
         return pairs if withscores else [member for member, _ in pairs]
 
+    def zrevrangebyscore(self, key: str, high: str, low: str) -> list[bytes]:
+        return self.zrangebyscore(key, low, high)[::-1]
+
     # What a server does
 
     def _call(self, command: bytes, *arguments: bytes | float) -> Any:
@@ -84,6 +87,11 @@ class LuaServer:
             return 0
         self.ends[key] = self.clock() + int(milliseconds) * 1000
         return 1
+
+    def _pttl(self, key: bytes) -> int:
+        if self._get(key) is None:
+            return -2
+        return (self.ends[key] - self.clock()) // 1000 if key in self.ends else -1
 
     def _put(self, key: bytes, members: dict[bytes, float]) -> None:
         if members:
