@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from typing import Any
 
 import pytest
 
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, conf
 from ratelimit_core.backends import RedisBackend
+from ratelimit_core.clock import ManualClock
+from ratelimit_core.store import Store
+from tests.breaker.fleet import broken
 from tests.redis.topology import HOST, Server, one_server
 from tests.servers import free_port
 
 from .conftest import Saw
 from .proxy import Proxy, proxy
-from .scenario import Fault, Member, endure, fleet
+from .scenario import RETRY_AFTER, THRESHOLD, Fault, Member, endure, fleet
+from .table import Row
 
 
 def _start_again(server: Server) -> None:
@@ -71,6 +77,41 @@ SERVER = [
 def test_the_server(fault: Fault[Server], saw: Saw) -> None:
     with one_server() as server, fleet(lambda: RedisBackend(f"redis://{server.address}/0")) as members:
         saw(endure(fault, server, members))
+
+
+@pytest.mark.parametrize("fault", [FULL, READ_ONLY], ids=str)
+def test_a_store_that_can_only_be_read_is_not_back(fault: Fault[Server], saw: Saw, clock: ManualClock) -> None:
+    """Whoever only looks finds it well, and whoever writes finds it away: over and over."""
+    rounds, limit = 4, 3
+    with one_server() as server:
+        backend = RedisBackend(f"redis://{server.address}/0")
+        conf._stores[backend] = Store(backend, retry_after=RETRY_AFTER, clock=clock)
+        asks: Any = {"backend": backend, "clock": clock}
+        breaker = CircuitBreaker("upstream", failure_threshold=THRESHOLD, **asks)
+        limiter = Limiter(f"{limit}/h", key="k", algorithm="fixed_window", **asks)
+        assert breaker.call(limiter.peek)
+        fault.inject(server)
+        called = admitted = 0
+        for _ in range(rounds):
+            assert not limiter.peek().local
+            for _ in range(2 * THRESHOLD):
+                with suppress(CircuitBreakerError, ConnectionError):
+                    breaker.call(broken)
+                admitted += limiter.hit().allowed
+            called = breaker.get_status()["stats"]["failures"]
+            clock.advance(RETRY_AFTER)
+        assert called == THRESHOLD
+        assert admitted == limit
+        backend.close()
+    saw(
+        Row(
+            "The store",
+            f"{fault.name}, and found well by whoever only reads",
+            f"{fault.injected}, {rounds} times back",
+            upstream_calls=f"{called} of {THRESHOLD}",
+            over_admitted=admitted - limit,
+        )
+    )
 
 
 def through(between: Proxy) -> AbstractContextManager[list[Member]]:
