@@ -335,8 +335,8 @@ class BreakerState:
         call = Call(BREAKER, self._key, event, self._policy_config, permit.ticket)
         local = permit.local
         if local:
-            # Once the store is back it wins: what was decided without it is not told.
-            if self.store.up or self.config.when_down != "local" or self._known_to_allow():
+            # Once the store is back it wins: what was decided without it is not told. It may be there, and too busy.
+            if (self.store.up and not self.local) or self.config.when_down != "local" or self._known_to_allow():
                 yield "tell", permit.riders, True
                 return 0
             verdict = self.store.local.apply([call, *permit.riders])[0]
