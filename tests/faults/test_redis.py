@@ -36,36 +36,36 @@ def _no_room(server: Server) -> None:
 
 
 FULL: Fault[Server] = Fault(
-    "out of memory", "maxmemory 1, noeviction", _full, lambda server: server.client.config_set("maxmemory", 0)
+    "Redis out of memory", "maxmemory 1, noeviction", _full, lambda server: server.client.config_set("maxmemory", 0)
 )
 READ_ONLY: Fault[Server] = Fault(
-    "read-only",
+    "Redis read-only",
     "REPLICAOF a master that is gone",
     lambda server: server.client.replicaof(HOST, free_port()),
     lambda server: server.client.replicaof("NO", "ONE"),
 )
 SERVER = [
-    Fault("refused", "SIGKILL", Server.kill, Server.start, peers="pybreaker never trips"),
+    Fault("Redis refused", "SIGKILL", Server.kill, Server.start, peers="pybreaker never trips"),
     Fault(
-        "hung",
+        "Redis hung",
         "SIGSTOP",
         Server.hang,
         Server.end_hang,
-        peers="pybreaker 118 s a call, django-smart-ratelimit 15 s a request",
+        peers="pybreaker 118 s; django-smart-ratelimit 15 to 30 s a request",
     ),
     FULL,
     READ_ONLY,
     Fault(
-        "out of connections",
+        "Redis out of connections",
         "maxclients 1, and CLIENT KILL of all",
         _no_room,
         lambda server: server.client.config_set("maxclients", 1000),
     ),
-    Fault("flushed", "FLUSHALL", lambda server: server.client.flushall(), away=False),
-    Fault("restarted", "SIGKILL, and a start without data or scripts", _start_again, away=False),
-    Fault("scripts forgotten", "SCRIPT FLUSH", lambda server: server.client.script_flush(), away=False),
+    Fault("Redis flushed", "FLUSHALL", lambda server: server.client.flushall(), away=False),
+    Fault("Redis restarted", "SIGKILL, and a start without data or scripts", _start_again, away=False),
+    Fault("Redis without its scripts", "SCRIPT FLUSH", lambda server: server.client.script_flush(), away=False),
     Fault(
-        "connections closed",
+        "Redis closed the connections",
         "CLIENT KILL of all",
         lambda server: server.client.client_kill_filter(_type="normal", skipme=True),
         away=False,
@@ -156,10 +156,10 @@ def _garbled(between: Proxy) -> None:
 
 
 NETWORK = [
-    Fault("slow", "each reply 200 ms later", _slow, Proxy.heal, away=False, first=1.0),
-    Fault("black-holed", "no packet arrives, nor any SYN", Proxy.black_hole, Proxy.heal),
-    Fault("cut in the middle of a reply", "half of each reply, and then FIN", _cutting, Proxy.heal),
-    Fault("corrupted", "each byte of a reply is another", _garbled, Proxy.heal),
+    Fault("Redis slow", "each reply 200 ms later", _slow, Proxy.heal, away=False, first=1.0),
+    Fault("Redis black-holed", "no packet arrives, nor any SYN", Proxy.black_hole, Proxy.heal),
+    Fault("Redis cut in the middle of a reply", "half of each reply, and then FIN", _cutting, Proxy.heal),
+    Fault("Redis corrupted", "each byte of a reply is another", _garbled, Proxy.heal),
 ]
 
 

@@ -19,9 +19,9 @@ DOWN_AFTER = 2.0
 ELECTED = DOWN_AFTER + 3.0 + RETRY_AFTER
 
 SENTINEL: list[Fault[Watched]] = [
-    Fault("failed over by a Sentinel", "SIGKILL of the master", lambda it: it.master.kill(), recovery=ELECTED),
+    Fault("Redis failed over by a Sentinel", "SIGKILL of the master", lambda it: it.master.kill(), recovery=ELECTED),
     Fault(
-        "failed over by a Sentinel",
+        "Redis failed over by a Sentinel",
         "SIGSTOP of the master",
         lambda it: it.master.hang(),
         first=0.45,  # in an event loop: time for two Sentinels, too
@@ -38,13 +38,13 @@ def test_behind_a_sentinel(fault: Fault[Watched], saw: Saw) -> None:
 
 CLUSTER: list[Fault[Cluster]] = [
     Fault(
-        "failed over in a Cluster of 6",
+        "Redis failed over in a Cluster of 6",
         "SIGKILL of a master",
         lambda it: it.masters[0].kill(),
         recovery=ELECTED,
     ),
     Fault(
-        "failed over in a Cluster of 6",
+        "Redis failed over in a Cluster of 6",
         "SIGSTOP of a master",
         lambda it: it.masters[0].hang(),
         recovery=ELECTED,
