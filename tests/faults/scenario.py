@@ -129,11 +129,15 @@ class Member:
 
     def is_well(self) -> None:
         """All is decided by the store, which knows no failure."""
-        for policy in get_args(WhenDown):
-            assert not self.hit(self.limiters[policy]).local
-            self.call(self.breakers[policy])
         self.do_all_else()
+        for policy in get_args(WhenDown):
+            eventually(partial(self.shares, policy))  # a busy machine is a fault of its own
+            self.call(self.breakers[policy])
         self.took.clear()
+
+    def shares(self, policy: WhenDown = "local") -> bool:
+        """Whether the store decides."""
+        return not self.hit(self.limiters[policy]).local
 
     def suffers(self, fault: Fault[Any]) -> int:
         """How many calls reach an upstream that fails as well."""
@@ -198,7 +202,7 @@ def endure(fault: Fault[T], target: T, members: Sequence[Member]) -> Row:
         fault.heal(target)
         ended = time.monotonic()
     for member in members:
-        eventually(partial(_decides_with_others, member))
+        eventually(member.shares)
     recovery = time.monotonic() - ended
     first, second = (member.hit(member.limiters["local"]).remaining for member in members)
     assert second == first - 1, "they share a limit"
@@ -215,10 +219,6 @@ def endure(fault: Fault[T], target: T, members: Sequence[Member]) -> Row:
         recovery=recovery if fault.away else None,
         peers=fault.peers,
     )
-
-
-def _decides_with_others(member: Member) -> bool:
-    return not member.hit(member.limiters["local"]).local
 
 
 def _is_let_through(member: Member) -> bool:
