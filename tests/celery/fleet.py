@@ -307,6 +307,11 @@ def settle_other(order: int) -> int:
     return order
 
 
+@breaker_task(**SETTLING | {"breaker": "settling-limited", "release_rate": "1/m"}, acks_late=True, rate="100/s")
+def settle_limited(order: int) -> int:
+    return order
+
+
 @breaker_task(**SETTLING, retry_for=(ConnectionError,), max_retries=1, backoff=QUICK)
 def settle_early(order: int) -> int:
     upstream("settle")
