@@ -42,7 +42,7 @@ def main() -> int:
         checks = list(soak.checks())
         console.print(_table(soak, checks))
         for order in soak.missing():
-            console.print(f"{order}:", *stage.said(f"[{order}]")[-4:], sep="\n  ")
+            console.print(f"{order}:", *stage.said(f"[{order}]")[-4:], sep="\n  ", markup=False)
         counts = {"faults": len(soak.faults), "tasks": soak.sent, "lost": soak.lost}
         figures = counts | {"slowest": soak.slowest, "drained_in": soak.drained_in}
     arguments.json.write_text(json.dumps(figures), "utf-8")

@@ -46,7 +46,7 @@ _protected: dict[str, Any] = {
     **BREAKER,
     "breaker": "payments",
     "rate": f"{RATE}/s",
-    "concurrency": 6,
+    "concurrency": 12,  # of which a killed worker leaves four behind, until their leases end
     "retry_for": (requests.RequestException,),
     "max_retries": 100,  # who fails without opening the breaker spends one, in one outage after another
     "backoff": Backoff(base=0.2, max=1),

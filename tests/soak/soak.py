@@ -18,7 +18,7 @@ from tests.soak import vitals
 from tests.soak.faults import plan
 from tests.soak.stage import Stage
 
-SENT_PER_SECOND = 6
+SENT_PER_SECOND = 4
 SAMPLE_EVERY = 2.0
 WARM = 0.3, 0.5
 """What a process holds in this part of the time is compared with what it holds at the end."""
@@ -50,7 +50,7 @@ class Soak:
         self.faults = plan(seed, seconds)
         self.injected = Counter(fault.kind for fault in self.faults)
         self.sent = 0
-        self.drained_in = 0.0
+        self.drained_in = PATIENCE
         self.visitor = Visitor(stage.site_url)
         self._stage = stage
         self._breakers = [CircuitBreaker(name, **app.BREAKER) for name in ("payments", "quotes")]
