@@ -139,7 +139,7 @@ class Soak:
         held = [vitals.connections(process, stage.store_port) for process in stage.processes]
         own = vitals.connections(psutil.Process(), stage.store_port)
         there = {int(client["addr"].rpartition(":")[2]) for client in stage.store.client_list()}
-        yield Check("connections to the store of one process", max(map(len, held)), 3)
+        yield Check("connections to the store of one process", max(map(len, held)), 4)
         yield Check("connections to the store of nobody", len(there - own - set().union(*held)), 0)
         first, last = (round(part * self.seconds / SAMPLE_EVERY) for part in WARM)
         for number, name in enumerate(("site", "worker", "pool process")):
