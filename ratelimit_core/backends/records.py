@@ -13,7 +13,7 @@ from itertools import islice
 
 from ..clock import SECOND, Clock
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
-from .calls import Call, Key, refuse_duplicates
+from .calls import MAX_KEY, Call, Key, escape, refuse_duplicates, unescape
 
 
 class _Leases:
@@ -117,12 +117,19 @@ def _reads(policy: Policy) -> list[_Read]:
     return [_read(policy, name) for name in policy.leases]
 
 
+def _bounded(key: Key) -> Key:
+    """``key``, with its name as others store it where that is long; a per cent sign tells the one from the other."""
+    name = key[0]
+    return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
+
+
 class _Entry:
     """What is stored under one key: a record with its end, and leases."""
 
-    __slots__ = ("expires", "leases", "record")
+    __slots__ = ("expires", "key", "leases", "record")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.record: tuple[int, ...] = ()
         self.expires = 0
         self.leases = _Leases()
@@ -162,9 +169,12 @@ class Records:
     def _decide(self, call: Call, now: int) -> tuple[_Entry, tuple[int, ...], Verdict]:
         policy = call.policy
         entries = self._entries.get(policy.name)
-        entry = entries.get(call.key) if entries else None
+        key = call.key
+        if len(key[0]) > MAX_KEY or "%" in key[0]:
+            key = _bounded(key)
+        entry = entries.get(key) if entries else None
         if entry is None:
-            entry = _Entry()
+            entry = _Entry(key)
         record = entry.record if entry.expires > now else policy.blank
         decide = _configured(policy, call.config)
         if not policy.leases:
@@ -191,30 +201,32 @@ class Records:
                 written = True
         if written:
             entries = self._entries.setdefault(policy.name, OrderedDict())
-            entries[call.key] = entry
-            entries.move_to_end(call.key)
+            entries[entry.key] = entry
+            entries.move_to_end(entry.key)
             oldest = next(iter(entries))
             if entries[oldest].expires > now and len(entries) <= self._max_keys:
                 return
-            for key in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
-                if entries[key].in_use(now) and len(entries) <= self._max_keys:
+            for old in list(islice(entries, 2)):  # each write drops up to two that have ended, or are too many
+                if entries[old].in_use(now) and len(entries) <= self._max_keys:
                     return
-                del entries[key]
+                del entries[old]
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         """Forget these records and their leases."""
         with self._lock:
             for key in keys:
-                self._entries.get(policy.name, OrderedDict()).pop(key, None)
+                self._entries.get(policy.name, OrderedDict()).pop(_bounded(key), None)
 
     def keys(self, policy: Policy) -> list[Key]:
         """The records of ``policy`` that have not expired."""
         with self._lock:
             now = self._clock()
-            return [key for key, entry in self._entries.get(policy.name, {}).items() if entry.in_use(now)]
+            entries = self._entries.get(policy.name, OrderedDict())
+            return [(unescape(name), rest) for (name, rest), entry in entries.items() if entry.in_use(now)]
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         """Add to the journal ``key``."""
+        key = _bounded(key)
         with self._lock:
             now = self._clock()
             expires, journal = self._journals.get(key, (0, deque()))
@@ -227,7 +239,7 @@ class Records:
     def entries(self, key: Key) -> list[str]:
         """The journal ``key``, newest first."""
         with self._lock:
-            expires, journal = self._journals.get(key, (0, deque()))
+            expires, journal = self._journals.get(_bounded(key), (0, deque()))
             return list(journal) if expires > self._clock() else []
 
     def clear(self) -> None:

@@ -19,9 +19,10 @@ from django.utils import timezone
 
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
+from ..texts import printable
 from .breaker_model import Breaker
 from .control import ACTIONS, act, breaker_named
-from .words import address, mode_of, printable, span
+from .words import address, mode_of, span
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]
