@@ -214,6 +214,19 @@ def test_an_outcome_from_before_a_reset_is_dropped(fleet: Fleet) -> None:
     assert breaker.get_status()["failure_count"] == 0
 
 
+def test_no_permit_rests_on_a_record_that_was_reset(fleet: Fleet) -> None:
+    here, there = fleet.processes(2, failure_threshold=1)
+    before = here.acquire()
+    there.reset()
+    before.failure(ConnectionError())  # dropped; and nobody has asked since the reset
+    early = here.acquire()
+    fail(there)
+    fleet.clock.advance(60)
+    probe(there)
+    early.failure(ConnectionError())
+    assert there.state == "half_open"
+
+
 def test_a_reset_is_seen_elsewhere_within_a_second(fleet: Fleet) -> None:
     here, there = fleet.processes(2, failure_threshold=1)
     fail(here)
