@@ -13,14 +13,23 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
-from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
 from ratelimit_core.permit import Permit
 from ratelimit_core.tickets import new_ticket
+from tests import databases
+
+
+def backend_of(url: str, prefix: str) -> Backend:
+    """A store that is patient, on a busy machine too; a database by its alias, with the environment of its parent."""
+    if "://" in url:
+        return RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    databases.setup()
+    return DatabaseBackend(url, key_prefix=prefix, timeout=20)
 
 
 def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start: Barrier, answers: Connection) -> None:
     """Ask each breaker once, at the same moment as the others, and hold on to what was given."""
-    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    backend = backend_of(url, prefix)
     breakers = [CircuitBreaker(name, backend=backend, **options) for name in names]
     permits = []
     for breaker in breakers:
@@ -34,7 +43,7 @@ def member(url: str, prefix: str, options: dict[str, Any], commands: Connection)
     """Do what is told: ``ask``, ``success``, ``failure``; answer with what came of it, and the events."""
     seen: list[events.Event] = []
     events.subscribe(seen.append)
-    breaker = CircuitBreaker("upstream", backend=RedisBackend(url, key_prefix=prefix, socket_timeout=30), **options)
+    breaker = CircuitBreaker("upstream", backend=backend_of(url, prefix), **options)
     permit: Permit | None = None
     with suppress(EOFError):
         while True:
@@ -74,7 +83,7 @@ def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, p
 
 
 def forks(url: str, prefix: str, children: int = 24) -> None:
-    backend: Backend = MemoryBackend() if url == "memory" else RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    backend: Backend = MemoryBackend() if url == "memory" else backend_of(url, prefix)
     busy = CircuitBreaker("busy", backend=backend, verdict_ttl=0, failure_threshold=1_000_000)
     quiet = CircuitBreaker("quiet", backend=backend, verdict_ttl=3600)
     opened = CircuitBreaker("opened", backend=backend, failure_threshold=1, recovery_timeout=3600)
