@@ -12,8 +12,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
+from ratelimit_core.clock import wall
 from ratelimit_core.permit import Permit
 from ratelimit_core.tickets import new_ticket
 from tests import databases
@@ -40,11 +41,17 @@ def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start
 
 
 def member(url: str, prefix: str, options: dict[str, Any], commands: Connection) -> None:
-    """Do what is told: ``ask``, ``success``, ``failure``; answer with what came of it, and the events."""
+    """Do what is told, and answer with what came of it, and the events.
+
+    ``ask`` for a permit, and settle it by ``success`` or ``failure``; ``hit`` a limit; or tell the time (``wall``).
+    """
     seen: list[events.Event] = []
     events.subscribe(seen.append)
-    breaker = CircuitBreaker("upstream", backend=backend_of(url, prefix), **options)
+    backend = backend_of(url, prefix)
+    breaker = CircuitBreaker("upstream", backend=backend, **options)
+    limiter = Limiter("1000/h", key="leased", backend=backend, lease=100)
     permit: Permit | None = None
+    answer: object
     with suppress(EOFError):
         while True:
             match commands.recv():
@@ -53,7 +60,11 @@ def member(url: str, prefix: str, options: dict[str, Any], commands: Connection)
                         permit = breaker.acquire()
                     except CircuitBreakerError:
                         permit = None
-                    answer: object = permit is not None
+                    answer = permit is not None
+                case "hit":
+                    answer = bool(limiter.hit())
+                case "wall":
+                    answer = wall()
                 case outcome if permit is not None:
                     answer = getattr(permit, outcome)()
             commands.send((answer, seen[:]))
