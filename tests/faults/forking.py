@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, DatabaseBackend, RedisBackend
+from ratelimit_core.policies import FIXED_WINDOW
 from tests.breaker.members import backend_of
 from tests.database.forks import session, sessions
 
@@ -34,11 +36,12 @@ def vars_of(each: object) -> dict[str, Any]:
 
 
 def connection(backend: Backend) -> object:
-    """What the server calls a connection of this process."""
+    """What the server calls a connection of this process, of those by which decisions are asked for."""
     if isinstance(backend, DatabaseBackend):
         return session(backend)
     assert isinstance(backend, RedisBackend)
-    return backend._session.run([("client_id",)])[0]
+    assert backend._session._connections is not None
+    return backend._session._connections.ask("CLIENT", "ID")
 
 
 def connections(backend: Backend) -> set[object]:
@@ -56,6 +59,7 @@ class Used:
         self.backend = backend_of(url, prefix)
         self.breaker = CircuitBreaker("upstream", backend=self.backend, failure_threshold=children, verdict_ttl=0)
         self.busy = CircuitBreaker("busy", backend=self.backend, failure_threshold=1_000_000, verdict_ttl=0)
+        self.tenants = CircuitBreaker("{tenant}", backend=self.backend, failure_threshold=1)
         self.limiter = Limiter(f"{LIMIT}/h", key="supplier", backend=self.backend)
         self.other = Limiter(f"{LIMIT}/h", key="other", backend=self.backend)
 
@@ -63,8 +67,14 @@ class Used:
         os.read(gate, 1)  # until the parent opens it to all
         self.breaker.acquire().failure()
         allowed = sum(bool(self.limiter.hit()) for _ in range(HITS))
-        local = not self.breaker._known.store.up
-        os.write(answers, json.dumps([allowed, local, connection(self.backend)]).encode() + b"\n")
+        mine = connection(self.backend)
+        store = self.breaker._known.store
+        local = not store.up
+        store.backend = RedisBackend("redis://127.0.0.1:1/0")  # by now every lock has to be the child's own
+        assert self.other.hit().local
+        assert self.tenants.of(tenant=1).acquire().local
+        self.backend.delete(FIXED_WINDOW, [("none", "")])
+        os.write(answers, json.dumps([allowed, local, mine]).encode() + b"\n")
 
 
 def main(url: str, prefix: str, number: str) -> None:
@@ -102,6 +112,8 @@ def main(url: str, prefix: str, number: str) -> None:
                 os._exit(1)
         return pid
 
+    with ThreadPoolExecutor(16) as pool:  # so that connections lie idle when it forks
+        list(pool.map(lambda _: used.other.peek(), range(100)))
     threads = [threading.Thread(target=hammer) for _ in range(4)]
     for thread in threads:
         thread.start()
