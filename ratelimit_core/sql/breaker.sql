@@ -98,7 +98,7 @@ begin
               end if;
             end if;
           end if;
-          if ("failures" >= "failure_threshold" or "span" > 0::bigint) then
+          if ("bad" > 0::bigint and ("failures" >= "failure_threshold" or "span" > 0::bigint)) then
             "trip" := 1::bigint;
           end if;
         elsif "state" = 2::bigint then
