@@ -335,8 +335,8 @@ class BreakerState:
         call = Call(BREAKER, self._key, event, self._policy_config, permit.ticket)
         local = permit.local
         if local:
-            # Once the store is back it wins: what was decided without it is not told.
-            if self.store.up or self.config.when_down != "local" or self._known_to_allow():
+            # Once the store is back it wins: what was decided without it is not told. It may be there, and too busy.
+            if (self.store.up and not self.local) or self.config.when_down != "local" or self._known_to_allow():
                 yield "tell", permit.riders, True
                 return 0
             verdict = self.store.local.apply([call, *permit.riders])[0]
@@ -378,6 +378,9 @@ class BreakerState:
             yield "note", *history.note(history.transition(change, verdict[CHANGED_AT] / SECOND)), local
 
     def _learn(self, verdict: Verdict, *, local: bool, asked: bool) -> None:
+        if not verdict[GENERATION]:  # nobody has asked yet, or it was reset; and no permit may rest on that
+            self.forget()
+            return
         now = self.clock()
         state, generation = state_of(verdict), verdict[GENERATION]
         ended = self.known[3:] != (generation, local)
@@ -425,11 +428,8 @@ class BreakerState:
             except BackendError:  # what is known holds to its deadline
                 left = max(0, self._known_to_refuse(now))
                 return ("open" if left else "closed"), left / SECOND
-            if not verdict[GENERATION]:  # nobody has asked yet, or it was reset; and no permit may rest on that
-                self.forget()
-                return "closed", 0.0
             self._learn(verdict, local=False, asked=True)
-        if self._only_shadow or state_of(self._last) == CLOSED:
+        if not self._last or self._only_shadow or state_of(self._last) == CLOSED:
             return "closed", 0.0
         return STATES[state_of(self._last)], self.refuses_for()
 

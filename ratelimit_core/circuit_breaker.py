@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 from . import conf
 from .awaiting import acquired, awaited, is_asynchronous, is_asynchronous_view, judged, settled
 from .backends.base import Backend
-from .backends.calls import Call
+from .backends.calls import Call, known_by
 from .breaker_config import OPTIONS, CircuitBreakerConfig, check_name
 from .breaker_modes import Overrulable
 from .breaker_registry import CircuitBreakerRegistry
@@ -110,6 +110,7 @@ class CircuitBreaker(Overrulable):
 
     def _named(self, name: str) -> CircuitBreaker:
         """One of a template's. A process keeps those in use of late; their state is in the store."""
+        name = known_by(name)  # not a megabyte that a client has sent
         with _lock:
             one = self._family.pop(name, None)
             if one is None:

@@ -18,6 +18,7 @@ from .breaker_config import CircuitBreakerConfig
 from .errors import ConfigurationError, ResilienceError, did_you_mean, mistyped_argument, nearest, unknown_option
 from .settings import SETTINGS, checked, chosen, explicit, setting
 from .store import Store
+from .texts import without_secrets
 
 _REDIS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 _URLS = ("memory://", *(f"{scheme}://" for scheme in _REDIS), "django-db://ALIAS")
@@ -144,7 +145,9 @@ def _entries() -> dict[str, Any]:
 def _entry(entry: Any) -> tuple[str, str, Mapping[str, Any]]:
     """Name, type and options of an entry of ``RATELIMIT_BACKENDS``."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
-        raise ConfigurationError(f"backends: {entry!r} should have a 'type', and perhaps 'name' and 'options'")
+        raise ConfigurationError(
+            f"backends: {without_secrets(entry)} should have a 'type', and perhaps 'name' and 'options'"
+        )
     for key in entry:
         if key not in ("type", "name", "options"):
             raise unknown_option(f"backends: {entry.get('name', entry['type'])!r}", key, ("type", "name", "options"))
@@ -174,9 +177,9 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, othe
     if isinstance(backend, Backend):
         return backend
     if not isinstance(backend, str):
-        raise ConfigurationError(f"backend={backend!r}: give a URL, a name, a dotted path or a Backend")
+        raise ConfigurationError(f"backend={without_secrets(backend)}: give a URL, a name, a dotted path or a Backend")
     options = dict(options or {})
-    shown = f"backend={re.sub('//.*@', '//***@', backend)!r}"
+    shown = f"backend={without_secrets(backend)}"
     factory, arguments, defaults = _factory(backend, shown, others)
     try:
         made = factory(*arguments, **{**defaults, **options})

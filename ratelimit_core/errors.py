@@ -62,9 +62,10 @@ class CircuitBreakerError(ResilienceError):
 
 
 class RateLimited(ResilienceError):
-    """A call was refused because a limit on ``key`` is reached.
+    """A call was refused because a limit is reached. It says which; not whose call it was, since that may be a person.
 
     Attributes:
+        key: what the call counted by.
         limit, remaining: of the limit that has the least left.
         retry_after: seconds until asking again makes sense, the largest over all limits asked.
         reset_after: seconds until all that was used is back.
@@ -77,13 +78,14 @@ class RateLimited(ResilienceError):
         key: str,
         retry_after: float = 0.0,
         *,
+        name: str = "",
         limit: int = 0,
         remaining: int = 0,
         reset_after: float = 0.0,
         which: int = 0,
         keeps_slot: bool = False,
     ) -> None:
-        super().__init__(key, retry_after)
+        super().__init__(name or key, retry_after)
         self.key = key
         self.retry_after: float = retry_after
         self.limit = limit
@@ -93,7 +95,7 @@ class RateLimited(ResilienceError):
         self.keeps_slot = keeps_slot
 
     def __str__(self) -> str:
-        return f"{self.key!r} limited, retry in {_seconds(self.retry_after)}"
+        return f"{self.args[0]!r} limited, retry in {_seconds(self.retry_after)}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self})"

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from .texts import printable
+
 logger = logging.getLogger("ratelimit_core")
 
 
@@ -88,7 +90,7 @@ def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = Non
 
 
 def emit(event: Event) -> None:
-    """Log ``event`` and tell the subscribers."""
+    """Log ``event``, in one line, and tell the subscribers."""
     _log(event)
     for subscriber, _ in list(_subscribers):
         try:
@@ -130,9 +132,9 @@ def _log(event: Event) -> None:
                 "breaker %r: %s by %s%s: %s",
                 event.name,
                 event.mode,
-                event.author or "nobody named",
+                printable(event.author) or "nobody named",
                 "" if event.ttl is None else f" for {event.ttl:g} s",
-                event.reason or "no reason given",
+                printable(event.reason) or "no reason given",
                 extra={"event": event},
             )
         case SettingsDiffer():
@@ -147,7 +149,7 @@ def _log(event: Event) -> None:
         case StoreChanged():
             logger.error(
                 "the shared store is away, going on with the state of this process: %s",
-                event.reason,
+                printable(event.reason),
                 extra={"event": event},
             )
 

@@ -87,4 +87,11 @@ def word_on(backend: Backend, name: str, mode: int) -> dict[str, str]:
 
 
 def _parsed(texts: list[str]) -> list[Entry]:
-    return [_EMPTY | json.loads(text) for text in texts]
+    """The entries, without what is none."""
+    entries = []
+    for text in texts:
+        with suppress(ValueError, TypeError):
+            entry = _EMPTY | json.loads(text)
+            if isinstance(entry.get("event"), str) and isinstance(entry.get("at"), int | float):
+                entries.append(entry)
+    return entries

@@ -11,7 +11,7 @@ from typing import get_args
 from . import conf
 from .awaiting import acquired, finished
 from .backends.base import Backend
-from .backends.calls import Call
+from .backends.calls import MAX_KEY, Call
 from .blocks import Blocks
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
@@ -22,6 +22,7 @@ from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from .rates import Rate, parse_rates
 from .settings import WhenDown
 from .store import Store
+from .texts import without_secrets
 from .tickets import new_ticket
 
 __all__ = ["Decision", "Limiter"]
@@ -92,7 +93,9 @@ class Limiter:
         if not (key and isinstance(key, str)):
             raise ConfigurationError(f"key={key!r} should be a string that says what is limited")
         if backend is not None and not isinstance(backend, Backend):
-            raise ConfigurationError(f"backend={backend!r} should be a Backend, as in RedisBackend('redis://...')")
+            raise ConfigurationError(
+                f"backend={without_secrets(backend)} should be a Backend, as in RedisBackend('redis://...')"
+            )
         if type(slack) not in (int, float) or not 0 <= slack <= 1:
             raise ConfigurationError(f"slack={slack!r} should be a part of the spacing of slots, from 0 to 1")
         if rate is None and concurrency is None:
@@ -138,9 +141,9 @@ class Limiter:
         return self.noted(name, self._ask(self.calls(name, cost, new_ticket()))) if known is None else known
 
     def _lease(self, name: str, blocks: Blocks) -> Decision | None:
-        """The first hit of a new block; None if there is no room for one."""
+        """The first hit of a new block; None if there is no room for one, and for a name too long to be remembered."""
         asked_at = self.clock()
-        if self.known_denial(name, blocks.size) is not None:
+        if len(name) > MAX_KEY or self.known_denial(name, blocks.size) is not None:
             return None
         decision = self.noted(name, self._ask(self.calls(name, blocks.size, new_ticket())))
         return blocks.took(name, decision, asked_at) if decision else None
@@ -173,7 +176,7 @@ class Limiter:
 
     async def _alease(self, name: str, blocks: Blocks) -> Decision | None:
         asked_at = self.clock()
-        if self.known_denial(name, blocks.size) is not None:
+        if len(name) > MAX_KEY or self.known_denial(name, blocks.size) is not None:
             return None
         decision = self.noted(name, await self._aask(self.calls(name, blocks.size, new_ticket())))
         return blocks.took(name, decision, asked_at) if decision else None
@@ -327,8 +330,8 @@ class Limiter:
         return Question(self.limits, calls, cost, ticket, True, redeems)
 
     def noted(self, name: str, decision: Decision) -> Decision:
-        """Remember the denial of a shared store until asking again makes sense, at most 1 s."""
-        if not decision.allowed and not decision.local and self.store.shared:
+        """Remember the denial of a shared store until asking again makes sense, at most 1 s; not by a long name."""
+        if not decision.allowed and not decision.local and self.store.shared and len(name) <= MAX_KEY:
             if len(self._denials) >= _MAX_DENIALS:
                 self._denials.clear()
             until = self.clock() + min(SECOND, microseconds(decision.retry_after))
@@ -373,6 +376,7 @@ class Limiter:
         return RateLimited(
             self.key if name is None else name,
             decision.retry_after,
+            name=self.key,
             limit=decision.limit,
             remaining=decision.remaining,
             reset_after=decision.reset_after,

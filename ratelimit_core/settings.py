@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from .errors import ConfigurationError, did_you_mean
+from .texts import without_secrets
 
 WhenDown = Literal["local", "open", "closed"]
 """What a guard does while the store is away: go on with this process's own state, let all through, or none."""
@@ -162,7 +163,9 @@ def checked(name: str, value: Any) -> Any:
     known = SETTINGS[name]
     with suppress(ValueError, TypeError, KeyError, OverflowError):
         return known.check(value)
-    raise ConfigurationError(f"{name}={value!r} should be {known.expected}{did_you_mean(value, known.words)}")
+    raise ConfigurationError(
+        f"{name}={without_secrets(value)} should be {known.expected}{did_you_mean(value, known.words)}"
+    )
 
 
 def _django(name: str) -> Any:

@@ -35,6 +35,7 @@ class Store:
         self._retry_after = microseconds(retry_after)
         self._clock = clock
         self._away_until = 0
+        self._same_outage_until = 0
         self._lock = threading.RLock()
         _stores.add(self)
 
@@ -130,7 +131,11 @@ class Store:
         up = not away_until
         with self._lock:
             was_up = self.up
-            if was_up and not up:
+            if up and not was_up:
+                self._same_outage_until = self._clock() + self._retry_after
+            elif (
+                was_up and not up and self._clock() >= self._same_outage_until
+            ):  # else it answers, but can't write, say
                 self.local.clear()  # this process begins anew
             self._away_until = away_until
         return StoreChanged(up=up, reason=reason) if up != was_up else None

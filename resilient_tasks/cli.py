@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from ratelimit_core.texts import printable
+
 from . import control  # noqa: F401 - so that `celery inspect` and `celery control` know the commands
 
 _REFRESH = 0.5  # seconds between two looks of `watch`
@@ -112,7 +114,7 @@ def history(name: str) -> None:
     with _store_errors():
         entries = _breaker(name).history()
     for entry in entries:
-        said = " ".join(part for part in (entry["author"], entry["reason"]) if part)
+        said = " ".join(printable(part) for part in (entry["author"], entry["reason"]) if part)
         wait = f"next probe in {entry['retry_after']:g} s" if entry["event"] == "opened" else ""
         click.echo(f"{_moment(entry['at'])}  {entry['event']:<14} {wait}{said}".rstrip())
     if not entries:
@@ -129,7 +131,7 @@ def replay(context: click.Context, queue: str, limit: int | None) -> None:
 
     count = 0
     for task, task_id in bring_back(context.obj.app, queue, limit):
-        click.echo(f"{task}[{task_id}]")
+        click.echo(printable(f"{task}[{task_id}]"))
         count += 1
     click.echo(f"{count} brought back from {queue}")
 
@@ -158,7 +160,8 @@ def _store_errors() -> Iterator[None]:
 
 
 def _table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
-    width = max(map(len, [*found, "breaker"]), default=0)
+    shown = {name: printable(name) for name in found}
+    width = max(map(len, [*shown.values(), "breaker"]))
     yield f"{'breaker':<{width}}  {'state':<9}  {'failures':>8}  {'next probe':<10}  {'since':<19}  word"
     for name, each in sorted(found.items()):
         threshold = each["failure_threshold"]
@@ -168,8 +171,9 @@ def _table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         word = "" if each["mode"] == "automatic" else f"{each['mode']} by {each.get('author') or 'nobody named'}"
         if word and each.get("reason"):
             word += f": {each['reason']}"
+        word = printable(word)
         since = _moment(each["changed_at"])
-        yield f"{name:<{width}}  {each['state']:<9}  {failures:>8}  {probe:<10}  {since:<19}  {word}".rstrip()
+        yield f"{shown[name]:<{width}}  {each['state']:<9}  {failures:>8}  {probe:<10}  {since:<19}  {word}".rstrip()
 
 
 def _moment(seconds: float | None) -> str:

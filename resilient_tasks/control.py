@@ -76,10 +76,16 @@ def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR
 
 def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
     """Have one worker of the fleet act."""
+    turn = Limiter("1/2s", key=f"control:{done}:{name}:{words}", algorithm="fixed_window")
     try:
-        if not Limiter("1/2s", key=f"control:{done}:{name}:{words}", algorithm="fixed_window").hit():
+        taken = turn.hit()
+        if not taken:
             return {"ok": f"{name} is {done} by another worker"}
-        act(CircuitBreaker(name))
+        try:
+            act(CircuitBreaker(name))
+        except ResilienceError:
+            turn.refund(taken)  # nobody has done it
+            raise
     except ResilienceError as error:
         return {"error": f"{name}: {error}"}
     return {"ok": f"{name} {done}"}

@@ -33,7 +33,7 @@ def bury(task: Task[..., Any], queue: str, reason: str) -> None:
     try:
         signature.apply_async()
     except Exception:
-        logger.exception("%s[%s] gave up waiting and could not be kept in %r", task.name, request.id, queue)
+        logger.exception("%s[%r] gave up waiting and could not be kept in %r", task.name, request.id, queue)
 
 
 def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
@@ -56,7 +56,8 @@ def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[
             headers = dict(message.headers)
             buried = headers.pop(_BURIED, None)
             home = buried.get("queue") if isinstance(buried, dict) else None
-            target: Any = app.amqp.queues[home or app.conf.task_default_queue](channel)
+            queues: Any = app.amqp.queues
+            target = queues[home if isinstance(home, str) and home else app.conf.task_default_queue](channel)
             target.declare()
             exchange = target.exchange.name if target.exchange else ""
             publish_again(producer, message, exchange, target.routing_key or target.name, headers)

@@ -216,8 +216,8 @@ class Gate(bootsteps.StartStopStep):
                 lane.queues.add(request.queue)
             if lane.mode is Mode.FLOWING or lane.prober is request:
                 return True
-            if lane.mode is Mode.RELEASING:
-                return self._has_turn(protection, request)
+            if lane.mode is Mode.RELEASING:  # a slot of a limit is a turn, and would be lost by waiting for another
+                return request.waiting.slot is not None or self._has_turn(protection, request)
             self._hold(lane, request)
             return False
 

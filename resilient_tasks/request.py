@@ -90,7 +90,8 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
     def give_back(self) -> None:
         """Have the broker deliver it again, to whoever consumes its queue then."""
         state.task_ready(self)
-        if self._message.headers.get("x-delivery-count", 0) < _FEW:
+        deliveries = self._message.headers.get("x-delivery-count")
+        if not isinstance(deliveries, int) or deliveries < _FEW:
             self.reject(requeue=True)
             return
         # A quorum queue throws a message away that came back too often: so it is published anew.
@@ -139,12 +140,10 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         try:
             self._settle(protection, subject, error, ran)
         except ResilienceError:
-            logger.warning("%s[%s] could not be settled", self.name, self.id, exc_info=True)
+            logger.warning("%s[%r] could not be settled", self.name, self.id, exc_info=True)
 
     def _settle(self, protection: Protection, subject: Subject, error: BaseException | None, ran: float) -> None:
         tickets = [ticket_of(self.id, self._hostname, self.worker_pid)]
-        if self.waiting.slot is not None:
-            tickets.append(self.waiting.slot[1])
         if isinstance(probe := self._request_dict.get(PROBE), str):
             tickets.append(probe)
         for ticket in tickets:

@@ -25,7 +25,7 @@ from .brokers import longest_countdown
 from .dead_letters import bury
 from .protection import Protection
 from .signals import rate_limited, task_released
-from .waiting import WaitedTooLong, Waiting, put_off, until_it_expires
+from .waiting import SLOT, WaitedTooLong, Waiting, put_off, until_it_expires
 
 if TYPE_CHECKING:
     from celery import Task
@@ -35,6 +35,8 @@ interruptions.add(SoftTimeLimitExceeded)
 
 PROBE = "resilience_probe"
 """The header in which the consumer tells a run of the probe's place that it holds for it. Never published."""
+_SETTLED = 100
+"""After so many retries a wait that depends on the one before does not grow any more; a message may say any number."""
 
 _PATIENCE = 0.1
 """Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
@@ -57,7 +59,11 @@ class Refused(Ignore):
 def ticket_of(task_id: str, hostname: str, pid: int) -> str:
     """What names the places that a run in a pool's process holds; its worker knows that too, if it is killed."""
     name = f"{task_id}@{hostname}:{pid}"
-    return name if len(name) <= 120 else hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return (
+        name
+        if len(name) <= 120 and name.isascii()
+        else hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    )
 
 
 runs: ContextVar[tuple[Run, ...]] = ContextVar("runs", default=())
@@ -106,7 +112,8 @@ class Run:
     def _acquire(self) -> None:
         patience = _PATIENCE
         slot = self.waiting.decision()
-        probe: object = (self.request.headers or {}).get(PROBE) if self.may_wait else None
+        # Of the message's own headers: what stands one level deeper nobody has looked through.
+        probe: object = getattr(self.request, PROBE, None) if self.may_wait else None
         ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
         while self.leave is None:
             try:
@@ -152,7 +159,7 @@ class Run:
             max_wait,
             self.subject.cost,
             key=self.subject.key,
-            ticket=ticket if slot is None else slot.ticket,
+            ticket=ticket + SLOT if slot is None else slot.ticket,
             on=refusal.which,
         )
         return slot.retry_after, slot if slot.allowed else None
@@ -167,7 +174,8 @@ class Run:
     def backoff(self) -> float:
         """The seconds to wait before the next retry."""
         wait: float | None = None
-        for attempt in range(self.request.retries + 1) if self.options.backoff.jitter == "decorrelated" else ():
+        retries = min(self.request.retries, _SETTLED)
+        for attempt in range(retries + 1) if self.options.backoff.jitter == "decorrelated" else ():
             wait = self.options.backoff.delay(attempt, previous=wait)  # it depends on the ones before
         return self.options.backoff.delay(self.request.retries) if wait is None else wait
 

@@ -28,6 +28,11 @@ HEADER = "resilience"
 """The message header in which a waiting task carries what it needs to know of its wait."""
 _SOON = 0.05
 """Seconds by which a wait may end early: to be put off again would cost more."""
+SLOT = ":slot"
+"""How the tickets of reserved slots end, and those of nothing else.
+
+So a header that somebody has forged can name no hit that was counted, which would then count no more, and no place.
+"""
 
 
 class WaitedTooLong(ResilienceError):
@@ -57,7 +62,7 @@ class Waiting:
     @classmethod
     def of(cls, headers: Mapping[str, Any] | None) -> Waiting:
         """Read the header. What others may have written into it is not trusted: nonsense counts as nothing."""
-        header = (headers or {}).get(HEADER)
+        header = headers.get(HEADER) if isinstance(headers, Mapping) else None
         if not isinstance(header, Mapping):
             return cls()
         deferrals = header.get("deferrals")
@@ -107,7 +112,8 @@ def _number(value: object) -> float:
 def _slot(value: object) -> tuple[int, str, int] | None:
     match value:
         case [int() as which, str() as ticket, int() as cost] if 0 <= which < 100 and cost > 0:
-            return (which, ticket, cost) if len(ticket) <= 200 and ticket.isascii() else None
+            known = len(ticket) <= 200 and ticket.isascii() and ticket.endswith(SLOT)
+            return (which, ticket, cost) if known else None
     return None
 
 

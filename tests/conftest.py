@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import redis
@@ -99,6 +102,19 @@ def mariadb() -> Iterator[str]:
     """The same on the machine's MariaDB."""
     with databases.mariadb() as alias:
         yield alias
+
+
+@pytest.fixture(scope="session")
+def fleet_module() -> Iterator[ModuleType]:
+    """The app and the tasks of tests/celery, with a Valkey of their own."""
+    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
+        module = importlib.import_module("tests.celery.fleet")
+        yield module
+        gc.collect()  # results unsubscribe when they go: the server must still be there
+        module.app.backend.result_consumer.stop()
+        module.app.close()
+        module.world.close()
 
 
 @pytest.fixture

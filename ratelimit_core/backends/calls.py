@@ -41,10 +41,27 @@ MAX_KEY = 200
 """Names longer than this many bytes are cut, and end in a hash of the whole."""
 
 
+def known_by(name: str) -> str:
+    """What a name is known by, to who may have it from a listing: itself, or what is left of it if that is too long."""
+    stored = escape(name)
+    return Hashed(stored) if "%%" in stored else name
+
+
 class Hashed(str):
-    """What is left of a name that was too long to be stored. Asked for by this, its record is found again."""
+    """What is left of a name that was too long to be stored. Asked for by this, its record is found again.
+
+    It equals no text that somebody else may write: that would be another name.
+    """
 
     __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hashed) and str(self) == str(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
 
 
 def escape(text: str) -> str:

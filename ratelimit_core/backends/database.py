@@ -164,7 +164,7 @@ class DatabaseBackend(Backend):
         def append(rows: Rows) -> None:
             stored = rows.lock([journal])[journal.id]
             now = rows.now()
-            entries = json.loads(stored.data) if stored.expires > now else []
+            entries = _journal(stored.data) if stored.expires > now else []
             ends = now + seconds * SECOND
             data = json.dumps([entry, *entries][:keep])  # ASCII: no text is too much for any database
             rows.replace([stored._replace(expires=ends, data=data, kept_until=ends)], now)
@@ -173,8 +173,7 @@ class DatabaseBackend(Backend):
 
     def _entries(self, key: Key) -> list[str]:
         found = self._read(reading(self._now()), [row(self._prefix, _JOURNAL, key).id], self._timeout)
-        entries: list[str] = json.loads(found[0][0]) if found else []
-        return entries
+        return _journal(found[0][0]) if found else []
 
     def prune(self, batch: int = 1000) -> tuple[int, int]:
         """Delete up to ``batch`` records that have ended, of any prefix, and their leases; how many of each.
@@ -400,6 +399,15 @@ class DatabaseBackend(Backend):
         unavailable = BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
         unavailable.away = not of_caller
         return unavailable
+
+
+def _journal(data: str) -> list[str]:
+    """The entries of a journal; none if it is none."""
+    try:
+        entries = json.loads(data)
+    except ValueError:
+        return []
+    return [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
 
 
 def _broken(connection: BaseDatabaseWrapper) -> bool:

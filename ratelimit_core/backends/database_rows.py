@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -182,12 +183,21 @@ class _Was:
     def __init__(self, call: Call, row: Row, now: int, answers: Iterator[int]) -> None:
         policy = call.policy
         self.record = (0,) * len(policy.record)
-        if row.expires > now and row.version == policy.version:
+        if row.expires > now and row.version == policy.version and _is_record(row.data, len(self.record)):
             self.record = tuple(map(int, row.data.split()))
         self.leases = {name: next(answers) for name in reads(call)}
         for name in ENDS.intersection(self.leases):
             if self.leases[name] <= now:
                 self.leases[name] = 0
+
+
+def _is_record(data: str, width: int) -> bool:
+    """Whether there are so many numbers in it."""
+    fields = data.split(" ")
+    return len(fields) == width and all(_NUMBER.fullmatch(field) for field in fields)
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,16}")  # those of a record stay below 2**53
 
 
 def _decide(call: Call, row: Row, now: int, answers: Iterator[int]) -> tuple[_Was, Verdict]:

@@ -18,8 +18,9 @@ from ..policies import ALLOWED, BREAKER, FIXED_WINDOW, Policy, Verdict
 from ..policies.breaker import FORCE
 from ..policies.fixed_window import HIT
 from ..settings import checked, setting
+from ..texts import without_secrets
 from .base import Backend
-from .calls import Call, Key
+from .calls import Call, Key, known_by
 
 R = TypeVar("R")
 
@@ -61,7 +62,9 @@ class MultiBackend(Backend):
             raise ConfigurationError("a MultiBackend needs stores: MultiBackend([RedisBackend(...), MemoryBackend()])")
         for backend in self.backends:
             if not isinstance(backend, Backend):
-                raise ConfigurationError(f"{backend!r} in a MultiBackend should be a Backend, as in MemoryBackend()")
+                raise ConfigurationError(
+                    f"{without_secrets(backend)} in a MultiBackend should be a Backend, as in MemoryBackend()"
+                )
         self._members = [_Member(backend, clock or monotonic) for backend in self.backends]
 
     @property
@@ -169,7 +172,7 @@ class MultiBackend(Backend):
         """The place of the store that is asked first."""
         if self.strategy != "round_robin":
             return 0
-        return zlib.crc32(name.encode("utf-8", "surrogatepass")) % len(self.backends)
+        return zlib.crc32(known_by(name).encode("utf-8", "surrogatepass")) % len(self.backends)
 
     def _first(self, name: str, ask: Callable[[Backend], R]) -> R:
         refusals: list[Exception] = []

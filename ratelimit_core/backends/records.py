@@ -14,7 +14,7 @@ from itertools import islice
 from ..clock import SECOND, Clock
 from ..hits import hit_of
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
-from .calls import Call, Key, refuse_duplicates
+from .calls import MAX_KEY, Call, Key, escape, refuse_duplicates, unescape
 
 
 class _Leases:
@@ -133,12 +133,19 @@ def _reads(policy: Policy) -> list[_Read]:
     return [_read(policy, name) for name in policy.leases]
 
 
+def _bounded(key: Key) -> Key:
+    """``key``, with its name as others store it where that is long; a per cent sign tells the one from the other."""
+    name = key[0]
+    return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
+
+
 class _Entry:
     """What is stored under one key: a record with its end, and leases."""
 
-    __slots__ = ("expires", "leases", "record")
+    __slots__ = ("expires", "key", "leases", "record")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key) -> None:
+        self.key = key
         self.record: tuple[int, ...] = ()
         self.expires = 0
         self.leases = _Leases()
@@ -180,9 +187,12 @@ class Records:
     def _decide(self, call: Call, now: int) -> tuple[_Entry, tuple[int, ...], Verdict]:
         policy = call.policy
         entries = self._entries.get(policy.name)
-        entry = entries.get(call.key) if entries else None
+        key = call.key
+        if len(key[0]) > MAX_KEY or "%" in key[0]:
+            key = _bounded(key)
+        entry = entries.get(key) if entries else None
         if entry is None:
-            entry = _Entry()
+            entry = _Entry(key)
         record = entry.record if entry.expires > now else policy.blank
         decide = _configured(policy, call.config)
         if not policy.leases:
@@ -209,8 +219,8 @@ class Records:
                 written = True
         if written:
             entries = self._entries_of(policy)
-            entries[call.key] = entry
-            entries.move_to_end(call.key)
+            entries[entry.key] = entry
+            entries.move_to_end(entry.key)
             self._writes += 1
             if not self._writes % 8 or len(entries) > self._max_keys:
                 self._sweep(entries, now)
@@ -233,11 +243,13 @@ class Records:
 
         def hit(name: str, ticket: str) -> Verdict:
             key = name, qualifier
+            if len(name) > MAX_KEY or "%" in name:
+                key = _bounded(key)
             with self._lock:
                 now = clock()
                 entry = entries.get(key)
                 if entry is None:
-                    entry = _Entry()
+                    entry = _Entry(key)
                 leases = entry.leases
                 first = leases.ending_by(now) if leased else 0
                 verdict = decide(entry.record if entry.expires > now else blank, now, leases.by_end, first)
@@ -260,17 +272,19 @@ class Records:
         """Forget these records and their leases."""
         with self._lock:
             for key in keys:
-                self._entries.get(policy.name, OrderedDict()).pop(key, None)
+                self._entries.get(policy.name, OrderedDict()).pop(_bounded(key), None)
 
     def keys(self, policy: Policy, most: int | None) -> list[Key]:
         """The records of ``policy`` that have not expired, ``most`` at most."""
         with self._lock:
             now = self._clock()
-            in_use = (key for key, entry in self._entries.get(policy.name, {}).items() if entry.in_use(now))
+            entries = self._entries.get(policy.name, OrderedDict())
+            in_use = ((unescape(name), rest) for (name, rest), entry in entries.items() if entry.in_use(now))
             return list(islice(in_use, most))
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         """Add to the journal ``key``."""
+        key = _bounded(key)
         with self._lock:
             now = self._clock()
             expires, journal = self._journals.get(key, (0, deque()))
@@ -283,7 +297,7 @@ class Records:
     def entries(self, key: Key) -> list[str]:
         """The journal ``key``, newest first."""
         with self._lock:
-            expires, journal = self._journals.get(key, (0, deque()))
+            expires, journal = self._journals.get(_bounded(key), (0, deque()))
             return list(journal) if expires > self._clock() else []
 
     def clear(self) -> None:

@@ -15,6 +15,7 @@ import redis
 
 from ..breaker_config import CircuitBreakerConfig
 from ..clock import SECOND, Clock, wall
+from ..errors import BackendError
 from ..policies import POLICIES, Policy, Verdict
 from ..settings import setting
 from .base import Backend
@@ -109,11 +110,11 @@ class RedisBackend(Backend):
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         refuse_duplicates(calls)
         if not self._clustered or not calls:
-            return _verdicts(self._session.evaluate(self._script(calls)))
+            return _verdicts(calls, self._session.evaluate(self._script(calls)))
         turns = in_turn(calls)
         question = next(turns)
         while True:
-            answers = _verdicts(self._session.evaluate(self._script(*question)))
+            answers = _verdicts(question[0], self._session.evaluate(self._script(*question)))
             try:
                 question = turns.send(answers)
             except StopIteration as end:
@@ -125,11 +126,11 @@ class RedisBackend(Backend):
         refuse_duplicates(calls)
         session = self._loops.current()
         if not self._clustered or not calls:
-            return _verdicts(await session.evaluate(self._script(calls)))
+            return _verdicts(calls, await session.evaluate(self._script(calls)))
         turns = in_turn(calls)
         question = next(turns)
         while True:
-            answers = _verdicts(await session.evaluate(self._script(*question)))
+            answers = _verdicts(question[0], await session.evaluate(self._script(*question)))
             try:
                 question = turns.send(answers)
             except StopIteration as end:
@@ -214,8 +215,14 @@ def _is_ordinary(key: Key) -> bool:
     return type(key[0]) is type(key[1]) is str and len(key[0]) <= MAX_KEY
 
 
-def _verdicts(answer: Any) -> list[Verdict]:
-    return [tuple(verdict) for verdict in answer]
+def _verdicts(calls: Sequence[Call], answer: Any) -> list[Verdict]:
+    """The answer, if that is what it is: of what a bad network made of it nobody else would make sense."""
+    verdicts = [tuple(verdict) for verdict in answer] if type(answer) is list else []
+    if [len(verdict) for verdict in verdicts] != [call.policy.answers for call in calls] or not all(
+        type(number) is int for verdict in verdicts for number in verdict
+    ):
+        raise BackendError(f"Redis: no verdicts on {len(calls)} calls: {answer!r:.200}")
+    return verdicts
 
 
 def _text(member: bytes | str) -> str:

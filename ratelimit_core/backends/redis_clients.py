@@ -7,7 +7,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import redis
 import redis.asyncio
@@ -86,8 +86,9 @@ def servers(url: str, options: Options) -> Servers:
     Raises:
         ConfigurationError: the URL or an option makes no sense.
     """
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0]
     if scheme not in _URLS:
+        scheme = scheme if scheme.isidentifier() else ""  # else it may be anything, a password too
         raise ConfigurationError(f"{scheme}://...: write a URL like one of {', '.join(_URLS.values())}")
     kind = Cluster if scheme.endswith("+cluster") else Sentinels if scheme.endswith("+sentinel") else OneServer
     try:
@@ -102,7 +103,9 @@ class OneServer(Servers):
     """``redis://``, ``rediss://`` and ``unix://``, as redis-py takes them."""
 
     def __init__(self, url: str, options: Options) -> None:
-        scheme = urlsplit(url).scheme
+        parts = urlsplit(url)
+        scheme = parts.scheme
+        _port(parts)
         merged = {**_DEFAULTS, **options, **_parse_url(url)}
         merged.pop("connection_class", None)
         self._blocking, self._in_loops = {
@@ -243,12 +246,20 @@ def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
         address = urlsplit(f"//{host}")
         if not address.hostname:
             raise ValueError("a host is missing")
-        addresses.append((address.hostname, address.port or port))
+        addresses.append((address.hostname, _port(address) or port))
     given = _parse_url(f"redis://{credentials}{at}host?{parts.query}")
     del given["host"]
     if parts.scheme.startswith("rediss"):
         given["ssl"] = True
     return addresses, unquote(parts.path.strip("/")), given
+
+
+def _port(parts: SplitResult) -> int | None:
+    """The port. What stands there may be the beginning of a password, so the error does not say."""
+    try:
+        return parts.port
+    except ValueError:
+        raise ValueError("the port should be a number; in a password write /, ? and # as %2F, %3F and %23") from None
 
 
 def _longest(options: Options) -> float | None:

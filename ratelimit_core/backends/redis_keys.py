@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Generator, Sequence
 
 from ..policies import ALLOWED, Policy, Verdict
-from .calls import Call, Key, escape, unescape
+from .calls import Call, Key, escape, known_by, unescape
 
 BUCKETS = 64
 """The slots that a cluster is used by. The number is part of every key: with another one nothing is found again."""
@@ -58,12 +58,14 @@ class ClusterKeys(Keys):
     """``prefix:{bucket}:name:policy:qualifier``: the name chooses one of :data:`BUCKETS`, with indexes of its own.
 
     What has one name lies together. So does what has a common tag: of a name with a part in braces only that part
-    chooses, as in Redis itself. ``payments``, ``{payments}`` and ``eu:{payments}`` share a bucket.
+    chooses, as in Redis itself. ``payments``, ``{payments}`` and ``eu:{payments}`` share a bucket. A name that is too
+    long to be stored has no parts.
     """
 
     @staticmethod
     def bucket(name: str) -> int:
         """The bucket of a name."""
+        name = known_by(name)
         tag = name.partition("{")[2].partition("}")
         return zlib.crc32((tag[0] if tag[1] and tag[0] else name).encode("utf-8", "surrogatepass")) % BUCKETS
 

@@ -15,11 +15,12 @@ from django.urls import URLPattern, path, reverse
 
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
+from ..texts import printable
 from .breaker_model import Breaker
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
 from .showing import shown, shown_entry
-from .words import address, printable
+from .words import address
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
-from .words import name_at, printable
+from ..texts import printable
+from .words import name_at
 
 
 class Breaker(models.Model):

@@ -31,10 +31,11 @@ from ..circuit_breaker import circuit_breaker_registry
 from ..clock import SECOND, monotonic
 from ..errors import ResilienceError
 from ..overview import LimitInUse, Span, overview, timeline
+from ..texts import printable
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
 from .showing import moment, shown, shown_entry
-from .words import address, mode_of, name_at, printable, span
+from .words import address, mode_of, name_at, span
 
 View = Callable[..., HttpResponse]
 

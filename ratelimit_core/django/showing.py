@@ -8,7 +8,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from .words import mode_of, printable, span
+from ..texts import printable
+from .words import mode_of, span
 
 
 def shown(status: dict[str, Any]) -> dict[str, Any]:

@@ -177,14 +177,14 @@ class ViewLimit:
 
     def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
         """What keeps ``request`` from its view, if the decision does; what its response is to tell of it is noted."""
-        (limiter, policies, _), key, _ = question
+        limiter, policies, _ = question[0]
         known = not decision.local or limiter.when_down == "local"
         if known and not self._shadow:
             headers.note(request, policies, decision)
         if decision.allowed:
             return self.refuses(request, None)
         if self._shadow:
-            logger.info("rate_limit: %r would be limited, for %.1f s", key, decision.retry_after)
+            logger.info("rate_limit: a request of %r would be limited, for %.1f s", limiter.key, decision.retry_after)
         return self.refuses(request, Refusal("limited" if known else "unavailable", decision.retry_after, decision))
 
     def refuses(self, request: HttpRequest, refusal: Refusal | None) -> Refusal | None:

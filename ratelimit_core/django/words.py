@@ -1,4 +1,4 @@
-"""What operators read and click: names that may hold anything, and spans of time."""
+"""What operators read and click: addresses of names that may hold anything, and spans of time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ from typing import Any
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _UNSAFE = re.compile(rb"[^A-Za-z0-9-]")
 _ESCAPED = re.compile(rb"~([0-9A-F]{2})")
-
-
-def printable(text: str) -> str:
-    r"""``text`` for the eyes: what does not print, and what could order a terminal about, is escaped as ``\x1b``."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def mode_of(status: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ local function breaker(state, generation, failures, last_failure, changed_at, re
           end
         end
       end
-      if (failures >= failure_threshold or span > 0) then
+      if (bad > 0 and (failures >= failure_threshold or span > 0)) then
         trip = 1
       end
     elseif state == 2 then

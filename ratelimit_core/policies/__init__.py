@@ -67,6 +67,8 @@ class Policy:
     config: tuple[str, ...]
     blank: tuple[int, ...]
     """The record where there is none."""
+    answers: int
+    """How many numbers a verdict has."""
 
     @classmethod
     def of(cls, decide: Callable[..., Verdict], version: int = 1) -> Policy:
@@ -86,6 +88,7 @@ class Policy:
             leases=tuple(after),
             config=tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
             blank=(0,) * len(record),
+            answers=RECORD + len(record) + (3 if after else 0),
         )
 
 

@@ -161,7 +161,7 @@ def breaker(
                         trip = 1
                     if slow_rate > 0 and (slowed * 1000 + slowed_before * weight) * 1000 >= slow_rate * total:
                         trip = 1
-            if failures >= failure_threshold or span > 0:
+            if bad > 0 and (failures >= failure_threshold or span > 0):
                 trip = 1
         elif state == HALF_OPEN:
             if bad > 0 or (slow_rate > 0 and slow > 0):

@@ -18,7 +18,7 @@ begin
     _found := found;
     _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
     _was := '0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0';
-    if _version = 2 and _expires > _now then
+    if _version = 2 and _expires > _now and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16}){17}$' then
       _was := _data;
     end if;
     _fields := string_to_array(_was, ' ')::bigint[];
@@ -98,7 +98,7 @@ begin
               end if;
             end if;
           end if;
-          if ("failures" >= "failure_threshold" or "span" > 0::bigint) then
+          if ("bad" > 0::bigint and ("failures" >= "failure_threshold" or "span" > 0::bigint)) then
             "trip" := 1::bigint;
           end if;
         elsif "state" = 2::bigint then

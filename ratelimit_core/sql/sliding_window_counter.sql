@@ -17,7 +17,7 @@ begin
     _found := found;
     _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
     _was := '0 0 0 0 0 0';
-    if _version = 1 and _expires > _now then
+    if _version = 1 and _expires > _now and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16}){5}$' then
       _was := _data;
     end if;
     _fields := string_to_array(_was, ' ')::bigint[];

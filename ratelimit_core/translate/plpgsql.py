@@ -124,7 +124,9 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
     yield "    _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);"
     if record:
         yield f"    _was := '{' '.join('0' * width)}';"
-        yield f"    if _version = {policy.version} and _expires > _now then"
+        number = "-?[0-9]{1,16}"
+        numbers = f"^{number}( {number}){{{width - 1}}}$"
+        yield f"    if _version = {policy.version} and _expires > _now and _data ~ '{numbers}' then"
         yield "      _was := _data;"
         yield "    end if;"
         yield "    _fields := string_to_array(_was, ' ')::bigint[];"

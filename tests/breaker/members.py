@@ -12,15 +12,25 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
-from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
+from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
+from ratelimit_core.clock import wall
 from ratelimit_core.permit import Permit
 from ratelimit_core.tickets import new_ticket
+from tests import databases
+
+
+def backend_of(url: str, prefix: str) -> Backend:
+    """A store that is patient, on a busy machine too; a database by its alias, with the environment of its parent."""
+    if "://" in url:
+        return RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    databases.setup()
+    return DatabaseBackend(url, key_prefix=prefix, timeout=20)
 
 
 def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start: Barrier, answers: Connection) -> None:
     """Ask each breaker once, at the same moment as the others, and hold on to what was given."""
-    backend = RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    backend = backend_of(url, prefix)
     breakers = [CircuitBreaker(name, backend=backend, **options) for name in names]
     permits = []
     for breaker in breakers:
@@ -31,11 +41,17 @@ def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start
 
 
 def member(url: str, prefix: str, options: dict[str, Any], commands: Connection) -> None:
-    """Do what is told: ``ask``, ``success``, ``failure``; answer with what came of it, and the events."""
+    """Do what is told, and answer with what came of it, and the events.
+
+    ``ask`` for a permit, and settle it by ``success`` or ``failure``; ``hit`` a limit; or tell the time (``wall``).
+    """
     seen: list[events.Event] = []
     events.subscribe(seen.append)
-    breaker = CircuitBreaker("upstream", backend=RedisBackend(url, key_prefix=prefix, socket_timeout=30), **options)
+    backend = backend_of(url, prefix)
+    breaker = CircuitBreaker("upstream", backend=backend, **options)
+    limiter = Limiter("1000/h", key="leased", backend=backend, lease=100)
     permit: Permit | None = None
+    answer: object
     with suppress(EOFError):
         while True:
             match commands.recv():
@@ -44,7 +60,11 @@ def member(url: str, prefix: str, options: dict[str, Any], commands: Connection)
                         permit = breaker.acquire()
                     except CircuitBreakerError:
                         permit = None
-                    answer: object = permit is not None
+                    answer = permit is not None
+                case "hit":
+                    answer = bool(limiter.hit())
+                case "wall":
+                    answer = wall()
                 case outcome if permit is not None:
                     answer = getattr(permit, outcome)()
             commands.send((answer, seen[:]))
@@ -74,7 +94,7 @@ def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, p
 
 
 def forks(url: str, prefix: str, children: int = 24) -> None:
-    backend: Backend = MemoryBackend() if url == "memory" else RedisBackend(url, key_prefix=prefix, socket_timeout=30)
+    backend: Backend = MemoryBackend() if url == "memory" else backend_of(url, prefix)
     busy = CircuitBreaker("busy", backend=backend, verdict_ttl=0, failure_threshold=1_000_000)
     quiet = CircuitBreaker("quiet", backend=backend, verdict_ttl=3600)
     opened = CircuitBreaker("opened", backend=backend, failure_threshold=1, recovery_timeout=3600)

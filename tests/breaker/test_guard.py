@@ -634,6 +634,7 @@ def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
         outage.end()
         outage.clock.advance(5)
         succeed(breaker)
+        outage.clock.advance(5)  # it was back for long enough to call it that
 
 
 @pytest.mark.parametrize("when_down", ["open", "closed"])

@@ -76,6 +76,16 @@ def test_a_success_is_not_told_before_the_failure_it_followed(fleet: Fleet) -> N
     assert early.state == "open"
 
 
+def test_an_old_success_opens_nothing_that_failures_did_not(fleet: Fleet) -> None:
+    one, other = fleet.processes(2, failure_threshold=1, verdict_ttl=0)
+    succeed(other)  # not told yet
+    fleet.clock.advance(0.001)
+    one.force_closed()
+    fail(one)
+    one.automatic()
+    succeed(other)
+
+
 def test_calls_during_an_outage_stay_within_the_bound(fleet: Fleet) -> None:
     threshold, ttl, step, duration, outage = 5, 0.25, 0.01, 0.05, 30.0
     callers = fleet.processes(20, failure_threshold=threshold, verdict_ttl=ttl, recovery_timeout=2)
@@ -212,6 +222,19 @@ def test_an_outcome_from_before_a_reset_is_dropped(fleet: Fleet) -> None:
     breaker.reset()
     before.failure(ConnectionError())
     assert breaker.get_status()["failure_count"] == 0
+
+
+def test_no_permit_rests_on_a_record_that_was_reset(fleet: Fleet) -> None:
+    here, there = fleet.processes(2, failure_threshold=1)
+    before = here.acquire()
+    there.reset()
+    before.failure(ConnectionError())  # dropped; and nobody has asked since the reset
+    early = here.acquire()
+    fail(there)
+    fleet.clock.advance(60)
+    probe(there)
+    early.failure(ConnectionError())
+    assert there.state == "half_open"
 
 
 def test_a_reset_is_seen_elsewhere_within_a_second(fleet: Fleet) -> None:

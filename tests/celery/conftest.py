@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -78,19 +75,6 @@ class Fleet:
         return int(self.world.llen("calls"))
 
 
-@pytest.fixture(scope="session")
-def fleet_module() -> Iterator[ModuleType]:
-    """The fleet's app and tasks, with a Valkey of their own."""
-    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
-        module = importlib.import_module("tests.celery.fleet")
-        yield module
-        gc.collect()  # results unsubscribe when they go: the server must still be there
-        module.app.backend.result_consumer.stop()
-        module.app.close()
-        module.world.close()
-
-
 @contextmanager
 def assembled(module: Any, **environ: str) -> Iterator[Fleet]:
     module.app.set_current()
@@ -115,20 +99,26 @@ BROKERS = ["valkey", "rabbitmq", "quorum"]
 @pytest.fixture(params=BROKERS)
 def any_fleet(request: pytest.FixtureRequest, fleet_module: Any) -> Iterator[Fleet]:
     """A fleet on each broker in turn."""
-    environ = {}
-    app = fleet_module.app
-    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+    with ExitStack() as stack:
+        environ = {}
         if request.param != "valkey":
             environ = {"FLEET_BROKER": stack.enter_context(servers.rabbitmq()), "FLEET_QUEUES": request.param}
+        yield stack.enter_context(on_broker(fleet_module, **environ))
+
+
+@contextmanager
+def on_broker(module: Any, **environ: str) -> Iterator[Fleet]:
+    """A fleet whose broker is that of the environment."""
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in environ.items():
             patch.setenv(name, value)
-        app.conf.update(fleet_module.broker_settings())
-        connect_anew(app)
-        with assembled(fleet_module, **environ) as fleet:
+        module.app.conf.update(module.broker_settings())
+        connect_anew(module.app)
+        with assembled(module, **environ) as fleet:
             yield fleet
         pools.reset()
-    app.conf.update(fleet_module.broker_settings())
-    connect_anew(app)
+    module.app.conf.update(module.broker_settings())
+    connect_anew(module.app)
 
 
 def connect_anew(app: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import redis
 import sentry_sdk
 from celery import Celery
-from celery.signals import celeryd_init, worker_process_init
+from celery.signals import celeryd_init, task_received, worker_process_init
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
@@ -65,6 +65,13 @@ def cut_off(**_: Any) -> None:
     """Have the pool's processes reach no broker; the worker itself still consumes."""
     if url := os.environ.get("FLEET_WRITE"):
         app.conf.update(broker_write_url=url, task_publish_retry=False)
+
+
+@task_received.connect
+def note_redelivery(request: Any, **_: Any) -> None:
+    """Which tasks the broker itself delivered again: these may run twice."""
+    if request.delivery_info.get("redelivered"):
+        world.sadd("redelivered", request.id)
 
 
 class Kept(Transport):
@@ -285,6 +292,7 @@ def settle(order: int) -> int:
 )
 def charge_lasting(order: int) -> int:
     upstream()
+    world.hincrby("runs", str(order), 1)
     return order
 
 
@@ -296,6 +304,11 @@ def wait_long(order: int) -> int:
 
 @breaker_task(**SETTLING | {"breaker": "settling-other"}, acks_late=True)
 def settle_other(order: int) -> int:
+    return order
+
+
+@breaker_task(**SETTLING | {"breaker": "settling-limited", "release_rate": "1/m"}, acks_late=True, rate="100/s")
+def settle_limited(order: int) -> int:
     return order
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from resilient_tasks.waiting import HEADER, Waiting
 from tests.celery.conftest import Fleet, connect_anew
 from tests.servers import Process, eventually
 
@@ -142,3 +143,22 @@ def test_a_pool_that_grows_and_shrinks_takes_nothing_up(fleet: Fleet, gather: Ga
     breaker.reset()
     assert sorted(gather(orders)) == list(range(5))
     assert deliveries([worker], orders) == [1] * 5
+
+
+def test_a_reserved_slot_is_its_turn(fleet: Fleet) -> None:
+    """Where tasks are released turn by turn, here one a minute, who has a slot of the limit comes at its time."""
+    settle = fleet.module.settle_limited
+    breaker = settle.resilience.breaker
+    breaker.force_open()
+    others = [settle.delay(n) for n in range(2)]
+    slot = settle.resilience.limiter.reserve(10, key=settle.resilience.subject((2,), {}).key)
+    carried = Waiting(deferrals=1, slot=(slot.which, slot.ticket, slot.cost)).header()
+    holder = settle.apply_async((2,), headers={HEADER: carried})
+    left = [settle.delay(n) for n in range(3, 10)]
+    worker = fleet.worker("-c", "1", *BOTH)
+    worker.wait_for("settling is stopped")
+    breaker.reset()
+    worker.wait_for("settling is releasing")
+    assert holder.get(timeout=20) == 2
+    assert others[0].get(timeout=20) == 0
+    assert {each.state for each in (others[1], *left)} == {"PENDING"}

@@ -21,7 +21,7 @@ JSON = st.recursive(
 
 
 def test_the_header_comes_back_as_it_was() -> None:
-    waiting = Waiting(3, 5.5, (1, "id:0", 2), time.time() + 60)
+    waiting = Waiting(3, 5.5, (1, "id:0:slot", 2), time.time() + 60)
     assert Waiting.of({HEADER: waiting.header(), "other": 1}) == waiting
 
 

@@ -18,7 +18,7 @@ from django.db import Error, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
-from ratelimit_core import Limiter
+from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS
@@ -28,6 +28,7 @@ from ratelimit_core.events import subscribe
 from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
 from ratelimit_core.store import Store
 from tests import databases
+from tests.breaker.fleet import fail, refused, succeed
 from tests.conformance.test_stores import ask
 from tests.servers import Process, eventually
 
@@ -499,6 +500,17 @@ def test_who_holds_a_record_makes_others_wait_not_for_ever_and_is_no_store_that_
         assert status is not None
         assert (status["state"], status["failure_count"]) == ("closed", 0)
     assert changes == []
+
+
+def test_a_breaker_whose_record_is_held_opens_in_this_process(server: str, prefix: str, clock: ManualClock) -> None:
+    backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
+    breaker = CircuitBreaker("held", failure_threshold=2, verdict_ttl=0, backend=backend)
+    succeed(breaker)
+    with databases.twin(server) as other, transaction.atomic(other), connections[other].cursor() as cursor:
+        cursor.execute(f"SELECT 1 FROM {RECORDS} WHERE prefix = %s FOR UPDATE", [prefix])
+        fail(breaker, 2)
+        refused(breaker)
+    backend.clear()
 
 
 def test_nor_is_it_for_who_asks_in_a_transaction_which_goes_on(server: str, prefix: str, clock: ManualClock) -> None:

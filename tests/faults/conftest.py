@@ -8,9 +8,11 @@ import pytest
 
 from .table import Row, rows
 
+Saw = Callable[[Row], None]
+
 
 @pytest.fixture
-def saw(request: pytest.FixtureRequest) -> Callable[[Row], None]:
+def saw(request: pytest.FixtureRequest) -> Saw:
     """Note a row of the table in docs/reliability.md."""
     seen = request.config.stash.setdefault(rows, [])
     return lambda row: seen.append((request.node.nodeid.split("[")[0], row))

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimit_core.django.words import mode_of, printable, span
+from ratelimit_core.django.words import mode_of, span
+from ratelimit_core.texts import printable
 
 
 @pytest.mark.parametrize(

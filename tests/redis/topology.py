@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,15 @@ class Server:
         file.touch()
         secret = ["--requirepass", password] if password else []
         settings = ["--port", str(self.port), "--bind", HOST, "--save", "", "--dir", str(self.directory)]
-        self.process = stack.enter_context(Process(str(get_binary_path()), str(file), *settings, *secret, *options))
-        stack.callback(self.end_hang)
+        self._command = [str(get_binary_path()), str(file), *settings, *secret, *options]
+        self._stack = stack
         self.client: Any = stack.enter_context(redis.Redis(HOST, self.port, password=password, socket_timeout=10))
+        self.start()
+
+    def start(self) -> None:
+        """Also again, after it was killed: with nothing of what it knew."""
+        self.process = self._stack.enter_context(Process(*self._command))
+        self._stack.callback(self.end_hang)
         eventually(self._answers)
 
     def _answers(self) -> bool:
@@ -79,6 +86,10 @@ def one_server() -> Iterator[Server]:
         yield Server(stack)
 
 
+def _follows(replica: Server) -> bool:
+    return bool(replica.client.info("replication").get("master_link_status") == "up")
+
+
 class Watched:
     """A master, its replica, and a Sentinel that decides alone, after ``down_after`` ms without an answer."""
 
@@ -86,7 +97,7 @@ class Watched:
         both = ["--repl-diskless-sync-delay", "0", "--masterauth", password]
         self.master = Server(stack, *both, password=password)
         self.replica = Server(stack, *both, "--replicaof", HOST, str(self.master.port), password=password)
-        eventually(lambda: self.replica.client.info("replication").get("master_link_status") == "up")
+        eventually(partial(_follows, self.replica))
         self.sentinel = Server(stack, "--sentinel", password=of_sentinel)
         tell = self.sentinel.client.execute_command
         tell("SENTINEL", "MONITOR", SERVICE, HOST, self.master.port, 1)
@@ -104,23 +115,29 @@ def watched(password: str = "", of_sentinel: str = "", down_after: int = 1000) -
 
 
 class Cluster:
-    """Three masters, a third of the slots each."""
+    """Three masters, a third of the slots each, and perhaps a replica of each."""
 
-    def __init__(self, stack: ExitStack) -> None:
-        fixed = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port"]
-        self.masters = [Server(stack, *fixed, str(free_port())) for _ in range(3)]
+    def __init__(self, stack: ExitStack, replicated: bool) -> None:
+        fixed = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"]
+        nodes = [Server(stack, *fixed, "--cluster-port", str(free_port())) for _ in range(6 if replicated else 3)]
+        self.masters = nodes[:3]
         bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
         for master, first, end in zip(self.masters, bounds, bounds[1:], strict=False):
             master.client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-            bus = self.masters[0].client.config_get("cluster-port")["cluster-port"]
-            master.client.execute_command("CLUSTER", "MEET", HOST, self.masters[0].port, bus)
-        eventually(lambda: all(self._complete(master) for master in self.masters))
+        bus = self.masters[0].client.config_get("cluster-port")["cluster-port"]
+        for node in nodes:
+            node.client.execute_command("CLUSTER", "MEET", HOST, self.masters[0].port, bus)
+        eventually(lambda: all(self._complete(node, len(nodes)) for node in nodes))
+        for master, replica in zip(self.masters, nodes[3:], strict=False):
+            replica.client.execute_command("CLUSTER", "REPLICATE", master.client.execute_command("CLUSTER MYID"))
+        for replica in nodes[3:]:
+            eventually(partial(_follows, replica))
         self.url = f"redis+cluster://{','.join(master.address for master in self.masters)}"
 
     @staticmethod
-    def _complete(master: Server) -> bool:
-        info = master.client.execute_command("CLUSTER INFO")
-        return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == 3)
+    def _complete(node: Server, nodes: int) -> bool:
+        info = node.client.execute_command("CLUSTER INFO")
+        return bool(info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes)
 
     def home(self, name: str) -> Server:
         """Who holds the bucket of a name at first."""
@@ -131,9 +148,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster() -> Iterator[Cluster]:
+def cluster(replicated: bool = False) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        yield Cluster(stack)
+        yield Cluster(stack, replicated)
 
 
 def names(cluster: Cluster) -> list[str]:

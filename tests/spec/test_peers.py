@@ -40,6 +40,7 @@ from tests.breaker import test_guard, test_races
 from tests.database import test_admission as database
 from tests.django import test_asgi
 from tests.django.conftest import Configure
+from tests.faults import test_fleet as faults
 from tests.spec.conftest import Get, Make, failing
 
 ELSEWHERE: dict[str, Callable[..., None]] = {
@@ -48,7 +49,7 @@ ELSEWHERE: dict[str, Callable[..., None]] = {
     "a token bucket on SQLite admitted too much to processes": database.test_no_more_pass_than_is_documented,
     "a hung Redis held up every call of a breaker": test_guard.test_a_hung_store_costs_one_short_wait_and_then_nothing,
     "a hung Redis blocked the loop": test_asgi.test_a_hung_store_blocks_neither_the_event_loop_nor_the_request,
-    "a killed prober wedged it": test_races.test_a_prober_that_is_killed_frees_its_place_in_time,
+    "a killed prober wedged it": faults.test_a_prober_that_is_killed_frees_its_place_in_time,
     "after a fork the child admitted all": test_races.test_children_forked_in_the_middle_of_calls,
 }
 """What takes processes, and is shown where there are some. The tests themselves, so that none can go unnoticed."""

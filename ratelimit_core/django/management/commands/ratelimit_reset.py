@@ -15,8 +15,8 @@ from ....circuit_breaker import circuit_breaker_registry
 from ....conf import get_backend
 from ....errors import ResilienceError, did_you_mean
 from ....policies import POLICIES
+from ....texts import printable
 from ...control import act, limits_in_use
-from ...words import printable
 
 
 class Command(BaseCommand):

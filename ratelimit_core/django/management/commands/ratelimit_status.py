@@ -11,8 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ....circuit_breaker import circuit_breaker_registry
 from ....conf import get_backend
 from ....errors import ResilienceError
+from ....texts import printable
 from ...control import limits_in_use
-from ...words import mode_of, printable, span
+from ...words import mode_of, span
 
 SHOWN = 100
 """So many limits are printed; ``--json`` prints all."""
