@@ -36,7 +36,9 @@ class MemoryBackend(Backend):
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
         """Nothing that can fail, or that a breaker has to know of; of a subclass that decides otherwise, None."""
-        return self._records.hit(call) if type(self)._apply is MemoryBackend._apply else None
+        kind = type(self)
+        own = (kind._apply, kind._aapply) == (MemoryBackend._apply, MemoryBackend._aapply)
+        return self._records.hit(call) if own else None
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)

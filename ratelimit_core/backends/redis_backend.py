@@ -215,11 +215,14 @@ def _is_ordinary(key: Key) -> bool:
     return type(key[0]) is type(key[1]) is str and len(key[0]) <= MAX_KEY
 
 
+_NUMBERS = {int}
+
+
 def _verdicts(calls: Sequence[Call], answer: Any) -> list[Verdict]:
     """The answer, if that is what it is: of what a bad network made of it nobody else would make sense."""
     verdicts = [tuple(verdict) for verdict in answer] if type(answer) is list else []
-    if [len(verdict) for verdict in verdicts] != [call.policy.answers for call in calls] or not all(
-        type(number) is int for verdict in verdicts for number in verdict
+    if [len(verdict) for verdict in verdicts] != [call.policy.answers for call in calls] or any(
+        {*map(type, verdict)} != _NUMBERS for verdict in verdicts
     ):
         raise BackendError(f"Redis: no verdicts on {len(calls)} calls: {answer!r:.200}")
     return verdicts

@@ -95,13 +95,15 @@ def test_listing_deleting_and_clearing_never_scan(
     watched: RedisBackend, sent: Callable[[Callable[[], object]], list[str]]
 ) -> None:
     watched.apply(CALLS)
-    assert sent(lambda: watched.keys(BREAKER)) == ["TIME", "ZRANGEBYSCORE"]
+    assert sent(lambda: watched.keys(BREAKER)) == ["TIME", "ZREVRANGEBYSCORE"]
     assert sent(lambda: watched.delete(BREAKER, [("a", "b")])) == ["DEL", "ZREM"]
     assert {"SCAN", "KEYS"}.isdisjoint(sent(watched.clear))
 
 
 @every_policy
-def test_every_key_ends_and_none_outlives_its_use(backend: RedisBackend, client: redis.Redis, policy: Policy) -> None:
+def test_every_key_ends_and_none_outlives_its_use_by_more_than_a_quarter(
+    backend: RedisBackend, client: redis.Redis, policy: Policy
+) -> None:
     longest = 0
     operations = [1, 0, 1] if policy is BREAKER else [HIT, HIT, PEEK, REFUND, HIT]
     operations += [RESERVE] * 3 if "max_wait" in policy.event else []
@@ -114,7 +116,7 @@ def test_every_key_ends_and_none_outlives_its_use(backend: RedisBackend, client:
         verdict = backend.apply([call._replace(event=tuple(event))])[0]
         longest = max(longest, verdict[EXPIRES], verdict[-1] if policy.leases else 0)
     seconds, fraction = client.time()
-    at_most = (longest - int(seconds) * SECOND - int(fraction)) / 1000 + 2  # each is rounded
+    at_most = 1.25 * (longest - int(seconds) * SECOND - int(fraction)) / 1000 + 3  # each is rounded
     keys = stored(client, backend)
     assert len(keys) == 1 + bool(policy.record) + (policy.name in ("token_bucket", "sliding_window", "concurrency"))
     for key in keys:

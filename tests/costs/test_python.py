@@ -64,7 +64,7 @@ def test_a_call_that_an_open_breaker_refuses(refused: Callable[[], object]) -> N
 
 @pytest.mark.parametrize(
     ("algorithm", "most"),
-    [("token_bucket", 298), ("sliding_window", 396), ("fixed_window", 266), ("sliding_window_counter", 336)],
+    [("token_bucket", 309), ("sliding_window", 407), ("fixed_window", 277), ("sliding_window_counter", 347)],
 )
 def test_a_check_in_memory(backend: MemoryBackend, algorithm: Any, most: int) -> None:
     at_most(most, instructions(Limiter("100/s", key="one", algorithm=algorithm, backend=backend).hit))
@@ -72,7 +72,7 @@ def test_a_check_in_memory(backend: MemoryBackend, algorithm: Any, most: int) ->
 
 def test_a_check_of_five_limits_in_memory(backend: MemoryBackend) -> None:
     rate = "100/s;200/m;300/h;400/d;500/2d"
-    at_most(3150, instructions(Limiter(rate, key="five", algorithm="token_bucket", backend=backend).hit))
+    at_most(3290, instructions(Limiter(rate, key="five", algorithm="token_bucket", backend=backend).hit))
 
 
 def test_a_view_with_a_limit_in_memory(backend: MemoryBackend) -> None:
