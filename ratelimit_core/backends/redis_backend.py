@@ -6,7 +6,7 @@ import hashlib
 import os
 import weakref
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib.resources import files
 from itertools import islice
 from typing import Any
@@ -22,6 +22,8 @@ from .base import Backend
 from .calls import MAX_KEY, Call, Key, refuse_duplicates
 from .redis_clients import servers
 from .redis_keys import JOURNAL, ClusterKeys, Keys, in_turn
+from .redis_packing import keys as pack_keys
+from .redis_packing import pack
 from .redis_sessions import ClusterSession, Command, LoopSessions, Script, Session
 
 _DAY = 24 * 3600
@@ -103,14 +105,20 @@ class RedisBackend(Backend):
         self._prefix = self._named.prefix
         self._names = self._named.record
         self._asked = lru_cache(maxsize=5_000)(self._named.of)
+        self._packed_keys = lru_cache(maxsize=5_000)(self._pack_keys)
         self._clock = clock
+        self._packs = self._servers is not None and not self._clustered and clock is None
         self._renew()
         _instances.add(self)
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         refuse_duplicates(calls)
         if not self._clustered or not calls:
-            return _verdicts(calls, self._session.evaluate(self._script(calls)))
+            asked = partial(self._script, calls)
+            session = self._session
+            return _verdicts(
+                calls, session.send(self._pack(calls), asked) if self._packs else session.evaluate(asked())
+            )
         turns = in_turn(calls)
         question = next(turns)
         while True:
@@ -136,15 +144,25 @@ class RedisBackend(Backend):
             except StopIteration as end:
                 return list(end.value)
 
+    def _pack(self, calls: Sequence[Call]) -> bytes:
+        _, sha = script(frozenset([call.policy.name for call in calls]))
+        named = [
+            (self._packed_keys if _is_ordinary(key) else self._pack_keys)(policy, key) for policy, key, *_ in calls
+        ]
+        return pack(sha, calls, named)
+
+    def _pack_keys(self, policy: Policy, key: Key) -> tuple[int, bytes]:
+        return pack_keys(self._named.of(policy, key))
+
     def _script(self, calls: Sequence[Call], look: bool = False) -> Script:
         keys: list[str] = []
         arguments: list[str | int] = ["" if self._clock is None else self._clock()]
         for policy, key, event, config, ticket in calls:
             keys += (self._asked if _is_ordinary(key) else self._named.of)(policy, key)
             arguments += (policy.name, ticket, *event, *config)
-        text, sha = script(frozenset([call.policy.name for call in calls]), look)
+        lua, sha = script(frozenset([call.policy.name for call in calls]), look)
         # Text, since hiredis crashes where a signal's handler raises while it makes numbers into text.
-        return text, sha, [str(len(keys)), *keys, *map(str, arguments)]
+        return lua, sha, [str(len(keys)), *keys, *map(str, arguments)]
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         listed: dict[str, list[str]] = {}

@@ -42,8 +42,8 @@ class Connections:
         self._master: object = None
         self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
 
-    def ask(self, *command: str | int) -> Any:
-        """What the server answers."""
+    def ask(self, *command: str | int, packed: bytes = b"") -> Any:
+        """What the server answers to a command, which may be packed already."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -54,7 +54,7 @@ class Connections:
             if connection._sock is None:
                 connection.connect()  # to send would do so too, but not to whom the Sentinels name
                 self._follow_the_master()
-            connection.send_packed_command(connection.pack_command(*command))
+            connection.send_packed_command([packed] if packed else connection.pack_command(*command))
             answer = connection.read_response()
         except redis.ResponseError:
             raise
@@ -157,12 +157,29 @@ class Session:
                     return client.eval(text, *arguments)
                 return connections.ask("EVAL", text, *arguments)
         except ERRORS as error:
-            pool = _outdated(self._client, error)
-            if pool is not None:
-                pool.disconnect(inuse_connections=False)
-                if self._connections is not None:
-                    self._connections.close()
-            raise unavailable(error) from error
+            raise self._away(error) from error
+
+    def send(self, packed: bytes, script: Callable[[], Script]) -> Any:
+        """:meth:`evaluate` where the EVALSHA is packed already, over the connections that are made here."""
+        connections = self._connections
+        if connections is None:
+            return self.evaluate(script())  # which connects
+        try:
+            try:
+                return connections.ask(packed=packed)
+            except redis.exceptions.NoScriptError:
+                text, _, arguments = script()
+                return connections.ask("EVAL", text, *arguments)
+        except ERRORS as error:
+            raise self._away(error) from error
+
+    def _away(self, error: Exception) -> BackendError:
+        pool = _outdated(self._client, error)
+        if pool is not None:
+            pool.disconnect(inuse_connections=False)
+            if self._connections is not None:
+                self._connections.close()
+        return unavailable(error)
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """What the commands answer: one round trip to each server that they go to."""

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
@@ -48,13 +49,25 @@ class Witness:
 
     def __init__(self, backend: Backend) -> None:
         self._heard = threading.local()
-        self._attempt = backend.attempt
+        self._attempt, self._hit = backend.attempt, backend.hit
         backend.attempt = self._hear  # type: ignore[method-assign]
+        backend.hit = self._hear_hits  # type: ignore[method-assign]
 
     def _hear(self, calls: Any) -> list[Verdict]:
         verdicts = self._attempt(calls)
         self._heard.last = calls[0], verdicts[0]
         return verdicts
+
+    def _hear_hits(self, call: Call) -> Callable[[str, str], Verdict] | None:
+        hit = self._hit(call)
+
+        def heard(name: str, ticket: str) -> Verdict:
+            assert hit is not None
+            verdict = hit(name, ticket)
+            self._heard.last = call, verdict
+            return verdict
+
+        return None if hit is None else heard
 
     def when(self, asked: int, heard: int) -> int:
         """When this thread's last question was decided, which was asked and heard of then."""
