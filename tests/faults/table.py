@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 BEGIN, END = "<!-- faults: written by `make faults` -->", "<!-- end of faults -->"
+PARTS = ("The store", "The fleet", "The broker", "Exactness", "Soak")
 COLUMNS = ("fault", "injected", "worst call", "reached the upstream", "lost", "over-admitted", "recovered in")
 
 
@@ -18,7 +19,7 @@ class Row:
     """What one fault did. Times are in seconds; None where a column has no meaning for this fault."""
 
     part: str
-    """The heading it stands under, as in ``"The store"``."""
+    """The heading it stands under, one of :data:`PARTS`."""
     fault: str
     injected: str
     """How it was injected, as in ``"SIGSTOP for 2 s"``."""
@@ -40,7 +41,7 @@ rows = pytest.StashKey[list[tuple[str, Row]]]()
 def _seconds(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{value * 1000:.3g} ms" if value < 0.9995 else f"{value:.3g} s"
 
 
 def _cells(test: str, row: Row) -> Iterator[str]:
@@ -56,8 +57,9 @@ def _cells(test: str, row: Row) -> Iterator[str]:
 
 def markdown(seen: list[tuple[str, Row]]) -> str:
     """The tables, one for each part."""
+    seen = sorted(seen, key=lambda each: PARTS.index(each[1].part))
     lines: list[str] = []
-    for part, mine in groupby(sorted(seen, key=lambda each: each[1].part), key=lambda each: each[1].part):
+    for part, mine in groupby(seen, key=lambda each: each[1].part):
         lines += [f"### {part}", "", f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}"]
         lines += [f"| {' | '.join(_cells(*each))} |" for each in mine]
         lines.append("")
