@@ -18,6 +18,7 @@ from .errors import ResilienceError
 from .limits import Limit
 from .policies import ANSWER, CONCURRENCY, LIMITS, OTHER_ANSWER, TOKEN_BUCKET, WAIT
 from .policies.token_bucket import PEEK
+from .texts import span
 
 _TURNS = turns_of("")
 _AT_A_TIME = 500
@@ -179,7 +180,9 @@ class Fleet(NamedTuple):
             return f"{opened} of {total} {_breakers(total)} {_are(opened)} open"
         if probing:
             return f"{probing} {_breakers(probing)} {_are(probing)} probing"
-        return f"All {total} {_breakers(total)} {_are(total)} closed" if total else "No breaker is in use"
+        if total == 1:
+            return "The one breaker is closed"
+        return f"All {total} breakers are closed" if total else "No breaker is in use"
 
 
 def _breakers(number: int) -> str:
@@ -202,6 +205,16 @@ def look() -> Fleet:
         return Fleet(breakers, limits, waiting, {name: history.read(backend, name) for name in recent})
     except ResilienceError as error:
         return Fleet({}, [], {}, {}, str(error))
+
+
+def probe_of(status: Mapping[str, Any]) -> str:
+    """When the next probe is; empty where none is to come. One that is due waits for somebody to call."""
+    if status["state"] == "half_open":
+        return "now"
+    due = status["next_attempt_time"]
+    if due is None:
+        return ""
+    return f"in {span(due - time.time())}" if due > time.time() else "next call"
 
 
 def word_of(status: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ratelimit_core.overview import Fleet, LimitInUse, look, word_of
+from ratelimit_core.overview import Fleet, LimitInUse, look, probe_of, word_of
 from ratelimit_core.texts import printable, span
 
 _STYLES = {"open": "bold red", "half_open": "yellow", "closed": "green"}
@@ -117,12 +117,12 @@ def _breakers(fleet: Fleet, width: int, room: int | None) -> Iterator[Text]:
             yield Text(f"and {left} more, less urgent", "dim")
             return
         left -= 1
-        threshold, probe = status["failure_threshold"], status["next_attempt_time"]
+        threshold = status["failure_threshold"]
         failures = str(status["failure_count"]) + ("" if threshold is None else f"/{threshold}")
-        due = "now" if status["state"] == "half_open" else "-" if probe is None else span(probe - time.time())
         line = Text(f"{_fit(names[name], column)}  ")
         line.append(f"{status['state'].replace('_', '-'):<9}", _STYLES[status["state"]])
-        line.append(f"  {_clock(fleet.since(name)):<8}  {failures:>8}  {due:>10}  {fleet.waiting.get(name) or '-':>7}")
+        probe, waiting = probe_of(status) or "-", fleet.waiting.get(name) or "-"
+        line.append(f"  {_clock(fleet.since(name)):<8}  {failures:>8}  {probe:>10}  {waiting:>7}")
         yield line
         if word:
             yield Text(f"  {word}", "magenta")

@@ -28,7 +28,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from ..clock import SECOND, monotonic
 from ..errors import ResilienceError
-from ..overview import Fleet, LimitInUse, Span, look, timeline, word_of
+from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_of
 from ..texts import printable, span
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
@@ -110,6 +110,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
         "away": seen.away,
         "headline": seen.headline(),
         "numbers": by_state,
+        "overruled": sum(status["mode"] != "automatic" for status in seen.breakers.values()),
         "total": len(seen.breakers),
         "found": len(found),
         "part": printable(part),
@@ -206,6 +207,7 @@ def _card(seen: Fleet, name: str, hours: int) -> dict[str, Any]:
         "address": address(name),
         "waiting": seen.waiting.get(name, 0),
         "words": printable(word_of(status)),
+        "probe": probe_of(status),
         "since": moment(seen.since(name)),
         "bars": [_part(each, began, now) for each in spans],
     }
