@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -14,7 +15,7 @@ import pytest
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import RedisBackend
 from tests.celery.terminal import Terminal
-from tests.servers import Process, valkey_that_persists
+from tests.servers import ROOT, Process, valkey_that_persists
 
 ENTER, LEAVE, CURSOR = b"\x1b[?1049h", b"\x1b[?1049l", b"\x1b[?25h"
 
@@ -121,3 +122,12 @@ def test_it_reads_well_in_80_columns_without_colours_however_much_there_is(serve
         assert row.index("closed") == header.index("state")
         assert row.rindex(" 0 ") + 2 == header.index("failures") + len("failures")
     assert b"\x1b[3" not in terminal.written  # no colour
+
+
+def test_without_rich_it_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ImportError('it is not installed')")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    command = "-m celery -A tests.celery.fleet resilience watch".split()
+    environ = {"FLEET_URL": "redis://127.0.0.1:1", "PYTHONPATH": path}
+    with Process.python(*command, environ=environ) as process:
+        process.wait_for("pip install 'resilient-tasks[cli]'")
