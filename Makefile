@@ -6,7 +6,7 @@ DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak screenshots test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ faults: $(DEV)  ## Inject every fault, and write what each did into docs/reliabi
 
 soak: $(DEV)  ## Have a fleet live through random faults for an hour; SOAK="--seconds 60" goes to it
 	.venv/bin/python -m tests.soak $(SOAK)
+
+screenshots: $(DEV)  ## Take the pictures of docs/dashboard.md again
+	.venv/bin/python -m tests.operators.screenshots
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

@@ -43,6 +43,7 @@ def addresses(environ: dict[str, str], python: str) -> str:
     return f"""
   Site               {site}/
   Admin              {site}/admin/ (user {USER}, password {environ["SITE_PASSWORD"]})
+  Dashboard          {site}/resilience/ (the same user)
   Flower             http://127.0.0.1:{environ["FLOWER_PORT"]}/tasks
   Payment service    {upstream_url}/stats
   Store              {redis_url}

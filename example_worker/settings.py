@@ -48,6 +48,7 @@ DATABASES = {
     }
 }
 
+LOGIN_URL = "admin:login"  # the dashboard asks for it
 STATIC_URL = "static/"
 TEMPLATES = [
     {

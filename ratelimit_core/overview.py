@@ -8,18 +8,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from . import conf, history
 from .backends.base import Backend
 from .backends.calls import Call
 from .breaker_state import turns_of
+from .circuit_breaker import circuit_breaker_registry
 from .clock import SECOND
+from .errors import ResilienceError
 from .limits import Limit
 from .policies import ANSWER, CONCURRENCY, LIMITS, OTHER_ANSWER, TOKEN_BUCKET, WAIT
 from .policies.token_bucket import PEEK
+from .texts import span
 
 _TURNS = turns_of("")
 _AT_A_TIME = 500
 MOST = 200
 """So many limits of each algorithm are looked at: there may be one for each of a million clients."""
+_WITH_HISTORY = 50
+"""Of so many breakers, those that changed last, the history is read: a round trip each."""
+_URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 
 
 class LimitInUse(NamedTuple):
@@ -131,3 +138,88 @@ def timeline(history: Iterable[Mapping[str, Any]], began: float, ended: float) -
             span = span._replace(began=spans.pop().began)
         spans.append(span)
     return spans
+
+
+class Fleet(NamedTuple):
+    """What the configured store says of the whole fleet.
+
+    Attributes:
+        breakers: by name, as ``circuit_breaker_registry.get_fleet_status()`` says.
+        limits, waiting: see :class:`Overview`.
+        histories: by name, newest first, of the breakers that changed last.
+        away: why the store can't be asked; then nothing is known.
+    """
+
+    breakers: dict[str, dict[str, Any]]
+    limits: list[LimitInUse]
+    waiting: dict[str, int]
+    histories: dict[str, list[dict[str, Any]]]
+    away: str = ""
+
+    def worst_first(self) -> list[str]:
+        """The names of all breakers: the open ones first, and among equals those of which somebody has said so."""
+
+        def urgency(name: str) -> tuple[int, bool, str]:
+            status = self.breakers[name]
+            return _URGENCY[status["state"]], status["mode"] == "automatic", name
+
+        return sorted(self.breakers, key=urgency)
+
+    def since(self, name: str) -> float | None:
+        """Since when callers have felt a breaker as they do now. Seconds since the epoch; None if nobody knows."""
+        spans = timeline(self.histories.get(name, ()), 0.0, time.time())
+        return spans[-1].began or self.breakers[name]["changed_at"]
+
+    def headline(self) -> str:
+        """All in one sentence."""
+        if self.away:
+            return "The shared store is away"
+        states = [status["state"] for status in self.breakers.values()]
+        total, opened, probing = len(states), states.count("open"), states.count("half_open")
+        if opened:
+            return f"{opened} of {total} {_breakers(total)} {_are(opened)} open"
+        if probing:
+            return f"{probing} {_breakers(probing)} {_are(probing)} probing"
+        if total == 1:
+            return "The one breaker is closed"
+        return f"All {total} breakers are closed" if total else "No breaker is in use"
+
+
+def _breakers(number: int) -> str:
+    return "breaker" if number == 1 else "breakers"
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
+
+
+def look() -> Fleet:
+    """The whole fleet, as the configured store knows it. A few round trips, and one for each history."""
+    try:
+        breakers = circuit_breaker_registry.get_fleet_status()
+        backend = conf.get_store().backend
+        limits, waiting = overview(backend, breakers)
+        changed = sorted(breakers, key=lambda name: breakers[name]["changed_at"] or 0, reverse=True)
+        eventful = [name for name in changed if breakers[name]["mode"] != "automatic"] + changed
+        recent = list(dict.fromkeys(eventful))[:_WITH_HISTORY]
+        return Fleet(breakers, limits, waiting, {name: history.read(backend, name) for name in recent})
+    except ResilienceError as error:
+        return Fleet({}, [], {}, {}, str(error))
+
+
+def probe_of(status: Mapping[str, Any]) -> str:
+    """When the next probe is; empty where none is to come. One that is due waits for somebody to call."""
+    if status["state"] == "half_open":
+        return "now"
+    due = status["next_attempt_time"]
+    if due is None:
+        return ""
+    return f"in {span(due - time.time())}" if due > time.time() else "next call"
+
+
+def word_of(status: Mapping[str, Any]) -> str:
+    """What a person has said of a breaker; empty where nobody did."""
+    if status["mode"] == "automatic":
+        return "in the shadow: nobody is refused" if status["shadow"] else ""
+    by = f" by {status['author']}" if status["author"] else ""
+    return f"{status['mode'].replace('_', ' ')}{by}{': ' if status['reason'] else ''}{status['reason']}"

@@ -1,9 +1,10 @@
-"""Texts that others chose, made fit to be shown: in a log, on a terminal, in an error."""
+"""Texts for people: what others chose, made fit to be shown in a log, on a terminal, in an error; and spans of time."""
 
 from __future__ import annotations
 
 import re
 
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _CREDENTIALS = re.compile(r":(/*).*@", re.DOTALL)
 _PASSWORD = re.compile(r"""((?:password|secret|token)['"]?\s*[=:]\s*)('[^']*'|"[^"]*"|[^&,'"\s}]+)""", re.IGNORECASE)
 
@@ -19,3 +20,10 @@ def printable(text: str) -> str:
 def without_secrets(value: object) -> str:
     """The ``repr()`` of a setting, for an error: what a URL says of who connects is left out, and so are passwords."""
     return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", repr(value)))
+
+
+def span(seconds: float) -> str:
+    """A span of time in the unit that suits it, as ``42 s``, ``5 min``, ``3 h``, ``9 d``."""
+    whole = max(round(seconds), 0)
+    size, unit = next((each for each in _UNITS if whole >= 2 * each[0]), (1, "s"))
+    return f"{whole / size:.0f} {unit}"

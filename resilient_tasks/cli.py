@@ -12,11 +12,10 @@ from typing import Any
 
 import click
 
+from ratelimit_core.overview import word_of
 from ratelimit_core.texts import printable
 
 from . import control  # noqa: F401 - so that `celery inspect` and `celery control` know the commands
-
-_REFRESH = 0.5  # seconds between two looks of `watch`
 
 
 @click.group()
@@ -45,25 +44,14 @@ def status(json: bool) -> None:
 
 
 @resilience.command()
-@click.option("--every", default=_REFRESH, show_default=True, help="Seconds between two looks.")
+@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
 def watch(every: float) -> None:
-    """The same, live, until Ctrl-C."""
+    """The whole fleet, live: breakers, limits in use and what happened last, until q or Ctrl-C."""
     try:
-        from rich.console import Console
-        from rich.live import Live
-        from rich.text import Text
-    except ImportError:
-        raise click.ClickException("watch needs the package rich: pip install rich") from None
-    console = Console()
-    with Live(console=console, auto_refresh=False) as live:
-        while True:
-            with _store_errors():
-                board = "\n".join([*_table(_statuses()), "", datetime.now().strftime("%H:%M:%S")])
-            if console.is_terminal:
-                live.update(Text(board), refresh=True)
-            else:
-                click.echo(board)
-            time.sleep(every)
+        from .watch import watch as show
+    except ImportError as error:
+        raise click.ClickException(f"watch needs rich: pip install 'resilient-tasks[cli]' ({error})") from None
+    show(every)
 
 
 _SAID: list[Callable[[Any], Any]] = [
@@ -168,10 +156,7 @@ def _table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
         failures = f"{each['failure_count']}/{threshold}" if threshold is not None else str(each["failure_count"])
         next_attempt = each["next_attempt_time"]
         probe = f"{max(0.0, next_attempt - time.time()):.1f} s" if next_attempt is not None else "-"
-        word = "" if each["mode"] == "automatic" else f"{each['mode']} by {each.get('author') or 'nobody named'}"
-        if word and each.get("reason"):
-            word += f": {each['reason']}"
-        word = printable(word)
+        word = printable(word_of(each))
         since = _moment(each["changed_at"])
         yield f"{shown[name]:<{width}}  {each['state']:<9}  {failures:>8}  {probe:<10}  {since:<19}  {word}".rstrip()
 

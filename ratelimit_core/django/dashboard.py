@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache, wraps
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import PermissionDenied
@@ -26,16 +26,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from .. import conf, history
-from ..circuit_breaker import circuit_breaker_registry
 from ..clock import SECOND, monotonic
 from ..errors import ResilienceError
-from ..overview import LimitInUse, Span, overview, timeline
-from ..texts import printable
+from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_of
+from ..texts import printable, span
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
 from .showing import moment, shown, shown_entry
-from .words import address, mode_of, name_at, span
+from .words import address, name_at
 
 View = Callable[..., HttpResponse]
 
@@ -43,8 +41,6 @@ SEE, ACT = "ratelimit_core.view_breaker", "ratelimit_core.change_breaker"
 HOURS = (1, 6, 24, 72)
 """How far back timelines may go; the first is usual."""
 _SHOWN = 200
-_WITH_HISTORY = 50
-"""Of so many breakers, those that changed last, the history is read: a round trip each."""
 _TOLD = 30
 _WIDTH, _NARROWEST = 1000, 8
 _POLICY = (
@@ -56,29 +52,17 @@ _ASSETS = {
     "dashboard.js": "text/javascript; charset=utf-8",
     "icon.svg": "image/svg+xml",
 }
-_URGENCY = {"open": 0, "half_open": 1, "closed": 2}
-
-
-class _Seen(NamedTuple):
-    """What the store said, once for all who look within a second."""
-
-    breakers: dict[str, dict[str, Any]]
-    limits: list[LimitInUse]
-    waiting: dict[str, int]
-    histories: dict[str, list[dict[str, Any]]]
-    away: str
-
 
 _lock = threading.Lock()
-_last: tuple[int, _Seen] | None = None
+_last: tuple[int, Fleet] | None = None
 
 
-def _seen() -> _Seen:
+def _seen() -> Fleet:
     """What the store says now, or said within the last second."""
     global _last
     with _lock:
         if _last is None or monotonic() - _last[0] > SECOND:
-            _last = monotonic(), _look()
+            _last = monotonic(), look()
         return _last[1]
 
 
@@ -87,19 +71,6 @@ def forget() -> None:
     global _last
     with _lock:
         _last = None
-
-
-def _look() -> _Seen:
-    try:
-        breakers = circuit_breaker_registry.get_fleet_status()
-        backend = conf.get_store().backend
-        limits, waiting = overview(backend, breakers)
-        changed = sorted(breakers, key=lambda name: breakers[name]["changed_at"] or 0, reverse=True)
-        eventful = [name for name in changed if breakers[name]["mode"] != "automatic"] + changed
-        recent = list(dict.fromkeys(eventful))[:_WITH_HISTORY]
-        return _Seen(breakers, limits, waiting, {name: history.read(backend, name) for name in recent}, "")
-    except ResilienceError as error:
-        return _Seen({}, [], {}, {}, str(error))
 
 
 def _guarded(permission: str) -> Callable[[View], View]:
@@ -130,14 +101,16 @@ def fleet(request: HttpRequest) -> HttpResponse:
     """All at one look, the worst first; ``?q=`` finds part of a name, ``?hours=`` says how far back timelines go."""
     seen = _seen()
     part, hours = request.GET.get("q", ""), _hours(request)
-    found = sorted((name for name in seen.breakers if part in name), key=lambda name: _urgency(seen, name))
+    found = [name for name in seen.worst_first() if part in name]
     by_state = {
         state: sum(status["state"] == state for status in seen.breakers.values())
         for state in ("open", "half_open", "closed")
     }
     context = {
         "away": seen.away,
+        "headline": seen.headline(),
         "numbers": by_state,
+        "overruled": sum(status["mode"] != "automatic" for status in seen.breakers.values()),
         "total": len(seen.breakers),
         "found": len(found),
         "part": printable(part),
@@ -223,12 +196,7 @@ def _hours(request: HttpRequest) -> int:
     return next((hours for hours in HOURS if str(hours) == asked), HOURS[0])
 
 
-def _urgency(seen: _Seen, name: str) -> tuple[int, bool, str]:
-    status = seen.breakers[name]
-    return _URGENCY[status["state"]], status["mode"] == "automatic", name
-
-
-def _card(seen: _Seen, name: str, hours: int) -> dict[str, Any]:
+def _card(seen: Fleet, name: str, hours: int) -> dict[str, Any]:
     """A breaker as it is shown."""
     status = seen.breakers[name]
     now = time.time()
@@ -238,8 +206,9 @@ def _card(seen: _Seen, name: str, hours: int) -> dict[str, Any]:
     return shown(status) | {
         "address": address(name),
         "waiting": seen.waiting.get(name, 0),
-        "words": printable(_words(status)),
-        "since": moment(spans[-1].began if len(spans) > 1 else status["changed_at"]),
+        "words": printable(word_of(status)),
+        "probe": probe_of(status),
+        "since": moment(seen.since(name)),
         "bars": [_part(each, began, now) for each in spans],
     }
 
@@ -264,14 +233,6 @@ def _unknown(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"at": status["changed_at"] or 0.0, "event": events[status["state"]], "shadow": False, "ttl": None}]
 
 
-def _words(status: Mapping[str, Any]) -> str:
-    """What a person has said of it; empty where nobody did."""
-    if status["mode"] == "automatic":
-        return "in the shadow: nobody is refused" if status["shadow"] else ""
-    by = f" by {status['author']}" if status["author"] else ""
-    return f"{mode_of(status).replace('_', ' ')}{by}{': ' if status['reason'] else ''}{status['reason']}"
-
-
 def _bar(limit: LimitInUse) -> dict[str, Any]:
     """A limit as it is shown."""
     part = min(1.0, limit.used / limit.allowance)
@@ -287,7 +248,7 @@ def _bar(limit: LimitInUse) -> dict[str, Any]:
     }
 
 
-def _told(seen: _Seen, part: str) -> list[dict[str, Any]]:
+def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
     """The latest entries of all histories."""
     entries = [
         shown_entry(entry) | {"name": printable(name), "address": address(name)}

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from ..texts import printable
-from .words import mode_of, span
+from ..texts import printable, span
+from .words import mode_of
 
 
 def shown(status: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What operators read and click: addresses of names that may hold anything, and spans of time."""
+"""What operators read and click: modes, and addresses of names that may hold anything."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _UNSAFE = re.compile(rb"[^A-Za-z0-9-]")
 _ESCAPED = re.compile(rb"~([0-9A-F]{2})")
 
@@ -15,13 +14,6 @@ def mode_of(status: Mapping[str, Any]) -> str:
     """The mode that a status tells of; automatic, with the shadow that its settings put it into."""
     shadow = status["mode"] == "automatic" and status["shadow"]
     return f"{status['mode']}, in the shadow" if shadow else str(status["mode"])
-
-
-def span(seconds: float) -> str:
-    """A span of time in the unit that suits it, as ``42 s``, ``5 min``, ``3 h``, ``9 d``."""
-    whole = max(round(seconds), 0)
-    size, unit = next((each for each in _UNITS if whole >= 2 * each[0]), (1, "s"))
-    return f"{whole / size:.0f} {unit}"
 
 
 def address(name: str) -> str:

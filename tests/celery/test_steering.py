@@ -74,7 +74,7 @@ def test_the_command_group_does_the_same_without_a_worker(fleet: Fleet) -> None:
     assert "The store knows no breaker yet" in celery(fleet, "resilience", "status")
     celery(fleet, "resilience", "open", "ledger", "--reason", "they are moving", "--author", "ada", "--ttl", "60")
     told = celery(fleet, "resilience", "status")
-    assert "forced_open by ada: they are moving" in told
+    assert "forced open by ada: they are moving" in told
     assert "0/3" in told  # its settings come from the app's tasks
     assert json.loads(celery(fleet, "resilience", "status", "--json"))["ledger"]["mode"] == "forced_open"
     celery(fleet, "resilience", "close", "ledger")

@@ -60,10 +60,12 @@ class Site:
         return self.python("-m", "django", *arguments, stdin=stdin)
 
     @contextmanager
-    def serving(self) -> Iterator[Browser]:
+    def serving(self, port: int | None = None, **environ: str) -> Iterator[Browser]:
         """A server of the project in a process of its own; a browser for it."""
-        address = f"127.0.0.1:{free_port()}"
-        with Process.python("-m", "django", "runserver", "--noreload", address, environ=self.environ) as server:
+        address = f"127.0.0.1:{port or free_port()}"
+        with Process.python(
+            "-m", "django", "runserver", "--noreload", address, environ=self.environ | environ
+        ) as server:
             server.wait_for("Quit the server")
             yield Browser(f"http://{address}")
 

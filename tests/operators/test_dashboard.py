@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import copy
 from urllib.request import urlopen
 
 import pytest
@@ -102,6 +103,18 @@ def test_nothing_comes_from_elsewhere_and_nothing_is_inline(control: Browser) ->
 @pytest.mark.parametrize("path", ["assets/0123456789ab/dashboard.css", "assets/x/secrets.py", "breakers/~FF/"])
 def test_what_is_not_there_is_not_found(control: Browser, path: str) -> None:
     assert control.get(PAGE + path).status == 404
+
+
+def test_behind_a_proxy_all_that_a_page_leads_to_has_the_prefix(site: Site, control: Browser) -> None:
+    CircuitBreaker("behind a proxy", backend=site.backend()).call(len, "")
+    with site.serving(SITE_PREFIX="/ops") as browser:
+        behind = copy(control)  # with the same cookies
+        behind.site = browser.site
+        for path in (PAGE, page_of("behind a proxy")):
+            text = behind.get(path).text
+            led = re.findall(r'(?:src|href|action)="([^"#?][^"]*)"', text)
+            assert len(led) > 4
+            assert [each for each in led if not each.startswith("/ops/resilience/")] == []
 
 
 def test_without_a_store_the_page_says_so(site: Site) -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimit_core.django.words import mode_of, span
-from ratelimit_core.texts import printable
+from ratelimit_core.django.words import mode_of
+from ratelimit_core.texts import printable, span
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-// Keeps the page up to date: asks for it anew, and replaces the parts that differ, so that nothing else moves.
+// Keeps the page up to date: asks for it anew, and changes in place what differs, so that nothing else moves.
 "use strict";
 
 (() => {
@@ -6,30 +6,31 @@
   const every = Number(main.dataset.live);
   if (!every) return;
   const stale = document.getElementById("stale");
-  let last = new Date();
+  let timer;
 
-  function replaceParts(fresh) {
-    const before = document.activeElement && document.activeElement.id;
-    const ids = (root) => [...root.querySelectorAll("[data-part]")].map((part) => part.id).join(" ");
-    if (ids(main) !== ids(fresh)) {
-      if (main.querySelector("form") === null) main.replaceChildren(...fresh.childNodes);
-      else location.reload();
-    } else {
-      for (const part of fresh.querySelectorAll("[data-part]")) {
-        const old = document.getElementById(part.id);
-        if (old.outerHTML === part.outerHTML) continue;
-        const said = old.querySelector("[role=status]");
-        const says = part.querySelector("[role=status]");
-        if (said && says) { // a screen reader speaks when the text of what it knows changes, not when it is another
-          if (said.textContent !== says.textContent) said.textContent = says.textContent;
-          says.replaceWith(said);
-        }
-        old.replaceWith(part);
-      }
+  // Makes `old` like `fresh`. What is the same in both stays the very same: so the focus, what is scrolled, what is
+  // selected, and what a screen reader has read already. What is marked `data-keep` is left to who types there.
+  function morph(old, fresh) {
+    if (old.isEqualNode(fresh) || (old.nodeType === Node.ELEMENT_NODE && "keep" in old.dataset)) return;
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      old.data = fresh.data;
+      return;
     }
-    if (before && document.activeElement.id !== before) {
-      const again = document.getElementById(before);
-      if (again) again.focus({ preventScroll: true });
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+    let at = old.firstChild;
+    for (const next of [...fresh.childNodes]) {
+      const alike = at && !at.id && at.nodeName === next.nodeName ? at : undefined;
+      const same = next.id ? known.get(next.id) : alike;
+      if (same && same === at) at = at.nextSibling;
+      else old.insertBefore(same || next, at);
+      if (same) morph(same, next);
+    }
+    while (at) {
+      const gone = at;
+      at = at.nextSibling;
+      gone.remove();
     }
   }
 
@@ -39,18 +40,24 @@
         const response = await fetch(location.href, { redirect: "error", signal: AbortSignal.timeout(10 * every) });
         if (!response.ok) throw new Error(response.status);
         const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-        replaceParts(fresh.getElementById("main"));
+        const focused = document.activeElement.id;
+        morph(main, fresh.getElementById("main"));
+        if (focused && document.activeElement.id !== focused) { // it was moved, among others
+          document.getElementById(focused)?.focus({ preventScroll: true });
+        }
         document.title = fresh.title;
-        last = new Date();
         stale.hidden = true;
       } catch {
-        stale.querySelector("time").textContent = last.toLocaleTimeString();
-        stale.hidden = false;
+        if (stale.hidden) { // an alert is read out once
+          stale.querySelector("time").textContent = main.dataset.now;
+          stale.hidden = false;
+        }
       }
     }
-    setTimeout(refresh, every);
+    clearTimeout(timer);
+    timer = setTimeout(refresh, every);
   }
 
-  document.addEventListener("visibilitychange", () => { if (document.hidden) last = new Date(last); });
-  setTimeout(refresh, every);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refresh(); });
+  timer = setTimeout(refresh, every);
 })();

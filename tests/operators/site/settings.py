@@ -44,6 +44,7 @@ DATABASES = {
         "OPTIONS": {"timeout": 20},
     },
 }
+FORCE_SCRIPT_NAME = os.environ.get("SITE_PREFIX")  # what a proxy in front takes off
 STATIC_URL = "static/"
 USE_TZ = True
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

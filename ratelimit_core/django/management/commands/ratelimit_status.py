@@ -11,9 +11,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ....circuit_breaker import circuit_breaker_registry
 from ....conf import get_backend
 from ....errors import ResilienceError
-from ....texts import printable
+from ....texts import printable, span
 from ...control import limits_in_use
-from ...words import mode_of, span
+from ...words import mode_of
 
 SHOWN = 100
 """So many limits are printed; ``--json`` prints all."""
