@@ -90,7 +90,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"RATELIMIT_BACKEND": "redi://me:hidden@host/0"}, "E007", ["did you mean 'redis://'?"]),
     ({"RATELIMIT_BACKEND": "ratelimit_core.backends.memory.Memory"}, "E007", ["memory.MemoryBackend'?"]),
     ({"RATELIMIT_BACKEND": "builtins.int"}, "E007", ["which is no Backend"]),
-    ({"RATELIMIT_BACKEND": "redis://host:port/0"}, "E007", ["RATELIMIT_BACKEND: ", "'port'"]),
+    ({"RATELIMIT_BACKEND": "redis://host:port/0"}, "E007", ["RATELIMIT_BACKEND: ", "the port should be a number"]),
     (
         {"RATELIMIT_BACKEND": "redis://h", "RATELIMIT_BACKEND_OPTIONS": {"socket_timeuot": 1}},
         "E007",
