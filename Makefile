@@ -6,7 +6,7 @@ DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak docs test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ faults: $(DEV)  ## Inject every fault, and write what each did into docs/reliabi
 
 soak: $(DEV)  ## Have a fleet live through random faults for an hour; SOAK="--seconds 60" goes to it
 	.venv/bin/python -m tests.soak $(SOAK)
+
+docs: $(DEV)  ## Build the documentation into build/docs, and draw what is drawn from runs
+	.venv/bin/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox
