@@ -6,7 +6,7 @@ DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
 
-.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak screenshots test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak screenshots docs test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,10 @@ soak: $(DEV)  ## Have a fleet live through random faults for an hour; SOAK="--se
 
 screenshots: $(DEV)  ## Take the pictures of docs/dashboard.md again
 	.venv/bin/python -m tests.operators.screenshots
+
+docs: $(DEV)  ## Build the documentation into build/docs, and draw what is drawn from runs
+	.venv/bin/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and Celery
 	.venv/bin/nox

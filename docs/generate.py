@@ -1,0 +1,96 @@
+"""Writes what the pages have from the code: ``python -m docs.generate``. A test finds what is out of date.
+
+* the table of settings in ``reference.md``;
+* the plots of ``algorithms.md``, each drawn from a run of the algorithm, on a clock that is told what time it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from ratelimit_core import Limiter
+from ratelimit_core.backends import MemoryBackend
+from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.limits import Algorithm
+from ratelimit_core.settings import SETTINGS
+
+DOCS = Path(__file__).parent
+BEGIN, END = "<!-- settings: written by `make docs` -->", "<!-- end of settings -->"
+
+LIMIT, PERIOD, SECONDS = 10, 10, 40
+CALLS = [0.0] + [8.0 + n / 8 for n in range(32)] + [20.0 + n / 4 for n in range(80)]
+"""When the load calls: once; 8/s for four seconds, over the end of the first window; 4/s for twenty."""
+
+WIDTH, ROW, LEFT, SCALE = 720, 64, 12, 17.4
+_STYLE = """
+text{font:13px system-ui,sans-serif;fill:#333}
+.offered{fill:#bbb}.admitted{fill:#00796b}.axis{stroke:#999}
+@media(prefers-color-scheme:dark){text{fill:#ddd}.offered{fill:#555}.admitted{fill:#4db6ac}.axis{stroke:#888}}
+"""
+
+
+def admissions(algorithm: Algorithm) -> list[float]:
+    """When ``10/10s`` lets the load's calls through."""
+    clock = ManualClock()
+    limiter = Limiter(f"{LIMIT}/{PERIOD}s", key="plot", algorithm=algorithm, backend=MemoryBackend(clock=clock))
+    start, admitted = clock.now, []
+    for at in CALLS:
+        clock.now = start + round(at * SECOND)
+        if limiter.hit():
+            admitted.append(at)
+    return admitted
+
+
+def most_in_a_period(times: list[float]) -> int:
+    return max(sum(begin <= at < begin + PERIOD for at in times) for begin in times)
+
+
+def plot(algorithm: Algorithm) -> str:
+    """Each second's calls, and those of them that were let through."""
+    admitted = admissions(algorithm)
+    title = f"{algorithm}: {len(admitted)} of {len(CALLS)}, at most {most_in_a_period(admitted)} in any {PERIOD} s"
+    bottom = ROW + 24
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 20}" role="img" aria-label="{title}">',
+        f"<style>{_STYLE}</style>",
+        f'<text x="{LEFT}" y="14">{title}</text>',
+        f'<path class="axis" d="M{LEFT} {bottom}H{WIDTH - LEFT}"/>',
+    ]
+    for kind, times in (("offered", CALLS), ("admitted", admitted)):
+        for second in range(SECONDS):
+            height = 8 * sum(second <= at < second + 1 for at in times)
+            if height:
+                x = LEFT + second * SCALE
+                lines.append(f'<rect class="{kind}" x="{x:.1f}" y="{bottom - height}" width="14" height="{height}"/>')
+    for second in range(0, SECONDS + 1, PERIOD):
+        anchor = "end" if second == SECONDS else "start"
+        lines.append(
+            f'<text x="{LEFT + second * SCALE:.1f}" y="{bottom + 16}" text-anchor="{anchor}">{second} s</text>'
+        )
+    return "\n".join([*lines, "</svg>", ""])
+
+
+def settings() -> Iterator[str]:
+    """The table of settings."""
+    yield "| setting | default | may be |"
+    yield "|---|---|---|"
+    for name, known in SETTINGS.items():
+        default = "" if known.default is None else f"`{known.default!r}`"
+        yield f"| `{name}` | {default} | {known.expected} |"
+
+
+def generated() -> dict[Path, str]:
+    """What each of these files should have in it."""
+    reference = DOCS / "reference.md"
+    before, _, rest = reference.read_text().partition(BEGIN)
+    pages = {reference: before + "\n".join([BEGIN, "", *settings(), "", END]) + rest.partition(END)[2]}
+    plots = {DOCS / "plots" / f"{algorithm}.svg": plot(algorithm) for algorithm in get_args(Algorithm)}
+    return pages | plots
+
+
+if __name__ == "__main__":
+    for path, text in generated().items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
