@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def main() -> int:
     pictures = plots.draw(list(reports.values()), path)
     console.print(f"{about['seconds']} s; all figures: {', '.join(map(str, [path, *pictures]))}", highlight=False)
     if arguments.page:
-        _write_page(list(reports.values()), about)
+        _write_page(list(reports.values()), about, pictures)
     if failed:
         console.print(f"failed: {', '.join(failed)}", highlight=False)
     short = [row for each in reports.values() for row in each.rows if not row.reached]
@@ -102,7 +103,9 @@ def _in_a_process(name: str, *, quick: bool) -> report.Report:
         return report.load(json.loads(path.read_text()))
 
 
-def _write_page(reports: Sequence[report.Report], about: dict[str, Any]) -> None:
+def _write_page(reports: Sequence[report.Report], about: dict[str, Any], pictures: Sequence[Path]) -> None:
+    for picture, name in zip(pictures, ("costs.svg", "growth.svg"), strict=False):
+        shutil.copy(picture, PAGE.parent / "images" / name)
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     measured = f"Measured on Python {about['python']}, {about['machine']}, with {versions}."
     text = f"{measured}\n\n{report.markdown(reports)}\n"
