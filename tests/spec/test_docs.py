@@ -33,7 +33,7 @@ from tests.limits.test_admission import DOCUMENTED
 from tests.servers import ROOT
 
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("celery.md", "django.md", "limits.md", "migration.md")]
+PAGES = [DOCS / name for name in ("celery.md", "django.md", "limits.md", "migration.md", "testing.md")]
 
 _BLOCK = re.compile(r"^```python *(?P<kind>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
