@@ -92,15 +92,15 @@ def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
         "delivery_info": {"exchange": "", "routing_key": usual_queue(task.app, task)},
     }
     task.push_request(**request)
-    try:
-        with recorded() as seen, patch.object(waiting, "publish", lambda message: None):
+    with recorded() as seen, patch.object(waiting, "publish", lambda message: None):
+        try:
             result = task(*args, **kwargs)
-    except Retry as retry:
-        if seen.deferrals:
-            return seen.deferrals[-1]
-        raise AssertionError(f"{task.name} was retried, not put off: {retry}") from retry
-    except (Exception, Ignore) as error:
-        raise AssertionError(f"{task.name} was not put off: {error!r}") from error
-    finally:
-        task.pop_request()
+        except Retry as retry:
+            if seen.deferrals:
+                return seen.deferrals[-1]
+            raise AssertionError(f"{task.name} was retried, not put off: {retry}") from retry
+        except (Exception, Ignore) as error:
+            raise AssertionError(f"{task.name} was not put off: {error!r}") from error
+        finally:
+            task.pop_request()
     raise AssertionError(f"{task.name} was not put off: it returned {result!r}")
