@@ -74,8 +74,9 @@ class Blocks:
             if block.left and block.until > now
         ]
 
-    def _after_fork(self) -> None:
-        self._held = OrderedDict()  # they are the parent's to spend
+    def forget(self) -> None:
+        """Hold nothing, and give nothing back."""
+        self._held = OrderedDict()
 
 
 _instances: weakref.WeakSet[Blocks] = weakref.WeakSet()
@@ -83,7 +84,7 @@ _instances: weakref.WeakSet[Blocks] = weakref.WeakSet()
 
 def _after_fork() -> None:
     for blocks in list(_instances):
-        blocks._after_fork()
+        blocks.forget()  # they are the parent's to spend
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,10 +1,12 @@
 """Where time is read. A clock is a function that returns whole microseconds.
 
-Stores decide by a clock of their own; guards use a monotonic one, and only for spans: how old a verdict is.
+Stores decide by a clock of their own; guards use a monotonic one, and only for spans: how old a verdict is. What is
+imported from :mod:`time` is looked up at each call: that is where :func:`ratelimit_core.testing.frozen_time` steps in.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from time import monotonic_ns, time_ns
 
@@ -23,6 +25,11 @@ def wall() -> int:
 def monotonic() -> int:
     """Microseconds since some start; never goes backwards."""
     return monotonic_ns() // 1000
+
+
+def sleep(seconds: float) -> None:
+    """Wait in place."""
+    time.sleep(seconds)
 
 
 def microseconds(seconds: float) -> int:

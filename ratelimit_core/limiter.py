@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -113,6 +114,14 @@ class Limiter:
         self._quick: Callable[[str], Decision] | None = None
         self._denials: dict[tuple[str, int], tuple[int, Decision]] = {}
         self._entered: deque[Decision] = deque()
+        _limiters.add(self)
+
+    def forget(self) -> None:
+        """Know nothing, and look for the store anew."""
+        self._store = self._quick = None
+        self._denials.clear()
+        if self._blocks is not None:
+            self._blocks.forget()
 
     @property
     def store(self) -> Store:
@@ -434,3 +443,6 @@ def _span(option: str, seconds: float) -> int:
     if not seconds >= 0:
         raise ConfigurationError(f"{option}={seconds!r} should be seconds, 0 or more")
     return microseconds(min(seconds, LONGEST / SECOND))
+
+
+_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()

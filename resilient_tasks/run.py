@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
+from ratelimit_core import clock
 from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import CircuitBreakerError, RateLimited, interruptions
 from ratelimit_core.guard import Leave
@@ -128,7 +128,7 @@ class Run:
                 if wait > patience:
                     self.put_off(refusal.waiting(wait), wait - self._early(refusal, slot), slot=slot)
                 patience -= max(wait, 0.001)
-                time.sleep(wait)
+                clock.sleep(wait)
 
     def _ticket(self) -> str:
         request = self.request

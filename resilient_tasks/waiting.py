@@ -237,10 +237,15 @@ def not_published(task: Task[..., Any], error: Any, reason: object) -> Exception
     return NotDeferred(f"could not be published for later: {error!r}; it waited because of {reason!r}")
 
 
+def publish(message: Signature[Any]) -> None:
+    """Hand it to the broker; :mod:`resilient_tasks.testing` keeps it from there."""
+    message.apply_async()
+
+
 def _leave(task: Task[..., Any], again: Signature[Any], reason: ResilienceError, countdown: float) -> NoReturn:
     """Publish ``again`` and leave by ``Retry``."""
     try:
-        again.apply_async()
+        publish(again)
     except Exception as error:
         raise not_published(task, error, reason) from error
     task_deferred.send(sender=task, request=task.request, reason=reason, countdown=countdown)

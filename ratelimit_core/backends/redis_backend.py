@@ -223,6 +223,14 @@ class RedisBackend(Backend):
             self._session = (ClusterSession if self._clustered else Session)(None, self._servers)
             self._loops = LoopSessions(self._servers)
 
+    def info(self) -> dict[str, Any]:
+        """What the server says of itself (``INFO``); of a cluster nothing, since each of its servers differs.
+
+        Raises:
+            BackendError: it does not answer.
+        """
+        return {} if self._clustered else dict(self._session.run([("info",)])[0])
+
     def close(self) -> None:
         """Close the connections of threads. Those of event loops are closed along with their loops."""
         self._session.close()

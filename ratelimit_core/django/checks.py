@@ -25,9 +25,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import django
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import ERROR, CheckMessage, Error, Warning, register
 from django.db import connections
 
 from .. import conf
@@ -199,6 +200,15 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
                 )
             )
     return errors
+
+
+def findings() -> list[tuple[bool, str, str]]:
+    """What the checks say, in a process that has not set up Django yet: whether it is an error, what, and the hint."""
+    django.setup()
+    checks = (value for name, value in globals().items() if name.startswith("check_"))
+    found = [message for check in checks for message in check(None)]
+    silenced = settings.SILENCED_SYSTEM_CHECKS
+    return [(each.level >= ERROR, each.msg, each.hint or "") for each in found if each.id not in silenced]
 
 
 def _reads_first() -> bool:

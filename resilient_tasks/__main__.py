@@ -1,0 +1,53 @@
+"""``python -m resilient_tasks``."""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import sys
+from dataclasses import asdict
+
+import click
+
+from ratelimit_core.texts import printable
+
+from .check import ERROR, WARNING
+from .check import check as look
+
+
+@click.group()
+def main() -> None:
+    """Circuit breakers and limits that a whole fleet shares."""
+
+
+@main.command()
+@click.option("-A", "--app", help="The Celery app, as for `celery -A`; without it the store and Django alone.")
+@click.option("--json", is_flag=True, help="For programs.")
+@click.option(
+    "--fail-on",
+    type=click.Choice([ERROR, WARNING]),
+    default=ERROR,
+    show_default=True,
+    help="Exit with 1 from there on.",
+)
+def check(app: str | None, json: bool, fail_on: str) -> None:
+    """Say what of a configuration is missing or dangerous, and what to write instead.
+
+    Exits with 1 if there is anything to mend, and with 2 if it was called wrongly.
+    """
+    sys.path.insert(0, os.getcwd())  # as `celery` does
+    found = look(app)
+    if json:
+        click.echo(json_module.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            click.echo(printable(f"{finding.level}: {finding.what}"))
+            for label, text in (("why", finding.why), ("instead", finding.instead)):
+                if text:
+                    click.echo(printable(f"    {label}: {text}"))
+    if any(finding.level in (ERROR, fail_on) for finding in found):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m resilient_tasks")

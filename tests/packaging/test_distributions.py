@@ -1,0 +1,76 @@
+"""What is built has every file, and works where it is installed alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.servers import ROOT
+
+PACKAGES = ("ratelimit_core", "resilient_tasks")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The sdist, and the wheel that is built of it."""
+    directory = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT))
+    return next(directory.glob("*.tar.gz")), next(directory.glob("*.whl"))
+
+
+def run(*command: str, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
+    return done.stdout
+
+
+def sources() -> set[str]:
+    """Every file of the packages, generated ones as well."""
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    return {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
+
+
+def test_the_wheel_has_every_file_and_no_other(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[1]) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+        metadata = wheel.read(next(name for name in wheel.namelist() if name.endswith("/METADATA"))).decode()
+        points = wheel.read(next(name for name in wheel.namelist() if name.endswith("/entry_points.txt"))).decode()
+    assert names == sources()
+    for kind in (
+        "lua/breaker.lua",
+        "sql/breaker.sql",
+        "hits/token_bucket.py",
+        "django/assets/dashboard.css",
+        "py.typed",
+    ):
+        assert f"ratelimit_core/{kind}" in names
+    assert {"ratelimit_core/django/migrations/0001_initial.py", "resilient_tasks/py.typed"} <= names
+    assert "License-File: LICENSE" in metadata
+    assert "[pytest11]" in points
+    assert "[celery.commands]" in points
+
+
+def test_the_sdist_has_what_the_wheel_and_the_tests_need(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[0]) as sdist:
+        names = {member.name.partition("/")[2] for member in sdist.getmembers()}
+    assert sources() | {"LICENSE", "README.md", "pyproject.toml", "constraints.txt", "tests/conftest.py"} <= names
+    assert not any(name.startswith((".venv", ".git/")) or name.endswith(".pyc") for name in names)
+
+
+@pytest.mark.whole
+def test_an_installed_wheel_works_alone(built: tuple[Path, Path], tmp_path: Path, valkey_url: str) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+    install = (python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"))
+    run(*install, f"{built[1]}[drf]", "pytest")
+    program = str(ROOT / "tests" / "packaging" / "program.py")
+    assert "all of it works" in run(python, "-I", program, valkey_url, cwd=tmp_path)
+    (tmp_path / "test_plugin.py").write_text("def test_clock(resilience_clock):\n    resilience_clock.advance(1)\n")
+    assert "1 passed" in run(python, "-m", "pytest", "test_plugin.py", cwd=tmp_path)
+    assert "replay" in run(python, "-m", "celery", "-b", "memory://", "resilience", "--help", cwd=tmp_path)
