@@ -76,6 +76,7 @@ class BreakerState:
         self.failures = 0
         self.refusals = 0
         self.shadow_refusals = 0
+        self.probes = 0
         self._answers_alike = config.slow_call_duration is None and config.failure_result is None
         self._compares = defined
         self.forget()
@@ -106,7 +107,7 @@ class BreakerState:
     def _after_fork(self) -> None:
         """What is pending is the parent's to report. A known refusal holds in the child too."""
         self.known = _NOTHING
-        self.good = self.successes = self.failures = self.refusals = self.shadow_refusals = 0
+        self.good = self.successes = self.failures = self.refusals = self.shadow_refusals = self.probes = 0
 
     @property
     def store(self) -> Store:
@@ -177,7 +178,9 @@ class BreakerState:
         if not verdict[ALLOWED]:
             raise self.refusal(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
-        if not probe and state_of(verdict) != CLOSED:
+        if probe:
+            self.probes += 1
+        elif state_of(verdict) != CLOSED:
             self.shadow_refusals += 1
         return Permit(self, verdict[GENERATION], ticket=call.ticket, probe=probe, local=local)
 
@@ -471,6 +474,13 @@ class BreakerState:
 
 
 _states: weakref.WeakSet[BreakerState] = weakref.WeakSet()
+
+
+def states() -> list[BreakerState]:
+    """The breakers that this process asks about."""
+    while True:
+        with suppress(RuntimeError):  # another thread has just made one
+            return list(_states)
 
 
 def _after_fork() -> None:

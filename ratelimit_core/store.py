@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from .backends.base import Backend
@@ -17,8 +19,12 @@ from .errors import BackendError, CircuitBreakerError
 from .events import Event, StoreChanged, aemit, emit
 from .policies import Verdict
 
+logger = logging.getLogger("ratelimit_core")
+
 RETRY_AFTER = 5.0
 """Seconds between two attempts to reach a store that is away."""
+observer: Callable[[float, bool], None] | None = None
+"""Is told how many seconds a round trip to a shared store took, and whether it failed: see ratelimit_core.metrics."""
 
 
 class Store:
@@ -52,11 +58,15 @@ class Store:
                 asked this once.
         """
         returning = self._enter()
+        began = time.perf_counter() if observer is not None else 0.0
         try:
             verdicts = self.backend.attempt(calls)
         except BackendError as error:
+            self._observe(began, failed=True)
             self.announce(self._failed(error))
             raise
+        if began:
+            self._observe(began, failed=False)
         if returning:
             self.announce(self._changed(0))
         return verdicts
@@ -64,14 +74,27 @@ class Store:
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply` without blocking the event loop."""
         returning = self._enter()
+        began = time.perf_counter() if observer is not None else 0.0
         try:
             verdicts = await self.backend.aattempt(calls)
         except BackendError as error:
+            self._observe(began, failed=True)
             await self.aannounce(self._failed(error))
             raise
+        if began:
+            self._observe(began, failed=False)
         if returning:
             await self.aannounce(self._changed(0))
         return verdicts
+
+    def _observe(self, began: float, *, failed: bool) -> None:
+        global observer
+        if began and self.shared and observer is not None:
+            try:
+                observer(time.perf_counter() - began, failed)
+            except Exception:  # a guard never fails for what is told of it
+                observer = None
+                logger.exception("round trips to the store are not measured any more")
 
     def _enter(self) -> bool:
         """Whether this is an attempt to reach a store that was away."""

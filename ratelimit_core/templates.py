@@ -10,12 +10,12 @@ from typing import Any
 
 from .errors import ConfigurationError
 
-_FIELD = re.compile(r"\{[^\W\d]\w*(?:[.\[][^{}]*)?\}")
+FIELD = re.compile(r"\{[^\W\d]\w*(?:[.\[][^{}]*)?\}")
 
 
 def is_template(name: str) -> bool:
     """Whether ``name`` names arguments."""
-    return "{" in name and _FIELD.search(name) is not None
+    return "{" in name and FIELD.search(name) is not None
 
 
 def _fields(template: str, option: str) -> list[str]:

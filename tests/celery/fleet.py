@@ -17,7 +17,7 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
 from ratelimit_core import Backoff, CircuitBreakerError
-from resilient_tasks import breaker_task, gate, protection, rate_limited_task, signals
+from resilient_tasks import breaker_task, gate, metrics, protection, rate_limited_task, signals
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
 app = Celery("fleet", backend=f"{URL}/1")
@@ -36,6 +36,8 @@ if os.environ.get("FLEET_BEAT"):
         "tick": {"task": "tests.celery.fleet.tick", "schedule": 0.2},
         "expires": {"task": "tests.celery.fleet.charge_once", "schedule": 0.2, "args": (1,), "options": {"expires": 1}},
     }
+if port := os.environ.get("FLEET_METRICS"):
+    metrics.install(int(port))
 if lease := os.environ.get("FLEET_LEASE"):
     protection._LONGEST_RUN, gate.RENEW_EVERY = float(lease), 0.5
 

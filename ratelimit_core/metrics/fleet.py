@@ -1,0 +1,79 @@
+"""What the fleet shares, read from its store: any one process may tell it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .. import conf
+from ..breaker_record import MODES, STATES
+from ..circuit_breaker import circuit_breaker_registry
+from ..errors import ResilienceError
+from ..overview import overview
+from .labels import bounded, label_of
+
+STORE_UP = "resilience_store_up"
+
+
+class Reading(NamedTuple):
+    """A value, by its metric's name, and its labels."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+
+
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "resilience_breaker_state": ("Breakers of this name in this state: 0 or 1 but for templates", ("breaker", "state")),
+    "resilience_breaker_mode": ("Breakers of this name in this mode, automatic or forced", ("breaker", "mode")),
+    "resilience_breaker_next_probe_timestamp_seconds": ("When it may be probed, the first of them", ("breaker",)),
+    "resilience_tasks_waiting": ("Tasks that wait for the breaker", ("breaker",)),
+    "resilience_limit_used_ratio": ("What is used of the fullest limit of this kind", ("limit", "algorithm")),
+    "resilience_limits_full": ("Limits of this kind of which nothing is left", ("limit", "algorithm")),
+    STORE_UP: ("Whether the shared store answers", ()),
+}
+"""The help text and the labels of each metric."""
+
+
+def readings() -> list[Reading]:
+    """How the fleet is now; if the store is away, that alone. It raises nothing.
+
+    As many round trips as :func:`~ratelimit_core.overview.overview` and ``get_fleet_status()`` take.
+    """
+    try:
+        fleet = circuit_breaker_registry.get_fleet_status()
+        limits, waiting = overview(conf.get_store().backend, fleet)
+    except ResilienceError:
+        return [Reading(STORE_UP, (), 0)]
+    labels = bounded(label_of(name) for name in sorted(fleet.keys() | waiting.keys()))
+    states: Counter[tuple[str, ...]] = Counter()
+    modes: Counter[tuple[str, ...]] = Counter()
+    probes: dict[tuple[str, ...], float] = {}
+    for name, status in fleet.items():
+        label = labels(label_of(name))
+        states[label, status["state"]] += 1
+        modes[label, status["mode"]] += 1
+        if probe := status["next_attempt_time"]:
+            probes[label,] = min(probe, probes.get((label,), probe))
+    waits: Counter[tuple[str, ...]] = Counter({(labels(label_of(name)),): 0 for name in fleet})
+    for name, number in waiting.items():
+        waits[labels(label_of(name)),] += number
+    # Which client a key is of nobody shall read here: limits are told by their rate.
+    kinds = bounded(limit.limit for limit in limits)
+    used: dict[tuple[str, ...], float] = {}
+    full: Counter[tuple[str, ...]] = Counter()
+    for limit in limits:
+        kind = kinds(limit.limit), limit.algorithm
+        used[kind] = max(limit.used / limit.allowance, used.get(kind, 0.0))
+        full[kind] += limit.used >= limit.allowance
+    found: dict[str, Mapping[tuple[str, ...], float]] = {
+        "resilience_breaker_state": {(one, state): states[one, state] for (one,) in waits for state in STATES.values()},
+        "resilience_breaker_mode": {(one, mode): modes[one, mode] for (one,) in waits for mode in MODES.values()},
+        "resilience_breaker_next_probe_timestamp_seconds": probes,
+        "resilience_tasks_waiting": waits,
+        "resilience_limit_used_ratio": used,
+        "resilience_limits_full": full,
+        STORE_UP: {(): 1},
+    }
+    return [Reading(name, labels, value) for name, values in found.items() for labels, value in values.items()]

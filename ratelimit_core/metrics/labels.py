@@ -1,0 +1,39 @@
+"""Labels that stay few, and name no client."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from ..circuit_breaker import circuit_breaker_registry
+from ..templates import FIELD, is_template
+
+MOST = 200
+"""So many values a label has; what is beyond them is ``other``."""
+
+
+def label_of(name: str) -> str:
+    """A breaker's name; of one made from a template, the template.
+
+    What another process made of a template that this one does not know is told by what is before the first colon.
+    """
+    templates = [known for known in list(circuit_breaker_registry._breakers) if is_template(known)]
+    for template in templates:
+        if _pattern(template).fullmatch(name):
+            return template
+    head, colon, _ = name.partition(":")
+    if not colon or circuit_breaker_registry.get(name) is not None:
+        return name
+    return f"{head}:*"
+
+
+@lru_cache(maxsize=MOST)
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part) for part in FIELD.split(template)), re.DOTALL)
+
+
+def bounded(labels: Iterable[str]) -> Callable[[str], str]:
+    """What keeps the first :data:`MOST` of ``labels``, and calls the others ``other``."""
+    kept = set(list(dict.fromkeys(labels))[:MOST])
+    return lambda label: label if label in kept else "other"
