@@ -64,7 +64,7 @@ def killable(request: pytest.FixtureRequest, fleet_module: Any, tmp_path: Path) 
         pytest.param("valkey", "charge_lasting", id="valkey-defer"),
         pytest.param("valkey", "settle", id="valkey-pause", marks=pytest.mark.whole),
         pytest.param("rabbitmq", "charge_lasting", id="rabbitmq-defer", marks=pytest.mark.whole),
-        pytest.param("rabbitmq", "settle", id="rabbitmq-pause"),
+        pytest.param("rabbitmq", "settle", id="rabbitmq-pause", marks=pytest.mark.whole),
         pytest.param("quorum", "charge_lasting", id="quorum-defer", marks=pytest.mark.whole),
         pytest.param("quorum", "settle", id="quorum-pause", marks=pytest.mark.whole),
     ],
