@@ -20,7 +20,7 @@ def run(pace: Pace) -> report.Report:
         contenders = [Contender(BARE, service.call, "floor")]
         contenders += [Contender(each.name, each.guard(service.call, server), each.role) for each in BREAKERS]
         # Batches in which a refresh, one for each quarter of a second, has no undue share.
-        pace = replace(pace, batch=0.05, rounds=7) if pace.quick else replace(pace, batch=0.15, rounds=25)
+        pace = replace(pace, batch=0.05, rounds=5) if pace.quick else replace(pace, batch=0.15, rounds=25)
         samples = take_turns(contenders, pace)
     shared = [each for each in BREAKERS if each.shared]
     asked, a_second = {}, {}

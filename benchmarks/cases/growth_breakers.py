@@ -16,7 +16,7 @@ NAMES = ["circuitbreaker", "pybreaker", "resilient-tasks, memory", OURS.name]
 def run(pace: Pace) -> report.Report:
     places = [1, 100, 1000] if pace.quick else [1, 10, 100, 1000, 10_000]
     # A lap of many takes its time, and each refresh pays for the calls of a quarter of a second.
-    pace = replace(pace, batch=0.3, rounds=1) if pace.quick else replace(pace, batch=1.0, rounds=3)
+    pace = replace(pace, batch=0.2, rounds=1) if pace.quick else replace(pace, batch=1.0, rounds=3)
     chosen = [each for each in BREAKERS if each.name in NAMES]
     cpu: dict[str, list[float | None]] = {each.name: [] for each in chosen}
     memory: dict[str, list[float | None]] = {each.name: [] for each in chosen}

@@ -25,7 +25,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def run(pace: Pace) -> report.Report:
     peers = [each for each in SHARED.values() if each is not OURS]
-    patience = 5.0 if pace.quick else 30.0
+    patience = 3.5 if pace.quick else 30.0
     with valkey() as server, ThreadPoolExecutor(len(SHARED) if pace.quick else 1) as turns:  # most of it is waiting
         alone = dict(zip(SHARED, turns.map(lambda each: _race(each, server), SHARED.values()), strict=True))
         freed = dict(zip(SHARED, turns.map(lambda each: _killed(each, server, patience), SHARED.values()), strict=True))
