@@ -62,7 +62,7 @@ def test_more_threads_than_connections_is_an_error_and_no_more_connections(prefi
 
 def test_after_a_failover_nobody_waits_for_the_old_master(prefix: str) -> None:
     together = threading.Barrier(4)
-    with watched() as setup, ThreadPoolExecutor(4) as threads:
+    with watched(down_after=1000) as setup, ThreadPoolExecutor(4) as threads:
         backend = RedisBackend(setup.url, key_prefix=prefix)
 
         def attempt(_: int) -> None:

@@ -91,7 +91,10 @@ def _follows(replica: Server) -> bool:
 
 
 class Watched:
-    """A master, its replica, and a Sentinel that decides alone, after ``down_after`` ms without an answer."""
+    """A master, its replica, and a Sentinel that decides alone, after ``down_after`` ms without an answer.
+
+    By default it calls no master down because the machine is busy.
+    """
 
     def __init__(self, stack: ExitStack, password: str, of_sentinel: str, down_after: int) -> None:
         both = ["--repl-diskless-sync-delay", "0", "--masterauth", password]
@@ -109,7 +112,7 @@ class Watched:
 
 
 @contextmanager
-def watched(password: str = "", of_sentinel: str = "", down_after: int = 1000) -> Iterator[Watched]:
+def watched(password: str = "", of_sentinel: str = "", down_after: int = 60_000) -> Iterator[Watched]:
     with ExitStack() as stack:
         yield Watched(stack, password, of_sentinel, down_after)
 
