@@ -18,29 +18,39 @@ from .calls import MAX_KEY, Call, Key, escape, refuse_duplicates, unescape
 
 
 class _Leases:
-    """A lease set: members that each end at a time of their own. ``by_end`` begins at ``first``."""
+    """A lease set: members that each end at a time of their own. ``by_end`` begins at ``first``.
 
-    __slots__ = ("by_end", "ends", "first")
+    ``ends`` is what counts, and ``by_end`` is how to search it. What raises in the middle of a change, as the handler
+    of a signal may do anywhere, leaves the set ``torn``, and so does whoever forks then: the next one mends it.
+    """
+
+    __slots__ = ("by_end", "ends", "first", "torn")
 
     def __init__(self) -> None:
         self.by_end: list[tuple[int, str]] = []
         self.ends: dict[str, int] = {}
         self.first = 0
+        self.torn = False
 
     def add(self, member: str, end: int) -> None:
+        """Or move it to ``end``."""
+        before = self.ends.get(member, 0)
         self.ends[member] = end
+        if before:
+            self._unlist(before, member)
         by_end = self.by_end
         if not by_end or by_end[-1][0] < end:  # as nearly always
             by_end.append((end, member))
         else:
             insort(by_end, (end, member), self.first)
 
-    def remove(self, member: str) -> int:
-        """When it would have ended, or 0."""
+    def remove(self, member: str) -> None:
         end = self.ends.pop(member, 0)
         if end:
-            del self.by_end[bisect_left(self.by_end, (end, member), self.first)]
-        return end
+            self._unlist(end, member)
+
+    def _unlist(self, end: int, member: str) -> None:
+        del self.by_end[bisect_left(self.by_end, (end, member), self.first)]
 
     def prune(self, ended: int) -> None:
         """Drop what has ended: what stands before that place."""
@@ -54,21 +64,30 @@ class _Leases:
 
     def exchange(self, ticket: str, drop: int, add: int, until: int, ended: int) -> None:
         """What a policy asked for: see :mod:`ratelimit_core.policies`."""
+        self.torn = True
         if ended != self.first:
             self.prune(ended)
         if add == 1 and not drop and ticket not in self.ends:  # as nearly always
             self.add(ticket, until)
-            return
-        for part in range(1, drop + 1):
+        else:
+            self._exchange(ticket, drop, add, until)
+        self.torn = False
+
+    def _exchange(self, ticket: str, drop: int, add: int, until: int) -> None:
+        for part in range(max(add, 0) + 1, drop + 1):
             self.remove(_named(ticket, part))
         for _ in range(-add):
             self._add_nameless(ticket, until)
         for part in range(1, add + 1):
             member = _named(ticket, part)
-            before = self.remove(member)
-            if before:
-                self._add_nameless(ticket, before)
+            if part > drop and member in self.ends:
+                self._add_nameless(ticket, self.ends[member])
             self.add(member, until)
+
+    def _mend(self) -> None:
+        self.by_end = sorted((end, member) for member, end in self.ends.items())
+        self.first = 0
+        self.torn = False
 
     def _add_nameless(self, ticket: str, end: int) -> None:
         n = len(self.ends) + 1
@@ -79,7 +98,9 @@ class _Leases:
     # What has not been pruned yet may have ended: nobody is told of it.
 
     def ending_by(self, time: int) -> int:
-        """Where in ``by_end`` those begin that end later."""
+        """Where in ``by_end`` those begin that end later. Whoever uses the set asks this first."""
+        if self.torn:
+            self._mend()
         by_end, first = self.by_end, self.first
         if first == len(by_end) or by_end[first][0] > time:
             return first
