@@ -38,6 +38,9 @@ class _Leases:
         self.ends[member] = end
         if before:
             self._unlist(before, member)
+        self._list(end, member)
+
+    def _list(self, end: int, member: str) -> None:
         by_end = self.by_end
         if not by_end or by_end[-1][0] < end:  # as nearly always
             by_end.append((end, member))
@@ -68,7 +71,8 @@ class _Leases:
         if ended != self.first:
             self.prune(ended)
         if add == 1 and not drop and ticket not in self.ends:  # as nearly always
-            self.add(ticket, until)
+            self.ends[ticket] = until
+            self._list(until, ticket)
         else:
             self._exchange(ticket, drop, add, until)
         self.torn = False
