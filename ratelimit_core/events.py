@@ -7,8 +7,9 @@ they raise is logged and goes no further. What awaits its store awaits those tha
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from .texts import printable
 
@@ -71,6 +72,8 @@ Subscriber = Callable[[Event], object]
 
 AsyncSubscriber = Callable[[Event], Awaitable[object]]
 
+_FIELDS = {"name": "breaker"}
+"""What a field is called in a log record, which has a ``name`` of its own."""
 _subscribers: list[tuple[Subscriber, AsyncSubscriber | None]] = []
 
 
@@ -90,7 +93,7 @@ def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = Non
 
 
 def emit(event: Event) -> None:
-    """Log ``event``, in one line, and tell the subscribers."""
+    """Log ``event``, in one line with its fields as ``extra``, and tell the subscribers."""
     _log(event)
     for subscriber, _ in list(_subscribers):
         try:
@@ -113,6 +116,8 @@ async def aemit(event: Event) -> None:
 
 
 def _log(event: Event) -> None:
+    kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
+    extra = {"event": kind, **{_FIELDS.get(name, name): value for name, value in asdict(event).items()}}
     match event:
         case BreakerChanged(new="open"):
             logger.warning(
@@ -121,12 +126,10 @@ def _log(event: Event) -> None:
                 event.failure_count,
                 event.retry_after,
                 _scope(event),
-                extra={"event": event},
+                extra=extra,
             )
         case BreakerChanged():
-            logger.info(
-                "breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra={"event": event}
-            )
+            logger.info("breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra=extra)
         case ModeChanged():
             logger.warning(
                 "breaker %r: %s by %s%s: %s",
@@ -135,22 +138,22 @@ def _log(event: Event) -> None:
                 printable(event.author) or "nobody named",
                 "" if event.ttl is None else f" for {event.ttl:g} s",
                 printable(event.reason) or "no reason given",
-                extra={"event": event},
+                extra=extra,
             )
         case SettingsDiffer():
             logger.warning(
                 "breaker %r has other settings in another process; if that lasts longer than a deploy, "
                 "give it the same ones everywhere",
                 event.name,
-                extra={"event": event},
+                extra=extra,
             )
         case StoreChanged(up=True):
-            logger.warning("the shared store is back", extra={"event": event})
+            logger.warning("the shared store is back", extra=extra)
         case StoreChanged():
             logger.error(
                 "the shared store is away, going on with the state of this process: %s",
                 printable(event.reason),
-                extra={"event": event},
+                extra=extra,
             )
 
 

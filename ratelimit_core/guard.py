@@ -109,7 +109,7 @@ class Guard:
         if slot is None:
             known = limiter.known_denial(name, cost)
             if known is not None:
-                raise limiter.refusal(known, name)
+                raise limiter.refusal(limiter.denied(known), name)
             question = limiter.calls(name, cost, ticket)
         else:
             question = limiter.calls(name, cost, ticket, slot=slot)
@@ -154,7 +154,7 @@ class Guard:
         if not decision.allowed:
             if not question.redeems:
                 limiter.noted(name, decision)
-            raise limiter.refusal(decision, name)
+            raise limiter.refusal(limiter.denied(decision), name)
         return Leave(self, name, permit, decision)
 
 

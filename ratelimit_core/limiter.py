@@ -146,8 +146,10 @@ class Limiter:
             leased = self._blocks.spend(name) or self._lease(name, self._blocks)
             if leased is not None:
                 return leased
-        known = self.known_denial(name, cost)
-        return self.noted(name, self._ask(self.calls(name, cost, new_ticket()))) if known is None else known
+        decision = self.known_denial(name, cost)
+        if decision is None:
+            decision = self.noted(name, self._ask(self.calls(name, cost, new_ticket())))
+        return decision if decision.allowed else self.denied(decision)
 
     def _lease(self, name: str, blocks: Blocks) -> Decision | None:
         """The first hit of a new block; None if there is no room for one, and for a name too long to be remembered."""
@@ -175,13 +177,14 @@ class Limiter:
             leased = self._blocks.spend(name) or await self._alease(name, self._blocks)
             if leased is not None:
                 return leased
-        known = self.known_denial(name, cost)
-        if known is not None:
-            return known
-        asking = self._aask(self.calls(name, cost, new_ticket()))
-        if any(limit.policy is CONCURRENCY for limit in self.limits):
-            return self.noted(name, await acquired(asking, partial(self.arelease, key=key)))
-        return self.noted(name, await asking)
+        decision = self.known_denial(name, cost)
+        if decision is None:
+            asking = self._aask(self.calls(name, cost, new_ticket()))
+            if any(limit.policy is CONCURRENCY for limit in self.limits):
+                decision = self.noted(name, await acquired(asking, partial(self.arelease, key=key)))
+            else:
+                decision = self.noted(name, await asking)
+        return decision if decision.allowed else self.denied(decision)
 
     async def _alease(self, name: str, blocks: Blocks) -> Decision | None:
         asked_at = self.clock()
@@ -345,6 +348,11 @@ class Limiter:
                 self._denials.clear()
             until = self.clock() + min(SECOND, microseconds(decision.retry_after))
             self._denials[name, decision.cost] = until, decision
+        return decision
+
+    def denied(self, decision: Decision) -> Decision:
+        """The same, counted as a hit that was denied."""
+        self.limits[decision.which].denied()
         return decision
 
     def known_denial(self, name: str, cost: int) -> Decision | None:

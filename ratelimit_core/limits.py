@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
@@ -39,6 +40,11 @@ _MAX_LOG = 100_000
 _PUNCTUAL = SECOND // 4
 """A bucket's ticket is good for one spacing after its slot, or for this long if that is longer."""
 
+
+denials: Counter[tuple[str, str]] = Counter()
+"""How many hits were denied in this process, by the limit as it is written and its policy's name."""
+_MOST_DENYING = 1000
+"""Of so many limits: a program may make them up as it goes."""
 
 _new = tuple.__new__
 """What a named tuple is made by, without the function that would name what is in it: on the way of every check."""
@@ -163,6 +169,12 @@ class Limit:
         """Whether time alone makes room again; else it is for others to give theirs back."""
         return self.policy is not CONCURRENCY
 
+    def denied(self) -> None:
+        """Count a hit that it denied."""
+        which = self._qualifier, self.policy.name
+        if which in denials or len(denials) < _MOST_DENYING:
+            denials[which] += 1
+
     def key(self, name: str) -> tuple[str, str]:
         """The key of its record."""
         return name, self._qualifier
@@ -195,12 +207,14 @@ class Limit:
         ask = backend.hit(self.call("", HIT, 1, ""))
         if ask is None:
             return None
-        allowance, new, ticket_of = self.allowance, tuple.__new__, new_ticket
+        allowance, new, ticket_of, denied = self.allowance, tuple.__new__, new_ticket, self.denied
 
         def hit(name: str) -> Decision:
             ticket = ticket_of()
             verdict = ask(name, ticket)
             allowed = verdict[0] == 1
+            if not allowed:
+                denied()
             reset, wait = verdict[3] / SECOND, verdict[1] / SECOND
             return new(Decision, (allowed, allowance, verdict[2], reset, wait, ticket, 0, 0, 1, False, allowed, False))
 

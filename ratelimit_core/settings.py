@@ -112,6 +112,7 @@ SETTINGS: dict[str, Setting] = {
     "trusted_proxies": Setting((), _list, "a list of addresses and networks, as in ['10.0.0.0/8']"),
     "response_handler": Setting(None, _callable, _FUNCTION),
     "exception_handler": Setting(None, _callable, _FUNCTION),
+    "metrics_token": Setting("", _text, "a string, which Prometheus sends as a Bearer token"),
     "middleware": Setting(None, _mapping, _DICTIONARY),
 }
 """The settings that exist. In Django and in the environment they begin with ``RATELIMIT_``, and are in capitals."""

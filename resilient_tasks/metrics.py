@@ -1,50 +1,69 @@
-"""What Celery adds to the metrics for Prometheus: ``resilient_tasks.metrics.install(port=9808)`` beside the app."""
+"""What Celery adds to the metrics: ``resilient_tasks.metrics.install(port=9808)`` beside the app."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery.signals import task_postrun, worker_process_shutdown, worker_ready
-from prometheus_client import CollectorRegistry, start_http_server
 
 from ratelimit_core.errors import CircuitBreakerError
-from ratelimit_core.metrics import prometheus
+from ratelimit_core.metrics import counting
 
 from .protection import Protection
 from .signals import rate_limited, task_deferred, task_released
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Meter
 
 _serving: dict[str, int] = {}
 
 
 def install(port: int | None = None, address: str = "127.0.0.1") -> None:
-    """Count in this process and its children and, with ``port``, have the worker serve what all of them counted.
+    """Count for Prometheus in this process and its children; with ``port``, the worker serves what all of them counted.
 
     Under prefork set ``PROMETHEUS_MULTIPROC_DIR``: without it the worker tells of its main process alone.
     """
+    from ratelimit_core.metrics import prometheus
+
     prometheus.install()
-    task_deferred.connect(_deferred)
-    task_released.connect(_released)
-    rate_limited.connect(_limited)
-    task_postrun.connect(_ended)
-    worker_process_shutdown.connect(_leaving)
+    _count_tasks()
     if port is not None:
         _serving.update({address: port})
         worker_ready.connect(_serve)
 
 
+def install_opentelemetry(meter: Meter | None = None, *, fleet: bool = True) -> None:
+    """Count for OpenTelemetry in this process: under prefork in each child, as at ``worker_process_init``.
+
+    See :func:`ratelimit_core.metrics.opentelemetry.install`.
+    """
+    from ratelimit_core.metrics import opentelemetry
+
+    opentelemetry.install(meter, fleet=fleet)
+    _count_tasks()
+
+
+def _count_tasks() -> None:
+    task_deferred.connect(_deferred)
+    task_released.connect(_released)
+    rate_limited.connect(_limited)
+    task_postrun.connect(_ended)
+    worker_process_shutdown.connect(_leaving)
+
+
 def _deferred(sender: Any, reason: BaseException, countdown: float, **_: Any) -> None:
     why = "breaker" if isinstance(reason, CircuitBreakerError) else "limit"
-    prometheus.deferrals.labels(sender.name, why).inc()
-    prometheus.deferred.labels(sender.name, why).inc(countdown)
+    counting.add(counting.DEFERRALS, 1, sender.name, why)
+    counting.add(counting.DEFERRED, countdown, sender.name, why)
 
 
 def _released(sender: Any, waited: float, **_: Any) -> None:
-    prometheus.waited.labels(sender.name).observe(waited)
+    counting.record(counting.WAITED, waited, sender.name)
 
 
 def _limited(sender: Any, **_: Any) -> None:
-    prometheus.limited.labels(sender.name).inc()
+    counting.add(counting.LIMITED, 1, sender.name)
 
 
 def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
@@ -52,16 +71,20 @@ def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
     protection: Protection | None = getattr(task, "resilience", None)
     with suppress(TypeError, LookupError):  # arguments that make no sense to the task, which has said so
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:
-            prometheus.flush(breaker._known)
-    prometheus.flush_if_due()
+            counting.flush(breaker._known)
+    counting.flush_if_due()
 
 
 def _leaving(**_: Any) -> None:
-    prometheus.flush()
+    counting.flush()
 
 
 def _serve(**_: Any) -> None:
     """In the worker's main process, whose children count into the common directory."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from ratelimit_core.metrics import prometheus
+
     registry = CollectorRegistry(auto_describe=False)
     registry.register(prometheus.Exposition())
     for address, port in _serving.items():

@@ -33,12 +33,12 @@ from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_o
 from ..texts import printable, span
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
+from .permissions import ACT, SEE
 from .showing import moment, shown, shown_entry
 from .words import address, name_at
 
 View = Callable[..., HttpResponse]
 
-SEE, ACT = "ratelimit_core.view_breaker", "ratelimit_core.change_breaker"
 HOURS = (1, 6, 24, 72)
 """How far back timelines may go; the first is usual."""
 _SHOWN = 200

@@ -1,4 +1,4 @@
-"""``path("resilience/", include("ratelimit_core.django.urls"))`` adds the dashboard and ``resilience/health/``."""
+"""The dashboard, ``health/`` and ``metrics/``: ``path("resilience/", include("ratelimit_core.django.urls"))``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from django.urls import path
 
 from .dashboard import asset, breaker, fleet
 from .health import health
+from .metrics import metrics
 
 app_name = "resilience"
 urlpatterns = [
@@ -13,4 +14,5 @@ urlpatterns = [
     path("breakers/<str:address>/", breaker, name="breaker"),
     path("assets/<str:version>/<str:name>", asset, name="asset"),
     path("health/", health, name="health"),
+    path("metrics/", metrics, name="metrics"),
 ]

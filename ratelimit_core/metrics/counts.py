@@ -1,26 +1,36 @@
-"""What this process counts: breakers count anyway, and are asked now and then, so a call pays nothing."""
+"""What breakers and limits count anyway, asked now and then, so a call pays nothing."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from ..breaker_state import BreakerState, states
-from .labels import MOST, label_of
+from ..limits import denials
+from .labels import FirstSeen, label_of
 
 OUTCOMES = ("successes", "failures", "refusals", "shadow_refusals", "probes")
+_AT_A_TIME = 500
+"""So many breakers are asked on the way of somebody's call, which takes half a millisecond."""
 
 
 class Counts:
-    """What the breakers of this process counted that was not taken yet."""
+    """What was counted in this process and not taken yet."""
 
     def __init__(self) -> None:
+        self._breakers, self._limits = FirstSeen(), FirstSeen()
+        self._begin()
+        _instances.add(self)
+
+    def _begin(self) -> None:
         self._told: WeakKeyDictionary[BreakerState, tuple[int, ...]] = WeakKeyDictionary()
-        self._labels: set[str] = set()
+        self._told_denials = Counter(denials)
+        self._round: list[BreakerState] = []
         self._lock = threading.Lock()
         self._next = 0.0
 
@@ -34,34 +44,54 @@ class Counts:
 
     def take(self, only: Iterable[BreakerState] | None = None) -> Counter[tuple[str, str]]:
         """What was counted since, of all breakers or ``only`` those, by label and outcome. Each count is taken once."""
-        taken: Counter[tuple[str, str]] = Counter()
         with self._lock:
-            for state in states() if only is None else only:
-                now = tuple(getattr(state, outcome) for outcome in OUTCOMES)
-                before = self._told.get(state, (0,) * len(OUTCOMES))
-                if now == before:
-                    continue
-                self._told[state] = now
-                label = self.label(state.config.name)
-                for outcome, more, less in zip(OUTCOMES, now, before, strict=True):
-                    if more > less:
-                        taken[label, outcome] += more - less
+            return self._take(states() if only is None else only)
+
+    def take_some(self) -> Counter[tuple[str, str]]:
+        """:meth:`take` of the breakers whose turn it is, where there are very many."""
+        with self._lock:
+            if not self._round:
+                self._round = states()
+            turn, self._round = self._round[:_AT_A_TIME], self._round[_AT_A_TIME:]
+            return self._take(turn)
+
+    def _take(self, only: Iterable[BreakerState]) -> Counter[tuple[str, str]]:
+        taken: Counter[tuple[str, str]] = Counter()
+        for state in only:
+            now = tuple(getattr(state, outcome) for outcome in OUTCOMES)
+            before = self._told.get(state, (0,) * len(OUTCOMES))
+            if now == before:
+                continue
+            self._told[state] = now
+            label = self.label(state.config.name)
+            for outcome, more, less in zip(OUTCOMES, now, before, strict=True):
+                if more > less:
+                    taken[label, outcome] += more - less
         return taken
+
+    def take_denials(self) -> Counter[tuple[str, str]]:
+        """The hits denied since, by the limit as it is written and its algorithm."""
+        with self._lock:
+            now = Counter(denials)
+            taken = now - self._told_denials
+            self._told_denials = now
+        bounded: Counter[tuple[str, str]] = Counter()
+        for (limit, algorithm), number in taken.items():
+            bounded[self._limits(limit), algorithm] += number
+        return bounded
 
     def label(self, name: str) -> str:
         """The label of the breaker ``name``; ``other`` where there are too many."""
-        label = label_of(name)
-        if label in self._labels or len(self._labels) < MOST:
-            self._labels.add(label)
-            return label
-        return "other"
-
-    def _after_fork(self) -> None:
-        """The breakers begin at 0 in a child, and the lock may be another thread's."""
-        self._lock = threading.Lock()
-        self._told = WeakKeyDictionary()
-        self._next = 0.0
+        return self._breakers(label_of(name))
 
 
-counts = Counts()
-os.register_at_fork(after_in_child=counts._after_fork)
+_instances: weakref.WeakSet[Counts] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """The breakers begin at 0 in a child, and a lock may be another thread's."""
+    for counts in list(_instances):
+        counts._begin()
+
+
+os.register_at_fork(after_in_child=_after_fork)

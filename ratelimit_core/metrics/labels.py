@@ -33,6 +33,20 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile(".*".join(re.escape(part) for part in FIELD.split(template)), re.DOTALL)
 
 
+class FirstSeen:
+    """Keeps the first :data:`MOST` labels that it is asked for, and calls the others ``other``."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, label: str) -> str:
+        """What it is told by."""
+        if label in self._seen or len(self._seen) < MOST:
+            self._seen.add(label)
+            return label
+        return "other"
+
+
 def bounded(labels: Iterable[str]) -> Callable[[str], str]:
     """What keeps the first :data:`MOST` of ``labels``, and calls the others ``other``."""
     kept = set(list(dict.fromkeys(labels))[:MOST])

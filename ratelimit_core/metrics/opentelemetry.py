@@ -1,55 +1,100 @@
-"""OpenTelemetry: ``pip install resilient-tasks[opentelemetry]``, and :func:`install` once in each process."""
+"""OpenTelemetry: ``pip install resilient-tasks[opentelemetry]``, and :func:`install` once in each process.
+
+The metrics are those of Prometheus. Their names begin with two dots in place of the underscores, as in
+``resilience.breaker.calls`` and ``resilience.task.waited_seconds``.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import threading
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
-from ..events import BreakerChanged, Event, subscribe
-from .counts import counts
-from .fleet import GAUGES, readings
+from . import counting
+from .counting import COUNTERS, HISTOGRAMS, Exporter
+from .fleet import GAUGES, Reading, readings
+
+_Observe = Callable[[CallbackOptions], Iterable[Observation]]
+_GOOD_FOR = 1.0
+"""Seconds that one look at the fleet is good for: a collection asks for each gauge by itself."""
 
 
 def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
     """Observe what this process counts and, with ``fleet``, what the fleet shares; the latter in one process.
 
-    Call it in the process that exports: after the fork, under prefork. Not beside Prometheus' in one process, for
-    each count is taken once.
+    Call it in the process that exports: after the fork, under prefork.
     """
     meter = meter or get_meter("resilient-tasks")
-    calls: Counter[tuple[str, str]] = Counter()
-    transitions: Counter[tuple[str, str]] = Counter()
-
-    def observe_calls(_: CallbackOptions) -> Iterable[Observation]:
-        calls.update(counts.take())
-        return [
-            Observation(number, {"breaker": breaker, "outcome": outcome})
-            for (breaker, outcome), number in calls.items()
-        ]
-
-    def note(event: Event) -> None:
-        if isinstance(event, BreakerChanged):
-            transitions[counts.label(event.name), event.new] += 1
-
-    def observe_transitions(_: CallbackOptions) -> Iterable[Observation]:
-        return [Observation(number, {"breaker": breaker, "to": to}) for (breaker, to), number in [*transitions.items()]]
-
-    subscribe(note)
-    meter.create_observable_counter("resilience.breaker.calls", [observe_calls])
-    meter.create_observable_counter("resilience.breaker.transitions", [observe_transitions])
+    counting.install(Instruments(meter))
     if fleet:
+        shared = _Fleet()
         for name, (text, labels) in GAUGES.items():
-            meter.create_observable_gauge(name.replace("_", ".", 1), [_gauge(name, labels)], description=text)
+            meter.create_observable_gauge(_dotted(name), [shared.gauge(name, labels)], description=text)
 
 
-def _gauge(name: str, labels: tuple[str, ...]) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    def observe(_: CallbackOptions) -> Iterable[Observation]:
-        return [
-            Observation(reading.value, dict(zip(labels, reading.labels, strict=True)))
-            for reading in readings()
-            if reading.name == name
-        ]
+def _dotted(name: str) -> str:
+    return name.replace("_", ".", 2)
 
-    return observe
+
+class Instruments(Exporter):
+    """OpenTelemetry's histograms, and counters that are read when it collects them."""
+
+    def __init__(self, meter: Meter) -> None:
+        super().__init__()
+        self._begin()
+        os.register_at_fork(after_in_child=self._begin)  # what a child tells is its own
+        for name, (text, labels) in COUNTERS.items():
+            meter.create_observable_counter(_dotted(name), [self._counter(name, labels)], description=text)
+        self._histograms = {
+            name: meter.create_histogram(
+                _dotted(name), unit="s", description=text, explicit_bucket_boundaries_advisory=buckets
+            )
+            for name, (text, _, buckets) in HISTOGRAMS.items()
+        }
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
+
+    def add(self, metric: str, number: float, *labels: str) -> None:
+        """Count ``number`` more."""
+        with self._lock:
+            self._totals[metric][labels] += number  # type: ignore[assignment] # seconds are counted too
+
+    def record(self, metric: str, value: float, *labels: str) -> None:
+        """Note a value."""
+        self._histograms[metric].record(value, dict(zip(HISTOGRAMS[metric][1], labels, strict=True)))
+
+    def _counter(self, metric: str, names: tuple[str, ...]) -> _Observe:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            self.flush()
+            with self._lock:
+                totals = dict(self._totals[metric])
+            return [Observation(number, dict(zip(names, labels, strict=True))) for labels, number in totals.items()]
+
+        return observe
+
+
+class _Fleet:
+    """One look for all gauges of a collection."""
+
+    def __init__(self) -> None:
+        self._readings: list[Reading] = []
+        self._good_until = 0.0
+
+    def gauge(self, metric: str, names: tuple[str, ...]) -> _Observe:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            if time.monotonic() >= self._good_until:
+                self._readings = readings()
+                self._good_until = time.monotonic() + _GOOD_FOR
+            return [
+                Observation(value, dict(zip(names, labels, strict=True)))
+                for name, labels, value in self._readings
+                if name == metric
+            ]
+
+        return observe

@@ -38,6 +38,22 @@ if os.environ.get("FLEET_BEAT"):
     }
 if port := os.environ.get("FLEET_METRICS"):
     metrics.install(int(port))
+if telemetry := os.environ.get("FLEET_TELEMETRY"):
+
+    @worker_process_init.connect(weak=False)
+    def export(**_: Any) -> None:
+        """Write metrics, twice a second, to a file of this child's own."""
+        from opentelemetry.sdk.metrics import MeterProvider
+        from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+        exporter = ConsoleMetricExporter(
+            open(f"{telemetry}/{os.getpid()}", "w"),  # noqa: SIM115
+            formatter=lambda data: f"{data.to_json(indent=None)}\n",
+        )
+        reader = PeriodicExportingMetricReader(exporter, export_interval_millis=500)
+        metrics.install_opentelemetry(MeterProvider([reader]).get_meter("fleet"))
+
+
 if lease := os.environ.get("FLEET_LEASE"):
     protection._LONGEST_RUN, gate.RENEW_EVERY = float(lease), 0.5
 

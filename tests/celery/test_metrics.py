@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -45,3 +46,40 @@ def test_nothing_is_lost_or_counted_twice_when_children_are_replaced(
     eventually(lambda: calls("successes") == 44)
     assert calls("failures") == int(fleet.world.hget("calls by", "up")) - 44
     assert calls("successes") == 44, "and stays so"
+
+
+def test_opentelemetry_is_told_of_tasks_by_each_child(
+    fleet: Fleet, tmp_path: Path, gather: Callable[..., list[Any]]
+) -> None:
+    fleet.worker("-c", "2", FLEET_TELEMETRY=str(tmp_path))
+
+    def total(metric: str, **attributes: str) -> float:
+        """Over all children, what each told last."""
+        points = [
+            point
+            for file in tmp_path.iterdir()
+            if (line := file.read_text().rpartition("\n")[0].rpartition("\n")[2])
+            for resource in json.loads(line)["resource_metrics"]
+            for scope in resource["scope_metrics"]
+            for each in scope["metrics"]
+            if each["name"] == metric
+            for point in each["data"]["data_points"]
+            if attributes.items() <= point["attributes"].items()
+        ]
+        return float(sum(point["value"] if "value" in point else point["count"] for point in points))
+
+    def reaches(metric: str, least: float, **attributes: str) -> None:
+        eventually(lambda: total(metric, **attributes) >= least)
+
+    gather([fleet.module.charge.delay(order) for order in range(20)])
+    reaches("resilience.breaker.calls", 20, breaker="payments", outcome="successes")
+    fleet.outage()
+    waiting = [fleet.module.charge.delay(order) for order in range(20, 24)]
+    reaches("resilience.task.deferrals", 4, reason="breaker")
+    reaches("resilience.breaker.transitions", 1, breaker="payments", to="open")
+    reaches("resilience.tasks.waiting", 1, breaker="payments")
+    fleet.recovery()
+    gather(waiting)
+    reaches("resilience.task.waited_seconds", 4, task=fleet.module.charge.name)
+    reaches("resilience.store.seconds", 1)
+    assert total("resilience.breaker.calls", breaker="payments", outcome="successes") <= 24

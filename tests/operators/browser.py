@@ -31,10 +31,11 @@ class Browser:
     def __init__(self, site: str) -> None:
         self.site = site
         self._opener = build_opener(HTTPCookieProcessor(CookieJar()))
+        self.headers: dict[str, str] = {}
 
     def ask(self, path: str, method: str = "GET", data: Mapping[str, object] | None = None) -> Page:
         body = None if data is None else urlencode(data).encode()
-        request = Request(self.site + path, data=body, method=method)
+        request = Request(self.site + path, data=body, headers=self.headers, method=method)
         try:
             with self._opener.open(request, timeout=30) as response:
                 return Page(response.status, response.read().decode(), response.url)

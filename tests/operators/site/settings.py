@@ -23,6 +23,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
+if "SITE_LOGIN" in os.environ:
+    MIDDLEWARE.append("django.contrib.auth.middleware.LoginRequiredMiddleware")
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

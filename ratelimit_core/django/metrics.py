@@ -1,0 +1,57 @@
+"""``resilience/metrics/`` for Prometheus, and counting in a site: ``pip install resilient-tasks[prometheus]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.core.signals import request_finished
+from django.http import HttpRequest, HttpResponse
+from django.utils.crypto import constant_time_compare
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+
+from ..metrics import counting
+from ..settings import setting
+from .permissions import SEE
+
+_MISSING = "prometheus_client is not installed: pip install resilient-tasks[prometheus]\n"
+
+
+def install() -> None:
+    """Count in this process and those that it forks, as in ``wsgi.py``. See :mod:`ratelimit_core.metrics`."""
+    from ..metrics import prometheus
+
+    prometheus.install()
+    request_finished.connect(_finished)
+
+
+def _finished(**_: Any) -> None:
+    counting.flush_if_due()
+
+
+@login_not_required
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """What the site's processes counted and what the fleet shares, as Prometheus reads it.
+
+    For who sends ``Authorization: Bearer`` with the setting ``metrics_token``, or may see the dashboard; others get
+    401. As many round trips as the dashboard takes.
+    """
+    if not _may_read(request):
+        return HttpResponse("a token is needed\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+    try:
+        from ..metrics import prometheus
+    except ImportError:
+        return HttpResponse(_MISSING, "text/plain", 501)
+    text, content_type = prometheus.exposition(request.headers.get("Accept", ""))
+    return HttpResponse(text, content_type)
+
+
+def _may_read(request: HttpRequest) -> bool:
+    token = setting("metrics_token")
+    if token and constant_time_compare(request.headers.get("Authorization", ""), f"Bearer {token}"):
+        return True
+    user: Any = getattr(request, "user", None)
+    return user is not None and user.is_active and user.has_perm(SEE)
