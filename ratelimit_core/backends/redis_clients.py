@@ -62,6 +62,8 @@ class Servers(ABC):
     """How many questions of one event loop may be under way."""
     patience: float | None
     """Seconds that one question may take in an event loop, connecting included. None is for ever."""
+    search: float = 0.0
+    """Seconds more while nobody has answered, so that it has to be found out whom to ask."""
 
     @abstractmethod
     def client(self) -> Any:
@@ -173,8 +175,11 @@ class Sentinels(Servers):
         self._asked: dict[str, Any] = {**_DEFAULTS, **short, **alike, **merged.pop("sentinel_kwargs", {})}
         self._options = merged
         self.places = min(PLACES, merged["max_connections"])
-        waits = [_longest(merged), *[_longest(self._asked)] * len(self._addresses)]
-        self.patience = None if None in waits else sum(wait for wait in waits if wait is not None)
+        self.patience, each = _longest(merged), _longest(self._asked)
+        if self.patience is not None and each is not None:
+            self.search = len(self._addresses) * each
+        else:
+            self.patience = None
         self.client()
 
     def client(self) -> Any:

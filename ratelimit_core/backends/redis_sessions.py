@@ -249,8 +249,9 @@ class ClusterSession(Session):
 class LoopSession:
     """A client of one event loop.
 
-    A question costs at most ``patience``, and those that were waiting for a connection when Redis failed to answer
-    another fail with it, so that a crowd does not wait one after the other.
+    A question costs at most ``patience``, and ``search`` on top of it as long as nobody has answered. Those that were
+    waiting for a connection when Redis failed to answer another fail with it, so that a crowd does not wait one after
+    the other.
     """
 
     def __init__(self, servers: Servers, client: Any) -> None:
@@ -258,6 +259,7 @@ class LoopSession:
         self._client = client
         self._places = asyncio.Semaphore(servers.places)
         self._failures = 0
+        self._found = False
 
     async def evaluate(self, script: Script) -> Any:
         """:meth:`Session.evaluate` without blocking the event loop."""
@@ -265,12 +267,18 @@ class LoopSession:
         async with self._places:
             if self._failures != seen:
                 raise BackendError(f"Redis: {_OTHERS}")
+            patience = self._servers.patience
+            if patience is not None and not self._found:
+                patience += self._servers.search
             try:
-                async with _within(self._servers.patience):
-                    return await self._evaluate(script)
+                async with _within(patience):
+                    answer = await self._evaluate(script)
+                self._found = True
+                return answer
             except ERRORS as error:
                 if isinstance(error, _UNREACHED):
                     self._failures += 1
+                    self._found = False
                 pool = _outdated(self._client, error)
                 if pool is not None:
                     await pool.disconnect(inuse_connections=False)

@@ -24,7 +24,6 @@ SENTINEL: list[Fault[Watched]] = [
         "Redis failed over by a Sentinel",
         "SIGSTOP of the master",
         lambda it: it.master.hang(),
-        first=0.45,  # in an event loop: time for two Sentinels, too
         recovery=ELECTED,
     ),
 ]
