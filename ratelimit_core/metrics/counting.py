@@ -83,12 +83,13 @@ _exporters: list[Exporter] = []
 
 def install(exporter: Exporter) -> None:
     """Have ``exporter`` add up what this process and those that it forks count; again, it does nothing."""
-    if exporter not in _exporters:
-        _exporters.append(exporter)
-        atexit.register(exporter.flush)
-    if store.observer is None:
+    if exporter in _exporters:
+        return
+    if not _exporters:
         store.observer = _observe
         subscribe(_note)
+    _exporters.append(exporter)
+    atexit.register(exporter.flush)
 
 
 def add(metric: str, number: float, *labels: str) -> None:
