@@ -98,10 +98,19 @@ class CircuitBreakerRegistry:
         verdicts = [v for i in range(0, len(calls), _AT_A_TIME) for v in backend.apply(calls[i : i + _AT_A_TIME])]
         found = {}
         for name, verdict in zip(names, verdicts, strict=True):
-            known = self._breakers.get(name)
-            config = None if known is None else known.config
+            config = self._settings_of(name)
             found[name] = status(name, verdict, config, {}) | history.word_on(backend, name, verdict[MODE])
         return found
+
+    def _settings_of(self, name: str) -> CircuitBreakerConfig | None:
+        """Those of a breaker that the store knows; None if this process does not know them.
+
+        Its name may be a template's, letter for letter, since a client chose what stands in for the arguments.
+        """
+        known = self._breakers.get(name)
+        if known is None:
+            return None
+        return known._configured() if is_template(name) else known.config
 
     def __iter__(self) -> Iterator[CircuitBreaker]:
         for breaker in list(self._breakers.values()):

@@ -170,6 +170,18 @@ def test_a_control_command_is_about_the_breaker_that_it_names_and_no_other(clock
     assert len(store.keys(BREAKER)) >= len(NAMES) - 3
 
 
+def test_a_client_that_is_called_as_the_template_is_shown_with_the_others() -> None:
+    configure(backend="memory://")
+    family = CircuitBreaker("payments:{tenant}", failure_threshold=3)
+    for tenant in ("a", "{tenant}"):
+        family.of(tenant=tenant).acquire().success()
+    found = circuit_breaker_registry.get_fleet_status()
+    assert {name: status["failure_threshold"] for name, status in found.items()} == {
+        "payments:a": None,
+        "payments:{tenant}": 3,
+    }
+
+
 def test_what_is_shown_is_one_line_and_orders_nobody_about() -> None:
     for name in NAMES[:-2]:
         shown = printable(name)
