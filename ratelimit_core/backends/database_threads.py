@@ -49,12 +49,12 @@ class Threads:
         """Have ``operation`` called with a connection; it should have ended by ``due``, on a monotonic clock."""
         future: Future[R] = Future()
         with self._lock:
-            self._work.put((future, operation, due))
             if not self._idle.acquire(blocking=False) and len(self._connections) < self._most:
                 connection = _of_its_own(self._alias)
-                self._connections.append(connection)
                 serving = (self._work, self._idle, self._asked, connection)
                 threading.Thread(target=_serve, args=serving, daemon=True).start()
+                self._connections.append(connection)  # now that it is served: a machine may have no thread to give
+            self._work.put((future, operation, due))
         return future
 
     def overdue(self) -> bool:

@@ -22,6 +22,7 @@ from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS
+from ratelimit_core.backends.database_threads import Threads
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.errors import BackendBusy, BackendError, ConfigurationError
 from ratelimit_core.events import subscribe
@@ -310,6 +311,23 @@ def test_a_thread_that_ends_leaves_no_connection_behind(alias: str, prefix: str)
     gc.collect()  # it would complain now
     assert backend.incr("key", 60) == 2
     backend.clear()
+
+
+def test_a_machine_that_has_had_no_threads_to_give_is_not_held_against_it(
+    sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    threads, done = Threads(sqlite, most=2), []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        for _ in range(3):
+            with pytest.raises(RuntimeError):
+                threads.submit(lambda connection: done.append("what nobody waits for"))
+    assert threads.submit(lambda connection: connection.alias).result(timeout=10) == sqlite
+    assert done == []
+    threads.stop()
 
 
 @pytest.mark.parametrize("age", [0, None])
