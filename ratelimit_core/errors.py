@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Self
 
 interruptions: set[type[Exception]] = set()
-"""What handlers of signals raise in the middle of anything: it says nothing about the store that was being asked."""
+"""What handlers of signals raise in the middle of anything: it says nothing about whoever was at work there."""
 
 
 class ResilienceError(Exception):

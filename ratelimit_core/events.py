@@ -1,7 +1,8 @@
 """What happened: breakers that changed state, a store that went away or came back.
 
 Subscribers are called by the process whose call caused the event, at most once, on the calling thread. What
-they raise is logged and goes no further. What awaits its store awaits those that can be awaited, too.
+they raise is logged and goes no further, but for what a signal's handler raises meanwhile. What awaits its store
+awaits those that can be awaited, too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
+from .errors import interruptions
 from .texts import printable
 
 logger = logging.getLogger("ratelimit_core")
@@ -98,6 +100,8 @@ def emit(event: Event) -> None:
     for subscriber, _ in list(_subscribers):
         try:
             subscriber(event)
+        except tuple(interruptions):
+            raise
         except Exception:
             logger.exception("a subscriber failed on %r", event)
 
@@ -111,6 +115,8 @@ async def aemit(event: Event) -> None:
                 subscriber(event)
             else:
                 await asynchronous(event)
+        except tuple(interruptions):
+            raise
         except Exception:
             logger.exception("a subscriber failed on %r", event)
 

@@ -15,7 +15,7 @@ from .backends.base import Backend
 from .backends.calls import Call, Key
 from .backends.memory import MemoryBackend
 from .clock import SECOND, Clock, microseconds, monotonic
-from .errors import BackendError, CircuitBreakerError
+from .errors import BackendError, CircuitBreakerError, interruptions
 from .events import Event, StoreChanged, aemit, emit
 from .policies import Verdict
 
@@ -92,6 +92,8 @@ class Store:
         if began and self.shared and observer is not None:
             try:
                 observer(time.perf_counter() - began, failed)
+            except tuple(interruptions):
+                raise
             except Exception:  # a guard never fails for what is told of it
                 observer = None
                 logger.exception("round trips to the store are not measured any more")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import requests
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
 from ratelimit_core.backends import Backend
 from ratelimit_core.clock import SECOND, ManualClock, microseconds
+from ratelimit_core.errors import interruptions
 from ratelimit_core.events import BreakerChanged, Event
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
@@ -466,13 +467,35 @@ def test_each_transition_is_reported_once(fleet: Fleet, happened: list[Event]) -
 def test_a_subscriber_that_fails_harms_nobody(
     fleet: Fleet, happened: list[Event], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from ratelimit_core import events
-
     unsubscribe = events.subscribe(lambda event: 1 / 0)
     fail(fleet.process(failure_threshold=1))
     unsubscribe()
     assert len(happened) == 1
     assert "ZeroDivisionError" in caplog.text
+
+
+class TimeLimit(Exception):
+    """What a signal's handler may raise anywhere."""
+
+
+interruptions.add(TimeLimit)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_a_signals_handler_raises_while_subscribers_are_told_reaches_the_caller(fleet: Fleet, waits: bool) -> None:
+    def tell(event: Event) -> None:
+        raise TimeLimit
+
+    async def atell(event: Event) -> None:
+        raise TimeLimit
+
+    breaker = fleet.process(failure_threshold=1)
+    permit = breaker.acquire()
+    unsubscribe = events.subscribe(tell, atell)
+    with pytest.raises(TimeLimit):
+        permit.failure() if waits else asyncio.run(permit.afailure())
+    unsubscribe()
+    refused(breaker)
 
 
 # 10: Retry-After

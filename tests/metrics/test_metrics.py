@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, configure
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, configure, store
 from ratelimit_core.backends import MemoryBackend
+from ratelimit_core.errors import interruptions
 from ratelimit_core.events import StoreChanged, emit
 from ratelimit_core.guard import Guard
 from ratelimit_core.metrics import counting, opentelemetry, prometheus
@@ -112,6 +113,30 @@ def test_the_store_away_is_told() -> None:
     assert value("resilience_store_up") == 0
     assert value("resilience_store_errors_total") >= 1
     assert value("resilience_store_outages_total") >= 1
+
+
+class TimeLimit(Exception):
+    """What a signal's handler may raise anywhere."""
+
+
+interruptions.add(TimeLimit)
+
+
+@pytest.mark.parametrize(("raised", "reaches"), [(ZeroDivisionError, False), (TimeLimit, True)])
+def test_a_call_fails_for_no_measuring_but_what_ends_it_ends_it(
+    raised: type[Exception], reaches: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def observe(seconds: float, failed: bool) -> None:
+        raise raised
+
+    monkeypatch.setattr(store, "observer", observe)
+    breaker = CircuitBreaker(uuid.uuid4().hex)
+    if reaches:
+        with pytest.raises(TimeLimit):
+            breaker.call(len, "")
+    else:
+        assert breaker.call(len, "") == 0
+    assert (store.observer is observe) is reaches
 
 
 def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
