@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -64,6 +65,17 @@ class Hashed(str):
     __hash__ = str.__hash__
 
 
+def hashed(stored: str) -> Hashed:
+    """A name that was too long, of what a listing gave of it and somebody may have changed since.
+
+    Raises:
+        ValueError: :func:`escape` leaves no such thing of any name.
+    """
+    if not _LEFT_OF_LONG.fullmatch(stored):
+        raise ValueError(f"no name was cut to {stored!r}")
+    return Hashed(stored)
+
+
 def escape(text: str) -> str:
     """Make ``text`` safe inside a key: no braces (they would choose the slot), spaces or control characters.
 
@@ -93,3 +105,4 @@ def unescape(text: str) -> str:
 
 
 _UNSAFE = frozenset("{}% :")
+_LEFT_OF_LONG = re.compile(r"[!-9;-z|~]{100}%%[0-9a-f]{40}")

@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import pytest
 
 from ratelimit_core import CircuitBreaker, ConfigurationError
+from ratelimit_core.backends.calls import Hashed, known_by
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.django.control import breaker_named
 from ratelimit_core.django.words import address, name_at
@@ -217,10 +218,19 @@ def test_a_name_may_hold_anything(site: Site, control: Browser, name: str) -> No
     assert shown == name if name.isprintable() else shown.isprintable()
 
 
-@pytest.mark.parametrize("name", ["a", "~", "", "\udcff lone surrogate", "漢字", "a.b_c~d"])
+LEFT = known_by("é*" * 500)
+
+
+@pytest.mark.parametrize("name", ["a", "~", "~~", "", "\udcff lone surrogate", "漢字", "a.b_c~d", LEFT, str(LEFT)])
 def test_addresses_hold_letters_and_lead_back(name: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9~-]*", address(name))
+    assert re.fullmatch(r"[A-Za-z0-9~-]+", address(name))
     assert name_at(address(name)) == name
+
+
+@pytest.mark.parametrize("stored", ["", "a", "a}:leases", f"{LEFT}a", f"{LEFT[:50]}:{LEFT[51:]}"])
+def test_nobody_makes_up_what_is_left_of_a_name(stored: str) -> None:
+    with pytest.raises(ValueError, match="no name was cut"):
+        name_at(address(Hashed(stored)))
 
 
 def test_an_address_of_no_name_is_not_found(control: Browser) -> None:

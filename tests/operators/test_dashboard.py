@@ -9,6 +9,7 @@ from urllib.request import urlopen
 import pytest
 
 from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core.backends.calls import known_by
 from ratelimit_core.django.words import address
 from tests.operators.browser import Browser
 from tests.operators.conftest import Site
@@ -68,6 +69,21 @@ def test_who_may_act_says_why_and_all_see_it(site: Site, control: Browser) -> No
     control.submit(path, action="reset", reason="it is up")
     assert breaker.get_status()["state"] == "closed"
     assert "reset control it is up" in control.get(PAGE).words
+
+
+@pytest.mark.parametrize(
+    "tenant", ["", "é" * 300, str(known_by("é" * 300))], ids=["nameless", "long", "as it is stored"]
+)
+def test_whatever_a_client_is_called_the_page_leads_to_its_breaker(site: Site, control: Browser, tenant: str) -> None:
+    breaker = CircuitBreaker("{tenant}", backend=site.backend()).of(tenant=tenant)
+    breaker.call(len, "")
+    name = known_by(breaker.name)
+    eventually(lambda: page_of(name) in control.get(PAGE).text)  # known for a second to all who look
+    page = control.get(page_of(name))
+    assert (page.status, "closed Since" in page.words) == (200, True)
+    if tenant:
+        assert control.submit(page_of(name), action="force_open", reason="too much").status == 200
+        assert breaker.state == "open"
 
 
 def test_a_page_says_what_is_down_who_waits_and_what_is_used(site: Site, control: Browser) -> None:
