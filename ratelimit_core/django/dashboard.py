@@ -159,7 +159,7 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
     away = seen.away
     with suppress(ResilienceError):
         entries = [] if away else breaker_named(name).history()
-    seen.histories[name] = entries
+    seen = seen._replace(histories={**seen.histories, name: entries})  # what was seen is for all who look
     context = {
         "name": printable(name),
         "away": away,

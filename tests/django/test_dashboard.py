@@ -1,29 +1,36 @@
-"""How often the dashboard asks the store."""
+"""What the dashboard keeps between two requests of one process; what it shows is in tests/operators."""
 
 from __future__ import annotations
 
-import itertools
+from types import SimpleNamespace
 
 import pytest
+from django.test import RequestFactory
+from django.urls import include, path
 
-from ratelimit_core.clock import ManualClock
+from ratelimit_core import CircuitBreaker, configure
 from ratelimit_core.django import dashboard
-from ratelimit_core.overview import Fleet
+from ratelimit_core.django.words import address
+from tests.django.conftest import Configure
+
+urlpatterns = [path("resilience/", include("ratelimit_core.django.urls"))]
+TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 
-def test_after_a_look_that_took_long_the_store_has_ten_times_as_long_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, asked = ManualClock(), itertools.count()
-
-    def look() -> Fleet:
-        clock.advance(0.5)
-        return Fleet({}, [], {}, {}, str(next(asked)))
-
-    monkeypatch.setattr(dashboard, "monotonic", clock)
-    monkeypatch.setattr(dashboard, "look", look)
+@pytest.mark.parametrize("name", ["used", "never used"])
+def test_who_looks_at_one_breaker_changes_nothing_under_the_feet_of_who_looks_at_all(
+    name: str, requests: RequestFactory, configured: Configure
+) -> None:
+    configured(ROOT_URLCONF=__name__, TEMPLATES=TEMPLATES)
+    configure(backend="memory://")
+    CircuitBreaker("used").force_open("ann", "a drill")
     dashboard.forget()
-    assert dashboard._seen().away == "0"
-    clock.advance(4.9)
-    assert dashboard._seen().away == "0"
-    clock.advance(0.2)
-    assert dashboard._seen().away == "1"
+    seen = dashboard._seen()
+    before = dict(seen.histories)
+    CircuitBreaker("used").automatic("ann", "it is over")
+    request = requests.get("/")
+    request.user = SimpleNamespace(is_authenticated=True, has_perm=lambda permission: True)  # type: ignore[assignment]
+    page = dashboard.breaker(request, address(name))
+    assert (page.status_code, "it is over" in page.content.decode()) == (200, name == "used")
+    assert seen.histories == before
     dashboard.forget()
