@@ -37,7 +37,19 @@ from .errors import BackendError, CircuitBreakerError, RateLimited
 from .events import BreakerChanged, SettingsDiffer
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
-from .policies.breaker import ASK, AUTOMATIC, CLOSED, DISABLED, FORCE, FORCED_CLOSED, FORCED_OPEN, OPEN, PEEK, REPORT
+from .policies.breaker import (
+    ASK,
+    AUTOMATIC,
+    CLOSED,
+    DISABLED,
+    FORCE,
+    FORCED_CLOSED,
+    FORCED_OPEN,
+    OPEN,
+    PEEK,
+    REPORT,
+    SHADOW,
+)
 from .steps import Steps, run
 from .store import Store
 
@@ -237,7 +249,7 @@ class BreakerState:
     def _known_to_allow(self) -> bool:
         """Whether a person said that nobody is to be refused: that holds while the store is away, too."""
         last = self._last
-        if not last or last[MODE] not in (FORCED_CLOSED, DISABLED):
+        if not last or last[MODE] not in (FORCED_CLOSED, DISABLED, SHADOW):
             return False
         return not last[MODE_UNTIL] or wall() < last[MODE_UNTIL]
 

@@ -419,7 +419,7 @@ def test_a_mode_in_force_is_honoured_while_the_store_is_away_as_long_as_it_was_h
     assert ask(breaker)
 
 
-@pytest.mark.parametrize("act", ["force_closed", "disable"])
+@pytest.mark.parametrize("act", ["force_closed", "disable", "shadow"])
 def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
     away: Away, happened: list[Event], act: str
 ) -> None:
