@@ -6,7 +6,12 @@ import re
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 _CREDENTIALS = re.compile(r":(/*).*@", re.DOTALL)
-_PASSWORD = re.compile(r"""((?:password|secret|token)['"]?\s*[=:]\s*)('[^']*'|"[^"]*"|[^&,'"\s}]+)""", re.IGNORECASE)
+_PASSWORD = re.compile(
+    r"""((?:passw(?:or)?d|passphrase|secret|token)\\*['"]?\s*[=:]\s*(?:b(?=['"]))?)"""
+    r"""(\\+(['"]).*?\\+\3|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:[^&,'"\s}\\]|\\+.)+)""",
+    re.IGNORECASE | re.DOTALL,
+)
+"""A password with what stands before it; in quotes, its own ones have backslashes before them."""
 
 
 def printable(text: str) -> str:
@@ -19,7 +24,12 @@ def printable(text: str) -> str:
 
 def without_secrets(value: object) -> str:
     """The ``repr()`` of a setting, for an error: what a URL says of who connects is left out, and so are passwords."""
-    return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", repr(value)))
+    return masked(repr(value))
+
+
+def masked(text: str) -> str:
+    """``text`` of somebody else's, such as an error's, without the same."""
+    return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", text))
 
 
 def span(seconds: float) -> str:

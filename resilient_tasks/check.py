@@ -16,7 +16,7 @@ from kombu.exceptions import KombuError
 from ratelimit_core.conf import get_store
 from ratelimit_core.errors import BackendError, CircuitBreakerError, ConfigurationError
 from ratelimit_core.policies import BREAKER
-from ratelimit_core.texts import without_secrets
+from ratelimit_core.texts import masked, without_secrets
 
 from .advice import advise
 from .brokers import delays_natively, holding_time
@@ -90,7 +90,7 @@ def _versions() -> str:
 
 
 def _said(error: BaseException) -> str:
-    return without_secrets(f"{type(error).__name__}: {error}")[1:-1]  # it quotes
+    return masked(f"{type(error).__name__}: {error}")
 
 
 def _of_store() -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from ratelimit_core.errors import BackendError
 from ratelimit_core.events import BreakerChanged, Event, ModeChanged, SettingsDiffer, StoreChanged, emit
 from ratelimit_core.guard import Guard
 from ratelimit_core.policies import BREAKER
-from resilient_tasks import cli
+from resilient_tasks import check, cli
 from tests import servers
 from tests.security.names import HOSTILE
 from tests.security.test_names import fine
@@ -110,6 +110,11 @@ MISTAKES: list[Callable[[], object]] = [
     lambda: configure(backend={"url": f"redis://:{SECRET}@host"}),
     lambda: configure(redis=f"host=redis, password={SECRET}"),
     lambda: configure(redis=[{"password": SECRET}]),
+    lambda: configure(redis=[{"password": f"it's \"{SECRET}"}]),
+    lambda: configure(redis=[{"password": SECRET.encode()}]),
+    lambda: configure(redis=[{"passwd": SECRET}]),
+    lambda: configure(redis=f"{{'password': '{SECRET}', \"db\": 1}}"),
+    lambda: configure(redis=f"host=redis password=a\\ {SECRET}"),
     lambda: configure(backends={"url": f"redis://:{SECRET}@host"}),
     lambda: configure(backend="multi://", backends=[{"name": "a", "options": {"password": SECRET}}]),
     lambda: configure(backend="multi://", backends=f"redis://:{SECRET}@host"),
@@ -130,6 +135,15 @@ def test_an_error_in_a_setting_names_no_password(mistake: Callable[[], object]) 
     told = "\n".join(line for line in told.splitlines() if "SECRET" not in line)  # this file, quoted
     assert SECRET not in told + repr(caught.value)
     assert SECRET[:6] not in told
+
+
+@pytest.mark.parametrize(
+    "said", [f"{{'password': '{SECRET}'}}", f"redis://:{SECRET}@host", f"a \"b\" password='{SECRET}'"]
+)
+def test_what_a_check_says_of_an_error_names_no_password(said: str) -> None:
+    shown = check._said(ValueError(f'{said} isn\'t what it "should" be'))
+    assert SECRET not in shown
+    assert shown.startswith("ValueError")
 
 
 @pytest.fixture
