@@ -38,7 +38,8 @@ class Connections:
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._made = 0
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # what an interruption left to nobody is no more
+        self._making = threading.Lock()
         self._master: object = None
         self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
 
@@ -66,10 +67,12 @@ class Connections:
         return answer
 
     def _make(self) -> Any:
-        if self._made >= self._pool.max_connections:
-            raise redis.ConnectionError("Too many connections")
-        self._made += 1
-        return self._pool.connection_class(**self._pool.connection_kwargs)
+        with self._making:
+            if len(self._made) >= self._pool.max_connections:
+                raise redis.ConnectionError("Too many connections")
+            connection = self._pool.connection_class(**self._pool.connection_kwargs)
+            self._made.add(connection)
+        return connection
 
     def _follow_the_master(self) -> None:
         """The Sentinels name another one: those to the old one may hang for as long as it does."""

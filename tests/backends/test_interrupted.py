@@ -6,13 +6,12 @@ import linecache
 import sys
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 import pytest
 
-from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.backends import records as module
+from ratelimit_core.backends import MemoryBackend, records
 from ratelimit_core.backends.calls import Call
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.policies import ALLOWED, CONCURRENCY, SLIDING_WINDOW, Policy
@@ -29,7 +28,7 @@ class Interrupt(BaseException):
     """What Ctrl-C or a soft time limit raises, wherever the program is."""
 
 
-def interrupted_at(step: int, act: Callable[[], object]) -> bool:
+def interrupted_at(step: int, act: Callable[[], object], module: ModuleType = records) -> bool:
     """Run ``act`` and raise before the line of the module that is ``step``-th to run; whether there were so many.
 
     Not at the lines of ``with``: Python runs no handler between what a block does and letting go of its lock.

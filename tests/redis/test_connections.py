@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,11 +16,12 @@ import redis
 from celery.exceptions import SoftTimeLimitExceeded
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.backends import RedisBackend
+from ratelimit_core.backends import RedisBackend, redis_sessions
 from ratelimit_core.backends.calls import Hashed, escape
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import FIXED_WINDOW
 from resilient_tasks import run  # noqa: F401 - it knows what soft time limits raise
+from tests.backends.test_interrupted import interrupted_at
 from tests.conformance.test_stores import ask
 from tests.servers import eventually, valkey
 
@@ -110,6 +113,22 @@ def test_a_soft_time_limit_says_nothing_about_the_store(signalled: None) -> None
         assert backend.get_backend_health_status()["healthy"]
         assert limiter.hit().remaining in (2, 3)  # and the answer that came too late is nobody's
         backend.close()
+
+
+def test_an_interruption_anywhere_costs_no_connection_and_nobody_gets_anothers_answer(
+    valkey_url: str, prefix: str
+) -> None:
+    step, backend = 1, RedisBackend(f"{valkey_url}?max_connections=1", key_prefix=prefix)
+    backend.incr("warm", 60)
+    while interrupted_at(step, partial(backend.attempt, CALLS), redis_sessions):
+        gc.collect()  # Python's own collector would come by in time
+        assert backend.incr("own", 60) == step
+        if step % 5 == 0:
+            backend.close()  # so that it has to connect, too
+        step += 1
+    assert step > 15
+    backend.clear()
+    backend.close()
 
 
 def test_a_name_that_looks_like_what_is_left_of_another_is_its_own(valkey_url: str, prefix: str) -> None:
