@@ -176,8 +176,7 @@ class _Entry:
         self.leases = _Leases()
 
     def in_use(self, now: int) -> bool:
-        leases = self.leases.by_end
-        return self.expires > now or (bool(leases) and leases[-1][0] > now)
+        return self.expires > now or self.leases.ending_by(now) < len(self.leases.by_end)
 
 
 class Records:

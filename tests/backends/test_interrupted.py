@@ -132,3 +132,17 @@ def test_an_interrupted_return_of_a_place_gives_it_back_or_does_not() -> None:
             break
         step += 1
     assert seen == {LIMIT - 6, LIMIT - 5, LIMIT - 4}
+
+
+def test_what_an_interruption_left_torn_is_not_swept_out_as_if_it_had_ended() -> None:
+    step = 1
+    while True:
+        store = MemoryBackend(clock=ManualClock())
+        store.apply([call(CONCURRENCY, HIT, "a")])
+        done = not interrupted_at(step, partial(store.apply, [call(CONCURRENCY, RENEW, "a")]))
+        for i in range(16):
+            store.apply([call(CONCURRENCY, HIT, "others")._replace(key=(f"other {i}", ""))])
+        assert free(store, CONCURRENCY) == LIMIT - 1
+        if done:
+            break
+        step += 1
