@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import NamedTuple
 
 from .clock import Clock, microseconds
@@ -68,15 +69,22 @@ class Blocks:
         """All that is left and has not ended, as what is to be refunded. Nothing is held any more."""
         held, self._held = self._held, OrderedDict()
         now = self._clock()
-        return [
-            (name, block.decision._replace(cost=len(block.left)))
-            for name, block in held.items()
-            if block.left and block.until > now
-        ]
+        left = [(name, block, _taken_out(block.left)) for name, block in held.items() if block.until > now]
+        return [(name, block.decision._replace(cost=number)) for name, block, number in left if number]
 
     def forget(self) -> None:
         """Hold nothing, and give nothing back."""
         self._held = OrderedDict()
+
+
+def _taken_out(left: deque[None]) -> int:
+    """How many there were, and none is for a thread that is about to spend one."""
+    number = 0
+    with suppress(IndexError):
+        while True:
+            left.pop()
+            number += 1
+    return number
 
 
 _instances: weakref.WeakSet[Blocks] = weakref.WeakSet()

@@ -92,6 +92,16 @@ def test_what_is_left_can_be_given_back(make: MakeLimiter, algorithm: str) -> No
     assert taken(plain) == 13
 
 
+def test_what_was_given_back_is_not_spent_by_a_thread_that_was_about_to(make: MakeLimiter) -> None:
+    leased = make("25/m", lease=10)
+    leased.hit()
+    assert leased._blocks is not None
+    (seen,) = leased._blocks._held.values()  # by that thread
+    leased.give_back()
+    assert taken(leased) == 1
+    assert not seen.left
+
+
 def test_a_refund_goes_back_to_the_block(make: MakeLimiter) -> None:
     limiter, plain = make("40/m", lease=10), make("40/m")
     hits = [limiter.hit() for _ in range(10)]
