@@ -354,6 +354,9 @@ class BreakerState:
             if (self.store.up and not self.local) or self.config.when_down != "local" or self._known_to_allow():
                 yield "tell", permit.riders, True
                 return 0
+            if not self.local and (wait := self._known_to_refuse(self.clock())) > 0:
+                yield "tell", permit.riders, True  # of an earlier outage: what the store has said since is honoured
+                return wait
             verdict = self.store.local.apply([call, *permit.riders])[0]
         else:
             try:

@@ -453,6 +453,24 @@ def test_forced_open_until_further_notice_is_honoured_while_the_store_is_away(aw
     assert ask(breaker)
 
 
+@pytest.mark.parametrize("back_for", [1, 6], ids=["with the same memory", "with another"])
+def test_a_call_from_an_earlier_outage_makes_nobody_forget_what_is_known_to_be_open(
+    away: Away, back_for: float
+) -> None:
+    breaker = away.fleet.process(failure_threshold=1, recovery_timeout=600)
+    away.begin()
+    running = breaker.acquire()
+    assert running.local
+    away.end()
+    away.clock.advance(5)
+    fail(breaker)
+    away.clock.advance(back_for)
+    away.begin()
+    assert ask(breaker) is None
+    assert running.failure() == 600 - back_for
+    assert refused(breaker).retry_after == 600 - back_for
+
+
 def test_threads_that_call_meanwhile_all_see_the_end(fleet: Fleet) -> None:
     breaker = fleet.process(verdict_ttl=0.01, failure_threshold=10**6)
     stop = threading.Event()
