@@ -13,7 +13,7 @@ from ratelimit_core.backends import RedisBackend
 from ratelimit_core.backends.calls import MAX_KEY, escape
 from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import BackendError
-from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy
+from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy, Verdict
 
 from .test_stores import HIT, LIMITS, PEEK, REFUND, ask, every_limit, every_policy, left, use
 
@@ -100,11 +100,8 @@ def test_listing_deleting_and_clearing_never_scan(
     assert {"SCAN", "KEYS"}.isdisjoint(sent(watched.clear))
 
 
-@every_policy
-def test_every_key_ends_and_none_outlives_its_use_by_more_than_a_quarter(
-    backend: RedisBackend, client: redis.Redis, policy: Policy
-) -> None:
-    longest = 0
+def in_use(backend: RedisBackend, policy: Policy) -> Iterator[Verdict]:
+    """The answers to all that can be asked of a policy."""
     operations = [1, 0, 1] if policy is BREAKER else [HIT, HIT, PEEK, REFUND, HIT]
     operations += [RESERVE] * 3 if "max_wait" in policy.event else []
     for i, op in enumerate(operations):
@@ -113,7 +110,15 @@ def test_every_key_ends_and_none_outlives_its_use_by_more_than_a_quarter(
             24 * 60 * SECOND if name == "max_wait" else value
             for name, value in zip(policy.event, call.event, strict=True)
         ]
-        verdict = backend.apply([call._replace(event=tuple(event))])[0]
+        yield backend.apply([call._replace(event=tuple(event))])[0]
+
+
+@every_policy
+def test_every_key_ends_and_none_outlives_its_use_by_more_than_a_quarter(
+    backend: RedisBackend, client: redis.Redis, policy: Policy
+) -> None:
+    longest = 0
+    for verdict in in_use(backend, policy):
         longest = max(longest, verdict[EXPIRES], verdict[-1] if policy.leases else 0)
     seconds, fraction = client.time()
     at_most = 1.25 * (longest - int(seconds) * SECOND - int(fraction)) / 1000 + 3  # each is rounded
@@ -121,6 +126,25 @@ def test_every_key_ends_and_none_outlives_its_use_by_more_than_a_quarter(
     assert len(keys) == 1 + bool(policy.record) + (policy.name in ("token_bucket", "sliding_window", "concurrency"))
     for key in keys:
         assert 0 < client.pttl(key) <= at_most, key
+
+
+@every_policy
+def test_no_key_ends_before_what_it_holds(backend: RedisBackend, client: redis.Redis, policy: Policy) -> None:
+    seen = 0
+    for _ in in_use(backend, policy):
+        for key in stored(client, backend):
+            if client.type(key) == b"zset":
+                ((_, score),) = client.execute_command("ZRANGE", key, -1, -1, "WITHSCORES")
+                ends = int(score)
+            else:
+                record = client.get(key)
+                assert isinstance(record, bytes)
+                ends = int.from_bytes(record[1:9])
+            lasts = client.pttl(key)
+            seconds, fraction = client.time()
+            assert ends <= int(seconds) * SECOND + int(fraction) + (lasts + 1) * 1000, key
+            seen += 1
+    assert seen > 2
 
 
 def test_clear_leaves_nothing_behind_and_spares_other_prefixes(backend: RedisBackend, client: redis.Redis) -> None:
