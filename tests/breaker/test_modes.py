@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, conf
+from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, breaker_state, conf
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.clock import ManualClock
@@ -439,6 +439,20 @@ def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
     refused(breaker)
 
 
+@pytest.mark.parametrize("act", ["force_closed", "disable", "shadow"])
+def test_a_word_with_an_end_ends_by_this_processs_clock_while_the_store_is_away(
+    away: Away, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker_state, "wall", away.clock)
+    breaker = away.fleet.process(failure_threshold=1)
+    getattr(breaker, act)("ann", "an hour's peace", ttl=3600)
+    away.begin()
+    fail(breaker, 5)
+    away.clock.advance(3600)
+    fail(breaker)
+    refused(breaker)
+
+
 def test_forced_open_until_further_notice_is_honoured_while_the_store_is_away(away: Away) -> None:
     breaker = away.fleet.process(recovery_timeout=60)
     breaker.force_open("ann", "the supplier asked us to stop")
@@ -451,6 +465,22 @@ def test_forced_open_until_further_notice_is_honoured_while_the_store_is_away(aw
     away.clock.advance(5)
     away.fleet.process().automatic()
     assert ask(breaker)
+
+
+@pytest.mark.parametrize(("back_for", "failures"), [(4, 3), (6, 1)])
+def test_a_store_that_is_back_for_a_moment_makes_nobody_forget_what_was_counted_without_it(
+    away: Away, back_for: float, failures: int
+) -> None:
+    breaker = away.fleet.process(failure_threshold=10)
+    away.begin()
+    fail(breaker, 2)
+    away.end()
+    away.clock.advance(5)
+    assert breaker.look(anew=True) == ("closed", 0)
+    away.clock.advance(back_for)
+    away.begin()
+    fail(breaker)
+    assert breaker.get_status()["failure_count"] == failures
 
 
 @pytest.mark.parametrize("back_for", [1, 6], ids=["with the same memory", "with another"])

@@ -94,6 +94,8 @@ def test_a_child_counts_only_its_own() -> None:
     os.close(read)
     os.close(write)
     assert value("resilience_breaker_calls_total", breaker=name, outcome="successes") == 1
+    breaker.call(len, "")
+    assert value("resilience_breaker_calls_total", breaker=name, outcome="successes") == 2
 
 
 def test_no_client_becomes_a_label() -> None:
