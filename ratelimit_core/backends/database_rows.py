@@ -100,6 +100,11 @@ class Rows:
         self._cursor.execute(f"{self._dialect.within_ms}SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
         return {values[0]: Row(*values) for values in self._cursor.fetchall()}
 
+    def _newest(self, record: str) -> int:
+        """When the last of the leases ends; 0 if there are none."""
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT MAX(ends) FROM {LEASES} WHERE record = %s", [record])
+        return int(self._cursor.fetchone()[0] or 0)
+
     def _ids(self, condition: str, parameters: Sequence[str], lock: str) -> list[str]:
         self._cursor.execute(f"{self._dialect.within_ms}SELECT id FROM {RECORDS} {condition}{lock}", parameters)
         return [values[0] for values in self._cursor.fetchall()]
@@ -124,6 +129,8 @@ class Rows:
         if verdict[EXPIRES] > 0 and record != was.record:
             expires = verdict[EXPIRES]
             row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
+            if row.kept_for_ages(expires, now):
+                row = row._replace(kept_until=self._newest(row.id) if policy.leases else 0)
             row = row.kept(expires, now)
         if policy.leases:
             drop, add, ends = verdict[RECORD + width :]

@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..clock import SECOND
 from .calls import Call, Key, escape
 
 RECORDS = "ratelimit_core_record"
@@ -22,6 +23,9 @@ BATCH = 500
 
 NOBODY = ""
 """The owner of a lease that no ticket names any more."""
+
+AGES = 10 * 365 * 86400 * SECOND
+"""So much longer than it has to be nothing is kept: what was to last for ever, as a mode that was forced, may end."""
 
 Parameters = list[str | int]
 
@@ -42,6 +46,10 @@ class Row(NamedTuple):
     def kept(self, until: int, now: int) -> Row:
         """Kept until then; so much longer that this, which is indexed, need not be moved each time."""
         return self if until <= self.kept_until else self._replace(kept_until=2 * until - now)
+
+    def kept_for_ages(self, until: int, now: int) -> bool:
+        """Whether it is kept for ages beyond what would do until then."""
+        return self.kept_until > 2 * until - now + AGES
 
 
 COLUMNS = ", ".join(Row._fields)

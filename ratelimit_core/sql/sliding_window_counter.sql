@@ -109,6 +109,8 @@ begin
     _version := 1; _expires := _verdict[5]; _data := _record;
     if _expires > _kept_until then
       _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
+    elsif _kept_until > 2 * _expires - _now + 315360000000000 then -- it was to last for ever
+      _kept_until := greatest(2 * _expires - _now, 0);
     end if;
   end if;
   if _changes then

@@ -108,6 +108,8 @@ begin
     _version := 1; _expires := _verdict[5]; _data := _record;
     if _expires > _kept_until then
       _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
+    elsif _kept_until > 2 * _expires - _now + 315360000000000 then -- it was to last for ever
+      _kept_until := greatest(2 * _expires - _now, (select max(l.ends) from ratelimit_core_lease l where l.record = _id));
     end if;
   end if;
   if _verdict[8] <> 0 or _verdict[9] <> 0 then

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..backends.database_sql import LEASES, NOBODY, RECORDS
+from ..backends.database_sql import AGES, LEASES, NOBODY, RECORDS
 from ..policies import ALLOWED, EXPIRES, LIMITS, RECORD, Policy
 from ..policies.token_bucket import HIT
 from .hits import leases_of_hit
@@ -164,6 +164,9 @@ def _lines(policy: Policy, decide: Sequence[str]) -> Iterator[str]:
         yield f"    _version := {policy.version}; _expires := _verdict[{expires}]; _data := _record;"
         yield "    if _expires > _kept_until then"
         yield "      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time"
+        yield f"    elsif _kept_until > 2 * _expires - _now + {AGES} then -- it was to last for ever"
+        newest = f"(select max(l.ends) from {LEASES} l where l.record = _id)" if leases else "0"
+        yield f"      _kept_until := greatest(2 * _expires - _now, {newest});"
         yield "    end if;"
         yield "  end if;"
     if leases:

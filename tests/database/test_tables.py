@@ -11,12 +11,22 @@ from django.db import connections, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ratelimit_core import CircuitBreaker
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.errors import BackendError, ConfigurationError
-from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, COUNTER, FIXED_WINDOW, POLICIES, SLIDING_WINDOW
+from ratelimit_core.policies import (
+    ALLOWED,
+    ANSWER,
+    BREAKER,
+    CONCURRENCY,
+    COUNTER,
+    FIXED_WINDOW,
+    POLICIES,
+    SLIDING_WINDOW,
+)
 from tests import databases
 from tests.conformance.profiles import examples
 from tests.conformance.test_stores import AWKWARD, ask, texts, use
@@ -167,6 +177,26 @@ def test_pruning_deletes_what_has_ended_and_nothing_else(
     assert gone[-1] == (0, 0)
     assert rows(alias, prefix)[0] == len(EACH)
     assert {policy: backend.keys(policy) for policy in EACH} == before
+
+
+@pytest.mark.parametrize("asked_before", [0, 3], ids=["at first", "by functions, where there are"])
+def test_what_was_to_last_for_ever_ends_like_others_once_somebody_has_ended_it(
+    backend: DatabaseBackend, alias: str, prefix: str, clock: ManualClock, asked_before: int
+) -> None:
+    emptied(alias)
+    for _ in range(asked_before):
+        backend.apply([use(BREAKER)])
+    breaker = CircuitBreaker("name", backend=backend, clock=clock, probe_timeout=9 * DAY)
+    breaker.force_open()
+    clock.advance(1000 * DAY)
+    assert backend.prune()[0] == 1, "the history"
+    assert breaker.state == "open"
+    breaker.automatic()
+    clock.advance(10 * DAY)
+    assert backend.prune() == (0, 0)
+    clock.advance(30 * DAY)
+    assert backend.prune() == (1, 0)
+    assert backend.keys(BREAKER) == []
 
 
 def test_pruning_passes_over_what_somebody_is_writing(server: str, prefix: str, clock: ManualClock) -> None:
