@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 from ..breaker_state import BreakerState, states
 from ..limits import denials
-from .labels import FirstSeen, label_of
+from .labels import FirstSeen, label_of, labelling
 
 OUTCOMES = ("successes", "failures", "refusals", "shadow_refusals", "probes")
 _AT_A_TIME = 500
@@ -57,13 +57,14 @@ class Counts:
 
     def _take(self, only: Iterable[BreakerState]) -> Counter[tuple[str, str]]:
         taken: Counter[tuple[str, str]] = Counter()
+        label_of = labelling()
         for state in only:
             now = tuple(getattr(state, outcome) for outcome in OUTCOMES)
             before = self._told.get(state, (0,) * len(OUTCOMES))
             if now == before:
                 continue
             self._told[state] = now
-            label = self.label(state.config.name)
+            label = self._breakers(label_of(state.config.name))
             for outcome, more, less in zip(OUTCOMES, now, before, strict=True):
                 if more > less:
                     taken[label, outcome] += more - less

@@ -11,7 +11,7 @@ from ..breaker_record import MODES, STATES
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
 from ..overview import overview
-from .labels import bounded, label_of
+from .labels import bounded, labelling
 
 STORE_UP = "resilience_store_up"
 
@@ -46,6 +46,7 @@ def readings() -> list[Reading]:
         limits, waiting = overview(conf.get_store().backend, fleet)
     except ResilienceError:
         return [Reading(STORE_UP, (), 0)]
+    label_of = labelling()
     labels = bounded(label_of(name) for name in sorted(fleet.keys() | waiting.keys()))
     states: Counter[tuple[str, ...]] = Counter()
     modes: Counter[tuple[str, ...]] = Counter()

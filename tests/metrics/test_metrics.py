@@ -26,11 +26,12 @@ from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.errors import interruptions
 from ratelimit_core.events import StoreChanged, emit
 from ratelimit_core.guard import Guard
-from ratelimit_core.metrics import counting, opentelemetry, prometheus
+from ratelimit_core.metrics import counting, labels, opentelemetry, prometheus
 from ratelimit_core.metrics.counting import HISTOGRAMS
 from ratelimit_core.metrics.counts import Counts
 from ratelimit_core.metrics.fleet import Reading, readings
 from ratelimit_core.metrics.labels import label_of
+from ratelimit_core.templates import is_template
 from tests.breaker.fleet import fail
 from tests.servers import ROOT, missing
 
@@ -107,6 +108,21 @@ def test_no_client_becomes_a_label() -> None:
     assert value("resilience_breaker_state", breaker="tenants:{tenant}", state="open") == 1
     assert value("resilience_limits_full", limit="1/h", algorithm="fixed_window") == 1
     assert label_of("unknown:secret") == "unknown:*"
+
+
+def test_very_many_breakers_are_told_by_the_templates_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def look(name: str) -> bool:
+        looks.append(name)
+        return is_template(name)
+
+    family = CircuitBreaker("tenants:{tenant}", failure_threshold=1)
+    for tenant in range(20):
+        family.of(tenant=tenant).call(len, "")
+    monkeypatch.setattr(labels, "is_template", look)
+    assert [reading.value for reading in readings() if reading.labels == ("tenants:{tenant}", "closed")] == [20]
+    assert looks == ["tenants:{tenant}"]
 
 
 def test_the_store_away_is_told() -> None:
