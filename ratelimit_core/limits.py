@@ -165,6 +165,13 @@ class Limit:
             return None
 
     @property
+    def grace(self) -> float:
+        """Seconds by which who holds a slot may be late for it, and neither lose it nor make others lose theirs."""
+        if self.policy is TOKEN_BUCKET:
+            return max(self.spacing_us, _PUNCTUAL) / SECOND
+        return max(self.period_us / 10, SECOND / 20) / SECOND
+
+    @property
     def allowance_returns(self) -> bool:
         """Whether time alone makes room again; else it is for others to give theirs back."""
         return self.policy is not CONCURRENCY

@@ -181,6 +181,8 @@ class Protection:
         release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
         self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
         self.between_turns = release_rate.spacing_us / SECOND
+        self.behind = 0.0
+        """By how many seconds the last task was late that came back to this process after it had been put off."""
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)

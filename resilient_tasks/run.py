@@ -25,7 +25,7 @@ from .brokers import longest_countdown
 from .dead_letters import bury
 from .protection import Protection
 from .signals import rate_limited, task_released
-from .waiting import SLOT, WaitedTooLong, Waiting, put_off, until_it_expires
+from .waiting import SLOT, WaitedTooLong, Waiting, late_by, put_off, until_it_expires
 
 if TYPE_CHECKING:
     from celery import Task
@@ -42,6 +42,8 @@ _PATIENCE = 0.1
 """Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
 _EARLY = 0.04
 """Seconds by which it is back before its slot, and waits in place: one that is late holds up those behind it."""
+_WITHOUT_SLOT = 10.0
+"""Seconds that a task waits at most for its next try of its own accord, while it would miss a slot."""
 
 
 class Coalesced(Exception):
@@ -112,6 +114,8 @@ class Run:
     def _acquire(self) -> None:
         patience = _PATIENCE
         slot = self.waiting.decision()
+        if self.may_wait and self.waiting.deferrals:
+            self.protection.behind = late_by(self.request)
         # Of the message's own headers: what stands one level deeper nobody has looked through.
         probe: object = getattr(self.request, PROBE, None) if self.may_wait else None
         ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
@@ -155,6 +159,8 @@ class Run:
                 return refusal.retry_after + random.uniform(0, 0.1), slot
             # Nobody knows when a place to run will be free: look again now and then.
             return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
+        if self.protection.behind > limiter.limits[refusal.which].grace:
+            return self._try_again_in(refusal.retry_after, max_wait), slot
         slot = limiter.reserve(
             max_wait,
             self.subject.cost,
@@ -163,6 +169,16 @@ class Run:
             on=refusal.which,
         )
         return slot.retry_after, slot if slot.allowed else None
+
+    def _try_again_in(self, retry_after: float, max_wait: float) -> float:
+        """How long to wait without a slot, since those who wait come back too late for theirs.
+
+        A slot that is missed is lost to all. Where the workers have more to do than they can, and what waits is
+        delivered behind a backlog, soon all of them would be missed and nothing run at all, however little arrives.
+        So whoever comes while there is room runs, and who finds none waits as long again as it has waited.
+        """
+        wait = random.uniform(0.5, 1.0) * max(retry_after, min(self.waiting.waited, _WITHOUT_SLOT))
+        return min(wait, max_wait) if max_wait > _PATIENCE else retry_after
 
     def _early(self, refusal: RateLimited, slot: Decision | None) -> float:
         """At most half of the time to the next slot, so that at most one run in two waits in place, in the fleet."""

@@ -159,6 +159,12 @@ def until_it_expires(request: Any) -> float:
     return math.inf if expires is None else maybe_make_aware(expires).timestamp() - time.time()
 
 
+def late_by(request: Any) -> float:
+    """How many seconds ago the message should have been here; negative if its time has not come."""
+    due = maybe_iso8601(request.eta)
+    return 0.0 if due is None else time.time() - maybe_make_aware(due).timestamp()
+
+
 def _revoke(task: Task[..., Any]) -> NoReturn:
     """End a task that expired while it waited for its pool, as its worker would have ended it before."""
     request: Any = task.request

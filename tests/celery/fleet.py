@@ -12,7 +12,7 @@ from typing import Any
 import redis
 import sentry_sdk
 from celery import Celery
-from celery.signals import celeryd_init, task_received, worker_process_init
+from celery.signals import celeryd_init, task_prerun, task_received, worker_process_init
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
@@ -54,6 +54,8 @@ if telemetry := os.environ.get("FLEET_TELEMETRY"):
         metrics.install_opentelemetry(MeterProvider([reader]).get_meter("fleet"))
 
 
+if pause := os.environ.get("FLEET_SLOW"):
+    task_prerun.connect(lambda **_: time.sleep(float(pause)), weak=False)
 if lease := os.environ.get("FLEET_LEASE"):
     protection._LONGEST_RUN, gate.RENEW_EVERY = float(lease), 0.5
 
@@ -219,6 +221,11 @@ def limited(order: int) -> int:
 @rate_limited_task(rate="10/s", acks_late=True)
 def limited_late(order: int) -> int:
     world.rpush("limited", f"{time.time():.6f}")
+    return order
+
+
+@rate_limited_task(rate="40/s")
+def limited_crowd(order: int) -> int:
     return order
 
 
