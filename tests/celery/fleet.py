@@ -54,8 +54,8 @@ if telemetry := os.environ.get("FLEET_TELEMETRY"):
         metrics.install_opentelemetry(MeterProvider([reader]).get_meter("fleet"))
 
 
-if pause := os.environ.get("FLEET_SLOW"):
-    task_prerun.connect(lambda **_: time.sleep(float(pause)), weak=False)
+if "FLEET_SLOW" in os.environ:
+    task_prerun.connect(lambda **_: time.sleep(float(os.environ["FLEET_SLOW"])), weak=False)
 if lease := os.environ.get("FLEET_LEASE"):
     protection._LONGEST_RUN, gate.RENEW_EVERY = float(lease), 0.5
 
