@@ -327,7 +327,7 @@ class Records:
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
-            for entries in self._entries.values():  # which may be held on to, to hit quicker
+            for entries in list(self._entries.values()):  # which may be held on to, to hit quicker
                 entries.clear()
             self._journals.clear()
 

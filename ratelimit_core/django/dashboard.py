@@ -8,8 +8,6 @@ backend, at most once a second for all who look.
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -27,13 +25,14 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_http_methods, require_safe
 
-from ..clock import SECOND, monotonic
+from ..clock import SECOND
 from ..errors import ResilienceError
 from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_of
 from ..texts import printable, span
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
 from .permissions import ACT, SEE
+from .resting import Resting
 from .showing import moment, shown, shown_entry
 from .words import address, name_at
 
@@ -54,38 +53,18 @@ _ASSETS = {
     "icon.svg": "image/svg+xml",
 }
 
-_lock = threading.Lock()
-_last: tuple[int, Fleet] | None = None
-"""Until when it is good, and what the store said."""
-_RESTS = 10
-"""After a look the store has ten times as long to itself: of very many breakers one takes a while."""
+looked = Resting(look, at_least=SECOND)
+"""What the store says now, or said within the last second; longer ago, if it takes long to say."""
 
 
-def _seen() -> Fleet:
-    """What the store says now, or said within the last second; longer ago, if it takes long to say."""
-    global _last
-    with _lock:
-        began = monotonic()
-        if _last is None or began >= _last[0]:
-            fleet = look()
-            now = monotonic()
-            _last = now + max(SECOND, _RESTS * (now - began)), fleet
-        return _last[1]
+def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:
+    """What was seen, with one more history: for all who look from now on, and not under the feet of who does already.
 
-
-def _after_fork() -> None:
-    global _lock, _last
-    _lock, _last = threading.Lock(), None  # a thread of the parent's may hold it
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def forget() -> None:
-    """Ask anew: somebody has just acted, and wants to see it."""
-    global _last
-    with _lock:
-        _last = None
+    So it is told of a breaker, too, that has just been reset, and is not in the store any more.
+    """
+    more = seen._replace(histories={**seen.histories, name: entries})
+    looked.replace(seen, more)
+    return more
 
 
 def _guarded(permission: str) -> Callable[[View], View]:
@@ -114,7 +93,7 @@ def _guarded(permission: str) -> Callable[[View], View]:
 @require_safe
 def fleet(request: HttpRequest) -> HttpResponse:
     """All at one look, the worst first; ``?q=`` finds part of a name, ``?hours=`` says how far back timelines go."""
-    seen = _seen()
+    seen = looked()
     part, hours = request.GET.get("q", ""), _hours(request)
     found = [name for name in seen.worst_first() if part in name]
     by_state = {
@@ -154,12 +133,12 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
     form = ControlForm(request.POST or None)
     if request.method == "POST" and form.is_valid() and _act(request, name, form):
         return HttpResponseRedirect(reverse("resilience:breaker", args=[address], current_app=_space(request)))
-    seen, hours = _seen(), _hours(request)
+    seen, hours = looked(), _hours(request)
     entries: list[dict[str, Any]] = []
     away = seen.away
     with suppress(ResilienceError):
         entries = [] if away else breaker_named(name).history()
-    seen = seen._replace(histories={**seen.histories, name: entries})  # what was seen is for all who look
+    seen = _with_history(seen, name, entries)
     context = {
         "name": printable(name),
         "away": away,
@@ -283,5 +262,5 @@ def _act(request: HttpRequest, name: str, form: ControlForm) -> bool:
         form.add_error(None, f"Nothing may have changed, because the store is away: {error}")
         return False
     finally:
-        forget()
+        looked.forget()
     return True

@@ -24,8 +24,8 @@ def test_who_looks_at_one_breaker_changes_nothing_under_the_feet_of_who_looks_at
     configured(ROOT_URLCONF=__name__, TEMPLATES=TEMPLATES)
     configure(backend="memory://")
     CircuitBreaker("used").force_open("ann", "a drill")
-    dashboard.forget()
-    seen = dashboard._seen()
+    dashboard.looked.forget()
+    seen = dashboard.looked()
     before = dict(seen.histories)
     CircuitBreaker("used").automatic("ann", "it is over")
     request = requests.get("/")
@@ -33,4 +33,4 @@ def test_who_looks_at_one_breaker_changes_nothing_under_the_feet_of_who_looks_at
     page = dashboard.breaker(request, address(name))
     assert (page.status_code, "it is over" in page.content.decode()) == (200, name == "used")
     assert seen.histories == before
-    dashboard.forget()
+    dashboard.looked.forget()
