@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tarfile
-import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests import tutorial
 from tests.servers import ROOT
 
 PACKAGES = ("ratelimit_core", "resilient_tasks")
+PYTHON = ".venv/bin/python"
+ALONE = {
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    "PYTHONPATH": "",  # where the checkout may be
+    "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+}
+"""With it, programs and installers know what is installed, and nothing of the checkout."""
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +34,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return next(directory.glob("*.tar.gz")), next(directory.glob("*.whl"))
 
 
-def run(*command: str, cwd: Path = ROOT) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+def run(*command: str, cwd: Path = ROOT, environ: Mapping[str, str] | None = None) -> str:
+    environ = {**os.environ, **(environ or {})}
+    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     return done.stdout
 
@@ -63,14 +74,30 @@ def test_the_sdist_has_what_the_wheel_and_the_tests_need(built: tuple[Path, Path
     assert not any(name.startswith((".venv", ".git/")) or name.endswith(".pyc") for name in names)
 
 
+@pytest.fixture(scope="module")
+def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where there is a ``.venv`` that has the wheel; of extras it has this one until somebody installs more."""
+    directory = tmp_path_factory.mktemp("environment")
+    run(sys.executable, "-m", "venv", str(directory / ".venv"))
+    run(str(directory / PYTHON), "-m", "pip", "install", "-q", f"{built[1]}[drf]", "pytest", environ=ALONE)
+    return directory
+
+
 @pytest.mark.whole
-def test_an_installed_wheel_works_alone(built: tuple[Path, Path], tmp_path: Path, valkey_url: str) -> None:
-    venv.create(tmp_path / "env", with_pip=True)
-    python = str(tmp_path / "env" / "bin" / "python")
-    install = (python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(ROOT / "constraints.txt"))
-    run(*install, f"{built[1]}[drf]", "pytest")
-    program = str(ROOT / "tests" / "packaging" / "program.py")
+def test_an_installed_wheel_works_alone(environment: Path, tmp_path: Path, valkey_url: str) -> None:
+    python, program = str(environment / PYTHON), str(ROOT / "tests" / "packaging" / "program.py")
     assert "all of it works" in run(python, "-I", program, valkey_url, cwd=tmp_path)
     (tmp_path / "test_plugin.py").write_text("def test_clock(resilience_clock):\n    resilience_clock.advance(1)\n")
-    assert "1 passed" in run(python, "-m", "pytest", "test_plugin.py", cwd=tmp_path)
-    assert "replay" in run(python, "-m", "celery", "-b", "memory://", "resilience", "--help", cwd=tmp_path)
+    assert "1 passed" in run(python, "-m", "pytest", "test_plugin.py", cwd=tmp_path, environ=ALONE)
+    celery = (python, "-m", "celery", "-b", "memory://")
+    assert "replay" in run(*celery, "resilience", "--help", cwd=tmp_path, environ=ALONE)
+
+
+@pytest.mark.whole
+def test_the_tutorial_works_with_what_it_installs(environment: Path, tmp_path: Path) -> None:
+    run("sh", "-e", "-c", tutorial.how_to_install(), cwd=environment, environ=ALONE)
+    python = environment / PYTHON
+    where = "import ratelimit_core, resilient_tasks; print(ratelimit_core.__path__, resilient_tasks.__path__)"
+    found = run(str(python), "-c", where, cwd=tmp_path, environ=ALONE)
+    assert found.count(str(environment / ".venv")) == 2, found
+    tutorial.follow(tmp_path, python, ALONE)
