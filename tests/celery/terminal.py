@@ -10,6 +10,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 import pyte
@@ -21,7 +22,12 @@ class Terminal:
     """It runs ``command``; what that writes is on the screen once somebody looks."""
 
     def __init__(
-        self, *command: str, environ: Mapping[str, str] | None = None, columns: int = 80, lines: int = 24
+        self,
+        *command: str,
+        environ: Mapping[str, str] | None = None,
+        columns: int = 80,
+        lines: int = 24,
+        cwd: Path = ROOT,
     ) -> None:
         self.written = b""
         self._screen = pyte.Screen(columns, lines)
@@ -31,7 +37,7 @@ class Terminal:
         self._before = termios.tcgetattr(self._slave)
         self.popen = subprocess.Popen(
             ["setsid", "--ctty", *command],  # so that Ctrl-C is a signal for it
-            cwd=ROOT,
+            cwd=cwd,
             env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **(environ or {})},
             stdin=self._slave,
             stdout=self._slave,

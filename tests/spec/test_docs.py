@@ -1,4 +1,4 @@
-"""Runs what the pages show.
+"""Runs the Python that the pages show; commands are run by test_commands.
 
 Blocks that are fenced as ``python`` run, one after the other in the namespace of their section (``##``). A word after
 that says otherwise:
@@ -11,18 +11,14 @@ from __future__ import annotations
 
 import copy
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import pytest
-from celery.worker.control import Panel
 from django.apps import AppConfig
 from django.core.checks import ERROR, run_checks
-from django.core.management import load_command_class
 from django.db import connections
 from django.test import override_settings
 from django.utils.module_loading import import_string
@@ -33,7 +29,6 @@ from docs.generate import generated
 from ratelimit_core import backends, conf
 from ratelimit_core.django import checks
 from ratelimit_core.settings import SETTINGS
-from resilient_tasks.cli import resilience
 from resilient_tasks.protection import TASK_OPTIONS
 from tests.django import settings as project
 from tests.limits import hammer
@@ -45,9 +40,6 @@ PAGES = sorted(page for page in DOCS.glob("*.md") if page.name != "tutorial.md" 
 """Those that show Python. The tutorial has a test of its own."""
 
 _BLOCK = re.compile(r"^```python *(?P<kind>.*)\n(?P<code>(?s:.*?))^```$", re.MULTILINE)
-_COMMAND = re.compile(
-    r"^(?:python )?(manage\.py ratelimit_|celery -A shop (?:resilience|inspect|control) )(.+)$", re.MULTILINE
-)
 _HEADING = re.compile(r"^## (.+)$", re.MULTILINE)
 
 
@@ -166,22 +158,3 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_links_work_where_the_code_is_hosted(page: Path) -> None:
     links = re.findall(r'\]\(([^)\s#:]+)(?:#[^)\s]*)?(?: "[^"]*")?\)', page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
-
-
-COMMANDS = sorted({found.groups() for page in DOCS.glob("*.md") for found in _COMMAND.finditer(page.read_text())})
-
-
-@pytest.mark.parametrize(("program", "arguments"), COMMANDS)
-def test_commands_that_pages_show_are_understood(program: str, arguments: str) -> None:
-    name, *given = shlex.split(arguments, comments=True)
-    if program == "manage.py ratelimit_":
-        load_command_class("ratelimit_core.django", f"ratelimit_{name}").create_parser("manage.py", name).parse_args(
-            given
-        )
-    elif program == "celery -A shop resilience ":
-        command = resilience.commands[name]
-        command.parse_args(click.Context(command), given)
-    else:
-        known = Panel.meta[name]
-        assert program == f"celery -A shop {known.type} "
-        assert len(given) <= len(known.args or ())
