@@ -60,13 +60,14 @@ def recorded() -> Iterator[Recorded]:
     With ``task_eager_propagates`` the caller gets a refusal as an exception, and Celery tells nobody of it.
     """
     seen = Recorded()
-    task_deferred.connect(seen._deferred, weak=False)
-    task_failure.connect(seen._failed, weak=False)
+    uid = str(uuid4())  # before Celery 5.7, the methods of two objects are the same receiver
+    task_deferred.connect(seen._deferred, weak=False, dispatch_uid=uid)
+    task_failure.connect(seen._failed, weak=False, dispatch_uid=uid)
     try:
         yield seen
     finally:
-        task_deferred.disconnect(seen._deferred)
-        task_failure.disconnect(seen._failed)
+        task_deferred.disconnect(dispatch_uid=uid)
+        task_failure.disconnect(dispatch_uid=uid)
 
 
 def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
