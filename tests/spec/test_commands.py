@@ -70,6 +70,7 @@ execute_from_command_line(sys.argv)
 """
 
 _FENCED = re.compile(r"^```sh\n((?s:.*?))^```$", re.MULTILINE)
+_TEXT = re.compile(r"^```text\n((?s:.*?))^```$", re.MULTILINE)
 _INLINE = re.compile(r"`((?:python )?manage\.py [^`]+|celery -A shop (?:resilience|inspect|control) [^`]+)`")
 
 SAID = {
@@ -78,7 +79,7 @@ SAID = {
     "celery -A shop resilience replay erp.dead": "1 brought back from erp.dead",
     "celery -A shop inspect breakers": '"left_alone"',
     "celery -A shop inspect active_queues": "'name': 'celery'",
-    "python -m resilient_tasks check -A proj": "warning: the broker's Redis does not write every command down",
+    "python -m resilient_tasks check -A proj": _TEXT.findall((ROOT / "docs" / "check.md").read_text())[0],
     "manage.py migrate": "Applying ratelimit_core",
     "manage.py migrate ratelimit_core --database resilience": "Applying ratelimit_core",
     "manage.py ratelimit_reset --limits supplier --reason 'counted a test run'": "on supplier",
