@@ -86,3 +86,16 @@ def _scheme(app: Celery) -> str:
     url: Any = app.conf.broker_read_url
     first = url[0] if isinstance(url, list | tuple) else url or ""
     return str(first).partition("://")[0].partition("+")[0]
+
+
+def messages_in(connection: Any, queue: str) -> int:
+    """How many messages are ready in ``queue``; 0 if there is no such queue."""
+    own = connection.transport.driver_type == "amqp"  # there, to ask for what is not there ends the channel
+    channel = connection.channel() if own else connection.default_channel
+    try:
+        return int(channel.queue_declare(queue=queue, passive=True).message_count)
+    except connection.channel_errors:  # in Redis an empty queue does not exist
+        return 0
+    finally:
+        if own:
+            channel.close()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from .brokers import publish_again, queue_of
+from .brokers import messages_in, publish_again, queue_of
 from .waiting import HEADER
 
 if TYPE_CHECKING:
@@ -41,15 +41,15 @@ def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[
 
     Yields the name and id of each, once it is published and gone from here. What is published and not yet gone when
     the process is killed is there twice, never nowhere (on RabbitMQ, with ``confirm_publish``). Ends at
-    ``limit``, or when the queue is empty.
+    ``limit``, or when all are back that were there at the beginning: some may give up again meanwhile.
     """
     with app.connection_for_write() as connection:
         channel: Any = connection.channel()  # which ends with its connection
         declared: Any = app.amqp.queues[queue](channel)
         declared.declare()
         producer: Any = app.amqp.Producer(channel, auto_declare=False)
-        count = 0
-        while limit is None or count < limit:
+        there = messages_in(connection, declared.name)
+        for _ in range(there if limit is None else min(limit, there)):
             message = declared.get(no_ack=False)
             if message is None:
                 return
@@ -62,5 +62,4 @@ def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[
             exchange = target.exchange.name if target.exchange else ""
             publish_again(producer, message, exchange, target.routing_key or target.name, headers)
             message.ack()
-            count += 1
             yield str(headers.get("task")), str(headers.get("id"))

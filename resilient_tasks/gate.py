@@ -27,6 +27,7 @@ from ratelimit_core.errors import BackendError, CircuitBreakerError, ResilienceE
 from ratelimit_core.permit import Permit
 
 from . import control  # noqa: F401 - a worker knows its commands
+from .brokers import messages_in
 from .run import running_here
 from .settings import ENABLED
 
@@ -399,15 +400,7 @@ class Gate(bootsteps.StartStopStep):
         queue = self._app.amqp.queues.consume_from.get(name)
         if queue is None or connection is None:
             return 0
-        own = connection.transport.driver_type == "amqp"  # there, to ask for what is not there ends the channel
-        channel = connection.channel() if own else connection.default_channel
-        try:
-            return int(channel.queue_declare(queue=queue.name, passive=True).message_count)
-        except connection.channel_errors:  # in Redis an empty queue does not exist
-            return 0
-        finally:
-            if own:
-                channel.close()
+        return messages_in(connection, queue.name)
 
     def _between_turns(self, queue: str) -> float:
         protections = [request.protection for request in self._waiting[queue]]
