@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -31,6 +32,8 @@ OnPublishOpen = Literal["allow", "raise"]
 _DAY = 86400.0
 _LONGEST_RUN = 300.0
 """So long a run without a hard time limit holds its place; its worker renews that."""
+_TOO_LATE = 10
+"""So many more that come back too late than in time, and none takes a slot."""
 _SLACK = 0.02
 """What is given up of a rate that tasks wait for, so that those that come late don't hold up all others for ever."""
 
@@ -181,8 +184,7 @@ class Protection:
         release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
         self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
         self.between_turns = release_rate.spacing_us / SECOND
-        self.behind = 0.0
-        """By how many seconds the last task was late that came back to this process after it had been put off."""
+        self._late = 0
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
@@ -207,6 +209,19 @@ class Protection:
             if not callable(options.cost):
                 self.limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
         self.guard = Guard(self.breaker, self.limiter)
+
+    def came_back(self, late: float) -> None:
+        """Note by how many seconds a task was late that came back to this process after it had been put off."""
+        limits = self.limiter.limits if self.limiter is not None else ()
+        if late > min((limit.grace for limit in limits if limit.reservable), default=math.inf):
+            self._late = min(self._late + 1, 2 * _TOO_LATE)
+        else:
+            self._late = max(self._late - 1, 0)
+
+    @property
+    def takes_slots(self) -> bool:
+        """Whether who waits comes back in time for them, by and large: a burst alone makes some late."""
+        return self._late < _TOO_LATE
 
     def _release_rate(self) -> Rate | str | list[str | Rate]:
         if self.options.release_rate is not None:

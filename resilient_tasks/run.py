@@ -115,7 +115,7 @@ class Run:
         patience = _PATIENCE
         slot = self.waiting.decision()
         if self.may_wait and self.waiting.deferrals:
-            self.protection.behind = late_by(self.request)
+            self.protection.came_back(late_by(self.request))
         # Of the message's own headers: what stands one level deeper nobody has looked through.
         probe: object = getattr(self.request, PROBE, None) if self.may_wait else None
         ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
@@ -159,7 +159,7 @@ class Run:
                 return refusal.retry_after + random.uniform(0, 0.1), slot
             # Nobody knows when a place to run will be free: look again now and then.
             return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
-        if self.protection.behind > limiter.limits[refusal.which].grace:
+        if not self.protection.takes_slots:
             return self._try_again_in(refusal.retry_after, max_wait), slot
         slot = limiter.reserve(
             max_wait,

@@ -17,6 +17,7 @@ def mark() -> str:
     return new_mark()
 
 
+@pytest.mark.whole  # `make demo` fails if one of its own checks does
 @pytest.mark.timeout(180)
 def test_guarded_it_keeps_every_bound_and_leaves_nothing_behind(mark: str) -> None:
     with start("demo", mark, "--only", "guarded") as process:
