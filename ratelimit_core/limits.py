@@ -168,7 +168,7 @@ class Limit:
     def grace(self) -> float:
         """Seconds by which who holds a slot may be late for it, and neither lose it nor make others lose theirs."""
         if self.policy is TOKEN_BUCKET:
-            return max(self.spacing_us, _PUNCTUAL) / SECOND
+            return self._config[self.policy.config.index("tolerance")] / SECOND
         return max(self.period_us / 10, SECOND / 20) / SECOND
 
     @property

@@ -175,7 +175,8 @@ class Run:
 
         A slot that is missed is lost to all. Where the workers have more to do than they can, and what waits is
         delivered behind a backlog, soon all of them would be missed and nothing run at all, however little arrives.
-        So whoever comes while there is room runs, and who finds none waits as long again as it has waited.
+        So whoever comes while there is room runs, and who finds none waits until there should be some, or as long again
+        as it has waited.
         """
         wait = random.uniform(0.5, 1.0) * max(retry_after, min(self.waiting.waited, _WITHOUT_SLOT))
         return min(wait, max_wait) if max_wait > _PATIENCE else retry_after

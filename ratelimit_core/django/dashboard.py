@@ -28,11 +28,11 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..clock import SECOND
 from ..errors import ResilienceError
 from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_of
+from ..resting import Resting
 from ..texts import printable, span
 from .control import ACTIONS, act, breaker_named
 from .control_form import ControlForm
 from .permissions import ACT, SEE
-from .resting import Resting
 from .showing import moment, shown, shown_entry
 from .words import address, name_at
 

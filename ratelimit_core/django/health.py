@@ -12,7 +12,7 @@ from django.views.decorators.http import require_safe
 from .. import conf
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
-from .resting import Resting
+from ..resting import Resting
 
 
 def circuit_breaker_health() -> dict[str, Any]:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
+from ..clock import SECOND
+from ..resting import Resting
 from . import counting
 from .counting import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, Reading, readings
 
 _Observe = Callable[[CallbackOptions], Iterable[Observation]]
-_GOOD_FOR = 1.0
-"""Seconds that one look at the fleet is good for: a collection asks for each gauge by itself."""
 
 
 def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
@@ -31,9 +30,9 @@ def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
     meter = meter or get_meter("resilient-tasks")
     counting.install(Instruments(meter))
     if fleet:
-        shared = _Fleet()
+        look = Resting(readings, at_least=SECOND)  # a collection asks for each gauge by itself
         for name, (text, labels) in GAUGES.items():
-            meter.create_observable_gauge(_dotted(name), [shared.gauge(name, labels)], description=text)
+            meter.create_observable_gauge(_dotted(name), [_gauge(name, labels, look)], description=text)
 
 
 def _dotted(name: str) -> str:
@@ -79,22 +78,12 @@ class Instruments(Exporter):
         return observe
 
 
-class _Fleet:
-    """One look for all gauges of a collection."""
+def _gauge(metric: str, names: tuple[str, ...], look: Callable[[], list[Reading]]) -> _Observe:
+    def observe(_: CallbackOptions) -> Iterable[Observation]:
+        return [
+            Observation(value, dict(zip(names, labels, strict=True)))
+            for name, labels, value in look()
+            if name == metric
+        ]
 
-    def __init__(self) -> None:
-        self._readings: list[Reading] = []
-        self._good_until = 0.0
-
-    def gauge(self, metric: str, names: tuple[str, ...]) -> _Observe:
-        def observe(_: CallbackOptions) -> Iterable[Observation]:
-            if time.monotonic() >= self._good_until:
-                self._readings = readings()
-                self._good_until = time.monotonic() + _GOOD_FOR
-            return [
-                Observation(value, dict(zip(names, labels, strict=True)))
-                for name, labels, value in self._readings
-                if name == metric
-            ]
-
-        return observe
+    return observe

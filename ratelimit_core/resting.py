@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from ..clock import monotonic
+from .clock import monotonic
 
 _RESTS = 10
 """After a look the store has ten times as long to itself: of very many breakers one takes a while."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ratelimit_core import resting
 from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.django import resting
-from ratelimit_core.django.resting import Resting
+from ratelimit_core.resting import Resting
 
 
 @pytest.mark.parametrize(("took", "at_least", "good_for"), [(0.02, 0, 0.2), (0.02, SECOND, 1.0), (3.0, SECOND, 30.0)])
