@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import weakref
+import threading
 from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import NamedTuple
 
 from .clock import Clock, microseconds
+from .forks import renewed_after_fork
 from .limits import Decision
 
 _MOST = 10_000
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 class Blocks:
-    """The blocks of one limiter, one for each key.
+    """The blocks of one limiter, of each key those that are not spent: several, if several threads took one at a time.
 
     ``period`` is that of its shortest limit, in µs; where windows are ``fixed``, a block ends with its own.
     """
@@ -34,42 +34,49 @@ class Blocks:
         self._period = period
         self._fixed = fixed
         self._clock = clock
-        self._held: OrderedDict[str, Block] = OrderedDict()
+        self._begin()
         _instances.add(self)
 
+    def _begin(self) -> None:
+        self._taking = threading.Lock()
+        self._held: OrderedDict[str, tuple[Block, ...]] = OrderedDict()
+
     def spend(self, name: str) -> Decision | None:
-        """One of the block of ``name``; None if nothing is left of it."""
-        block = self._held.get(name)
-        if block is None or self._clock() >= block.until:
-            return None
-        try:
-            block.left.pop()
-        except IndexError:
-            return None
-        return block.decision
+        """One of a block of ``name``; None if nothing is left."""
+        for block in self._held.get(name, ()):
+            if self._clock() < block.until:
+                with suppress(IndexError):
+                    block.left.pop()
+                    return block.decision
+        return None
 
     def took(self, name: str, decision: Decision, asked_at: int) -> Decision:
         """Hold the block that ``decision`` allowed, and spend the first of it."""
         decision = decision._replace(cost=1)
         lasts = min(self._period, microseconds(decision.reset_after)) if self._fixed else self._period
-        self._held[name] = Block(deque([None] * (self.size - 1)), asked_at + lasts, decision)
-        if len(self._held) > _MOST:
-            self._held.popitem(last=False)
+        block = Block(deque([None] * (self.size - 1)), asked_at + lasts, decision)
+        with self._taking:
+            left = (each for each in self._held.get(name, ()) if each.left and each.until > asked_at)
+            self._held[name] = (*left, block)
+            if len(self._held) > _MOST:
+                self._held.popitem(last=False)
         return decision
 
     def put_back(self, name: str, decision: Decision) -> bool:
         """One that was not needed; False if its block is not held any more."""
-        block = self._held.get(name)
-        if block is None or block.decision.ticket != decision.ticket:
-            return False
-        block.left.append(None)
-        return True
+        for block in self._held.get(name, ()):
+            if block.decision.ticket == decision.ticket:
+                block.left.append(None)
+                return True
+        return False
 
     def give_up(self) -> list[tuple[str, Decision]]:
         """All that is left and has not ended, as what is to be refunded. Nothing is held any more."""
-        held, self._held = self._held, OrderedDict()
+        with self._taking:
+            held, self._held = self._held, OrderedDict()
         now = self._clock()
-        left = [(name, block, _taken_out(block.left)) for name, block in held.items() if block.until > now]
+        ours = [(name, block) for name, blocks in held.items() for block in blocks if block.until > now]
+        left = [(name, block, _taken_out(block.left)) for name, block in ours]
         return [(name, block.decision._replace(cost=number)) for name, block, number in left if number]
 
     def forget(self) -> None:
@@ -87,12 +94,4 @@ def _taken_out(left: deque[None]) -> int:
     return number
 
 
-_instances: weakref.WeakSet[Blocks] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for blocks in list(_instances):
-        blocks.forget()  # they are the parent's to spend
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_instances = renewed_after_fork(Blocks._begin)  # they are the parent's to spend

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 from . import breaker_record, history
 from .backends.calls import Call
 from .backoff import retry_after_of
+from .bookkeeping import turns_of
 from .breaker_config import CircuitBreakerConfig
 from .breaker_record import (
     CHANGED_AT,
@@ -35,6 +35,7 @@ from .breaker_record import (
 from .clock import SECOND, Clock, microseconds, wall
 from .errors import BackendError, CircuitBreakerError, RateLimited
 from .events import BreakerChanged, SettingsDiffer
+from .forks import renewed_after_fork
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
 from .policies.breaker import (
@@ -45,6 +46,7 @@ from .policies.breaker import (
     FORCE,
     FORCED_CLOSED,
     FORCED_OPEN,
+    HALF_OPEN,
     OPEN,
     PEEK,
     REPORT,
@@ -59,11 +61,6 @@ generation, and whether that is local."""
 _HEARD = "_resilience_heard"
 """Where an error says which breakers counted it, and when: a call within a call fails once."""
 _NOTHING: _Known = (0, 0, 0, 0, False)
-
-
-def turns_of(name: str) -> str:
-    """The key of the limiter by which those who waited for a breaker come back."""
-    return f"release:{name}"
 
 
 class BreakerState:
@@ -146,7 +143,7 @@ class BreakerState:
             if probe._state is self and probe.generation == generation and not probe.settled:
                 return Permit(self, generation, ticket="", probe=False, local=local)
         if now < self.refuse_until:
-            raise self.refusal(max(0, self._wait_until - now))
+            raise self.refused(max(0, self._wait_until - now))
         return None
 
     def permit_of(self, known: _Known, began: int) -> Permit:
@@ -164,10 +161,14 @@ class BreakerState:
         _, _, sure_until, generation, local = self.known
         if now < sure_until:  # while this thread asks, the others need not; but what is too old gives no permits
             self.known = 0, now + self._ttl, sure_until, generation, local
-        good, self.good = self.good, 0
-        age = now - self.good_at
+        good, age = self._pending(), now - self.good_at
         dice = random.randrange(1000)
         return Call(BREAKER, self._key, (ASK, generation, good, age, 0, 0, 0, dice, 0), self._policy_config, ticket)
+
+    def _pending(self) -> int:
+        """The successes that are to be told. What was called within a probe is still that probe: none then."""
+        good, self.good = self.good, 0
+        return 0 if self._last and self._last[STATE] == HALF_OPEN else good
 
     def put_back(self, ask: Call) -> None:
         """What ``ask`` carried to the store was not written there."""
@@ -188,7 +189,7 @@ class BreakerState:
             self._compares = False
             yield "announce", SettingsDiffer(self.config.name)
         if not verdict[ALLOWED]:
-            raise self.refusal(verdict[WAIT])
+            raise self.refused(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
         if probe:
             self.probes += 1
@@ -231,9 +232,10 @@ class BreakerState:
         if self.config.when_down == "open":
             return Permit(self, 0, ticket="", probe=False, local=True)
         if self.config.when_down == "closed":
+            self.refusals += 1
             raise CircuitBreakerError(self.config.name, "open", error.retry_after or 0.0)
         if (wait := self._known_to_refuse(now)) > 0:  # that much of the shared state is honoured
-            raise self.refusal(wait)
+            raise self.refused(wait)
         if self._known_to_allow():
             return Permit(self, 0, ticket="", probe=False, local=True)
         call = self.ask_call(ticket)
@@ -255,10 +257,14 @@ class BreakerState:
 
     def refusal(self, wait: int) -> CircuitBreakerError:
         """The error that says to wait for ``wait`` µs, with what is known."""
-        self.refusals += 1
         if self._details[0] is not self._last:
             self._details = self._last, breaker_record.details(self._last)
         return CircuitBreakerError(self.config.name, retry_after=wait / SECOND, **self._details[1])
+
+    def refused(self, wait: int) -> CircuitBreakerError:
+        """The same, for a call that is refused: it is counted."""
+        self.refusals += 1
+        return self.refusal(wait)
 
     # Settling
 
@@ -344,7 +350,7 @@ class BreakerState:
     def _reporting(self, permit: Permit, good: int, bad: int, slow: int, span: int) -> Steps[int]:
         pending = age = 0
         if self._is_current(permit):
-            pending, self.good = self.good, 0
+            pending = self._pending()
             age = self.clock() - self.good_at if pending and not good else 0
         event = (REPORT, permit.generation, pending + good, age, bad, slow, span, 0, 0)
         call = Call(BREAKER, self._key, event, self._policy_config, permit.ticket)
@@ -446,7 +452,7 @@ class BreakerState:
             except BackendError:  # what is known holds to its deadline
                 left = max(0, self._known_to_refuse(now))
                 return ("open" if left else "closed"), left / SECOND
-            self._learn(verdict, local=False, asked=True)
+            self._learn(verdict, local=False, asked=False)
         if not self._last or self._only_shadow or state_of(self._last) == CLOSED:
             return "closed", 0.0
         return STATES[state_of(self._last)], self.refuses_for()
@@ -488,7 +494,8 @@ class BreakerState:
         history.write(self.store.backend, entry)
 
 
-_states: weakref.WeakSet[BreakerState] = weakref.WeakSet()
+os.register_at_fork(after_in_child=lambda: probes.set(()))
+_states = renewed_after_fork(BreakerState._after_fork)
 
 
 def states() -> list[BreakerState]:
@@ -496,12 +503,3 @@ def states() -> list[BreakerState]:
     while True:
         with suppress(RuntimeError):  # another thread has just made one
             return list(_states)
-
-
-def _after_fork() -> None:
-    probes.set(())
-    for state in list(_states):
-        state._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -437,6 +437,10 @@ class CircuitBreaker(Overrulable):
         """The error that tells somebody to wait ``retry_after`` seconds for this breaker."""
         return self._known.refusal(microseconds(retry_after))
 
+    def refused(self, retry_after: float) -> CircuitBreakerError:
+        """The same, for a call that is refused for that: it counts in :attr:`stats`."""
+        return self._known.refused(microseconds(retry_after))
+
     @property
     def state(self) -> str:
         """``"closed"``, ``"open"`` or ``"half_open"``, from the store: one round trip."""

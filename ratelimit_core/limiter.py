@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -16,6 +15,7 @@ from .backends.calls import MAX_KEY, Call
 from .blocks import Blocks
 from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
+from .forks import renewed_after_fork
 from .limits import Algorithm, Decision, Limit, Question, decide
 from .policies import CONCURRENCY, FIXED_WINDOW
 from .policies.concurrency import RENEW
@@ -115,6 +115,9 @@ class Limiter:
         self._denials: dict[tuple[str, int], tuple[int, Decision]] = {}
         self._entered: deque[Decision] = deque()
         _limiters.add(self)
+
+    def _after_fork(self) -> None:
+        self._entered.clear()  # they are the parent's to end
 
     def forget(self) -> None:
         """Know nothing, and look for the store anew."""
@@ -315,7 +318,8 @@ class Limiter:
     ) -> None:
         # The oldest, whosever it is: blocks may end in any order, thread and context, and what is left then
         # never ends before its holder's own would.
-        self.release(self._entered.popleft())
+        if self._entered:  # or else this process was forked within the block, which is its parent's to end
+            self.release(self._entered.popleft())
 
     async def __aenter__(self) -> Decision:
         decision = await self.ahit()
@@ -327,8 +331,7 @@ class Limiter:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        decision = self._entered.popleft()
-        if self.releases(decision):
+        if self._entered and self.releases(decision := self._entered.popleft()):
             await finished(self.arelease(decision))
 
     # For those who ask together with others.
@@ -453,4 +456,4 @@ def _span(option: str, seconds: float) -> int:
     return microseconds(min(seconds, LONGEST / SECOND))
 
 
-_limiters: weakref.WeakSet[Limiter] = weakref.WeakSet()
+_limiters = renewed_after_fork(Limiter._after_fork)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from . import conf, history
 from .backends.base import Backend
 from .backends.calls import Call
-from .breaker_state import turns_of
+from .bookkeeping import is_bookkeeping, turns_of
 from .circuit_breaker import circuit_breaker_registry
 from .clock import SECOND
 from .errors import ResilienceError
@@ -62,6 +62,8 @@ def overview(
 ) -> Overview:
     """The limits that ``backend`` lists, at most ``most`` of each algorithm, and who waits for ``breakers``.
 
+    Those of :mod:`.bookkeeping` are no limits here.
+
     ``breakers`` is what ``circuit_breaker_registry.get_fleet_status()`` says. Who waits for a breaker has a turn to
     come back after its next probe; turns are counted by the time that they take. A round trip for each algorithm, and
     one for every 500 limits.
@@ -84,7 +86,7 @@ def overview(
             breaker = name.removeprefix(_TURNS)
             probe = breakers.get(breaker, {}).get("next_attempt_time") or 0.0
             waiting[breaker] = round(max(0.0, reset - max(0.0, probe - now)) / (limit.spacing_us / SECOND))
-        elif used > 0:
+        elif used > 0 and not is_bookkeeping(name):
             places = limit.policy is CONCURRENCY
             wait = verdict[WAIT] / SECOND
             limits.append(

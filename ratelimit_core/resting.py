@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 from .clock import monotonic
+from .forks import renewed_after_fork
 
 _RESTS = 10
 """After a look the store has ten times as long to itself: of very many breakers one takes a while."""
@@ -57,12 +57,4 @@ class Resting(Generic[T]):
             self._last = None
 
 
-_instances: weakref.WeakSet[Resting[Any]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for resting in list(_instances):
-        resting._begin()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_instances: WeakSet[Resting[Any]] = renewed_after_fork(Resting._begin)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -17,6 +15,7 @@ from .backends.memory import MemoryBackend
 from .clock import SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, CircuitBreakerError, interruptions
 from .events import Event, StoreChanged, aemit, emit
+from .forks import renewed_after_fork
 from .policies import Verdict
 
 logger = logging.getLogger("ratelimit_core")
@@ -169,12 +168,4 @@ class Store:
         self._lock = threading.RLock()
 
 
-_stores: weakref.WeakSet[Store] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for store in list(_stores):
-        store._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_stores = renewed_after_fork(Store._after_fork)

@@ -90,7 +90,7 @@ def _versions() -> str:
 
 
 def _said(error: BaseException) -> str:
-    return masked(f"{type(error).__name__}: {error}")
+    return f"{type(error).__name__}: {masked(str(error))}"
 
 
 def _of_store() -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from celery.utils.imports import symbol_by_name
 from ratelimit_core.breaker_config import OPTIONS as BREAKER_OPTIONS
 from ratelimit_core.errors import ConfigurationError, unknown_option
 
-from .protection import TASK_OPTIONS, Options, Protection
+from .protection import TASK_OPTIONS, Options, Protection, without_self
 from .routing import with_protection
 from .settings import current_app
 
@@ -99,7 +99,7 @@ def _decorator(
         name = options.get("name") or f"{function.__module__}.{function.__name__}"
         signature = inspect.signature(function)
         if options.get("bind"):
-            signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+            signature = without_self(signature)
         resilience = Protection(name, signature, task_options, breaker_options, options.get("time_limit"))
         make: Any = shared_task(base=with_protection(base), resilience=resilience, **options)
         return make(function)

@@ -27,7 +27,7 @@ from ratelimit_core.errors import BackendError, CircuitBreakerError, ResilienceE
 from ratelimit_core.permit import Permit
 
 from . import control  # noqa: F401 - a worker knows its commands
-from .brokers import messages_in
+from .brokers import longest_countdown, messages_in
 from .run import running_here
 from .settings import ENABLED
 
@@ -341,7 +341,7 @@ class Gate(bootsteps.StartStopStep):
         return True
 
     def _is_its_turn(self, protection: Protection, request: ResilientRequest) -> bool:
-        """The same for one that would be put off: while the breaker is open it gets its turn where it is refused."""
+        """:meth:`_has_turn`, of one that would be put off; while the breaker is open, its refusal gives it a turn."""
         breaker = request.subject.breaker if request.subject is not None else None
         if breaker is None or breaker.look()[0] != "closed":
             return True
@@ -353,11 +353,15 @@ class Gate(bootsteps.StartStopStep):
         if request.had_turn or subject is None:
             return True
         request.had_turn = True
-        wait = protection.turn(subject)
+        wait = min(protection.turn(subject), longest_countdown(self._app))  # or another worker would get it, too
         if wait <= _AT_ONCE:
             return True
-        self._consumer.timer.call_after(wait, self._consumer.on_task_request, (request,))
+        self._consumer.timer.call_after(wait, self._take_turn, (request,))
         return False
+
+    def _take_turn(self, request: ResilientRequest) -> None:
+        if request in state.reserved_requests:  # or else its connection is gone, and the broker delivers it again
+            self._consumer.on_task_request(request)
 
     def _hold(self, lane: Lane, request: ResilientRequest, why: str = "") -> None:
         """Keep a task that was delivered in vain, for as long as it takes until nobody takes it up at once."""

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
 from ratelimit_core.backoff import Backoff
-from ratelimit_core.breaker_state import turns_of
+from ratelimit_core.bookkeeping import turns_of, waiting_call
 from ratelimit_core.circuit_breaker import CircuitBreaker
 from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
@@ -133,6 +133,14 @@ def _is_exception_class(value: object) -> bool:
 
 
 TASK_OPTIONS = tuple(Options.__dataclass_fields__)
+
+
+def without_self(signature: inspect.Signature) -> inspect.Signature:
+    """The signature of a bound function, as who calls it sees it."""
+    parameters = list(signature.parameters.values())
+    if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+        parameters = parameters[1:]
+    return signature.replace(parameters=parameters)
 
 
 class Subject(NamedTuple):
@@ -277,10 +285,13 @@ class Protection:
         breaker = self.subject(args, kwargs).breaker
         assert breaker is not None
         _, wait = breaker.look()
-        return breaker.refusal(wait) if wait > 0 else None
+        return breaker.refused(wait) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:
-        """Whether no other call of ``task`` with these arguments waits; from now on this one does. One round trip."""
+        """Whether no other call of ``task`` with these arguments waits. For so many seconds this one does.
+
+        One round trip.
+        """
         return bool(self._waiting(task, args, kwargs, seconds).hold(task_id))
 
     def waits_no_more(self, task: str, task_id: str, args: Any, kwargs: Any) -> None:
@@ -290,8 +301,7 @@ class Protection:
     def _waiting(self, task: str, args: Any, kwargs: Any, seconds: float) -> Limiter:
         call = repr((list(args or ()), sorted((kwargs or {}).items())))
         digest = hashlib.sha256(call.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-        # Somewhat longer than the wait: a task that is late still holds its place, one that is lost does not for long.
-        return Limiter(None, key=f"waiting:{task}:{digest}", concurrency=1, timeout=seconds + 60.0)
+        return Limiter(None, key=waiting_call(task, digest), concurrency=1, timeout=seconds)
 
 
 @cache

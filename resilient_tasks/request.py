@@ -38,6 +38,9 @@ _Request: Any = celery_request.Request  # the stubs know nothing of what it is m
 class ResilientRequest(_Request):  # type: ignore[misc] # see above
     """A request for a :class:`~resilient_tasks.ResilientTask`."""
 
+    time_start: Any
+    worker_pid: Any
+
     def __init__(self, message: Any, *, headers: Any = None, **options: Any) -> None:
         super().__init__(message, headers=without_probe(message.headers if headers is None else headers), **options)
         self.waiting = Waiting.of(self._request_dict)
@@ -115,6 +118,8 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         error = exc_info.exception
         error = getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
         if isinstance(error, Refused) and self._gate is not None:
+            state.active_requests.discard(self)  # it runs no more: its process may not be ended in its name
+            self.time_start = self.worker_pid = None
             self._gate.refused(self, error)
             return None
         if not return_ok:  # the run itself said nothing, and so settled nothing
@@ -129,7 +134,9 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         """Have a run that goes on hold its place to run longer. One round trip, where there is a limit on those."""
         protection, subject = self.protection, self.subject
         if protection is not None and subject is not None:
-            protection.renew(subject, ticket_of(self.id, self._hostname, self.worker_pid))
+            probe = self._request_dict.get(PROBE)
+            ours = ticket_of(self.id, self._hostname, self.worker_pid)
+            protection.renew(subject, probe if isinstance(probe, str) else ours)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
         """Say for a run what it can't say itself, and give back the places that it held. Two round trips at most."""

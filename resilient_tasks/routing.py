@@ -29,7 +29,7 @@ from celery.app.registry import TaskRegistry
 from ratelimit_core.breaker_config import OPTIONS as BREAKER_OPTIONS
 from ratelimit_core.errors import ConfigurationError, unknown_option
 
-from .protection import TASK_OPTIONS, Options, Protection
+from .protection import TASK_OPTIONS, Options, Protection, without_self
 from .task import ResilientTask
 
 QUEUE = "queue:"
@@ -46,6 +46,8 @@ class Rule(NamedTuple):
     def protection(self, name: str, task: Any) -> Protection:
         """What this rule puts before ``task``; ``name`` is the breaker's if the rule names none."""
         signature = inspect.signature(task.run)
+        if not isinstance(inspect.getattr_static(task, "run"), staticmethod | classmethod):
+            signature = without_self(signature)
         try:
             return make_protection(name, signature, self.options, task.time_limit)
         except ConfigurationError as error:

@@ -25,7 +25,7 @@ from .brokers import longest_countdown
 from .dead_letters import bury
 from .protection import Protection
 from .signals import rate_limited, task_released
-from .waiting import SLOT, WaitedTooLong, Waiting, late_by, put_off, until_it_expires
+from .waiting import SLOT, NotDeferred, WaitedTooLong, Waiting, late_by, put_off, until_it_expires
 
 if TYPE_CHECKING:
     from celery import Task
@@ -42,6 +42,8 @@ _PATIENCE = 0.1
 """Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
 _EARLY = 0.04
 """Seconds by which it is back before its slot, and waits in place: one that is late holds up those behind it."""
+_MAY_BE_LATE = 60.0
+"""Seconds after which a call that was to be back does not keep others with its arguments from waiting any more."""
 _WITHOUT_SLOT = 10.0
 """Seconds that a task waits at most for its next try of its own accord, while it would miss a slot."""
 
@@ -102,10 +104,10 @@ class Run:
         """
         try:
             self._acquire()
-        except CircuitBreakerError:
+        except CircuitBreakerError as refusal:
             # Perhaps that was known from a second ago, and somebody has reset it since: to wait would be long.
             breaker, waits = self.subject.breaker, self.may_wait and self.options.on_open == "defer"
-            if not waits or breaker is None or breaker.look(anew=True)[0] != "closed":
+            if not waits or refusal.state == "ramping_up" or breaker is None or breaker.look(anew=True)[0] != "closed":
                 raise
             self._acquire()
         if self.waiting.deferrals:
@@ -141,8 +143,7 @@ class Run:
         return ticket_of(request.id, request.hostname, os.getpid())
 
     def _released(self) -> None:
-        if self.options.coalesce:
-            self.protection.waits_no_more(self.task.name, self.request.id, self.args, self.kwargs)
+        self._waits_no_more()
         task_released.send(
             sender=self.task, request=self.request, waited=self.waiting.waited, deferrals=self.waiting.deferrals
         )
@@ -245,6 +246,8 @@ class Run:
         # Who forced it open for a day may change their mind: look again when the broker brings the message back.
         until_probe = min(refusal.retry_after, longest_countdown(self.task.app))
         wait = max(at_least, self.protection.turn(self.subject, floor=until_probe))
+        if wait > longest_countdown(self.task.app):
+            at_least = wait  # its turn is not yet when the broker brings it back
         self.put_off(refusal.waiting(wait), wait, at_least=at_least, **republish)
 
     def put_off(self, reason: CircuitBreakerError | RateLimited, wait: float, **republish: Any) -> NoReturn:
@@ -257,6 +260,7 @@ class Run:
         """
         options, waiting = self.options, self.waiting
         if wait > waiting.left(options.max_wait, options.max_deferrals):
+            self._waits_no_more()
             error = WaitedTooLong(
                 f"gave up after waiting {waiting.waited:.0f} s in {waiting.deferrals} deferrals "
                 f"(max_wait={options.max_wait:g} s, max_deferrals={options.max_deferrals}): {reason!r}"
@@ -264,11 +268,23 @@ class Run:
             if options.dead_letter is not None:
                 bury(self.task, options.dead_letter, repr(error))
             raise error from reason
-        if options.coalesce and not self.protection.waits_alone(
-            self.task.name, self.request.id, self.args, self.kwargs, wait
-        ):
+        if options.coalesce and not self._waits_alone(wait):
             raise Coalesced
-        put_off(self.task, reason, wait, **republish)
+        try:
+            put_off(self.task, reason, wait, **republish)
+        except (NotDeferred, Ignore):
+            self._waits_no_more()
+            raise
+
+    def _waits_alone(self, wait: float) -> bool:
+        """Whether no other call with these arguments waits, but this one."""
+        # Somewhat longer than the wait: a task that is late still holds its place, one that is lost does not for long.
+        seconds = max(0.001, min(wait + _MAY_BE_LATE, until_it_expires(self.request)))
+        return self.protection.waits_alone(self.task.name, self.request.id, self.args, self.kwargs, seconds)
+
+    def _waits_no_more(self) -> None:
+        if self.options.coalesce:
+            self.protection.waits_no_more(self.task.name, self.request.id, self.args, self.kwargs)
 
 
 def without_probe(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
-import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -20,6 +18,7 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from ..clock import SECOND, Clock, wall
 from ..errors import BackendBusy, BackendError, ConfigurationError, did_you_mean
+from ..forks import renewed_after_fork
 from ..policies import Policy, Verdict
 from ..settings import setting
 from .base import Backend
@@ -189,6 +188,18 @@ class DatabaseBackend(Backend):
         connection = connections[self.alias]
         if not connection.in_atomic_block:
             connection.close()
+
+    def _after_fork(self) -> None:
+        """Leave the parent's connections alone in a child: to close one there would end the parent's session.
+
+        They are kept, since to collect them would be to close them.
+        """
+        _set_aside.extend([self._threads, self._sessions])
+        self._threads, self._sessions = Threads(self.alias), Sessions()
+        for connection in connections.all(initialized_only=True):
+            if connection.alias == self.alias:
+                _set_aside.append(connection)
+                del connections[self.alias]
 
     # Whose thread
 
@@ -433,23 +444,5 @@ def _dialect(alias: str) -> Dialect:
     return DIALECTS[connection.vendor]
 
 
-_instances: weakref.WeakSet[DatabaseBackend] = weakref.WeakSet()
+_instances = renewed_after_fork(DatabaseBackend._after_fork)
 _set_aside: list[BaseDatabaseWrapper | Threads | Sessions] = []
-
-
-def _after_fork() -> None:
-    """Leave the parent's connections alone in a child: to close one there would end the parent's session.
-
-    They are kept, since to collect them would be to close them.
-    """
-    for backend in list(_instances):
-        _set_aside.extend([backend._threads, backend._sessions])
-        backend._threads, backend._sessions = Threads(backend.alias), Sessions()
-    for alias in {backend.alias for backend in list(_instances)}:
-        for connection in connections.all(initialized_only=True):
-            if connection.alias == alias:
-                _set_aside.append(connection)
-                del connections[alias]
-
-
-os.register_at_fork(after_in_child=_after_fork)

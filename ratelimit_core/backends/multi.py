@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 import threading
-import weakref
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -14,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from ..clock import SECOND, Clock, microseconds, monotonic
 from ..errors import BackendError, CircuitBreakerError, ConfigurationError
+from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, FIXED_WINDOW, Policy, Verdict
 from ..policies.breaker import FORCE
 from ..policies.fixed_window import HIT
@@ -257,15 +256,7 @@ class _Member:
         self._lock = threading.Lock()
 
 
-_members: weakref.WeakSet[_Member] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for member in list(_members):
-        member._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_members = renewed_after_fork(_Member._after_fork)
 
 
 def _is_an_order(calls: Sequence[Call]) -> bool:

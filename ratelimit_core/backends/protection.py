@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from ..breaker_config import CircuitBreakerConfig
 from ..breaker_record import FAILURES, GENERATION, STATE, refusal, status
 from ..clock import Clock, wall
+from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, WAIT, Verdict
 from ..policies.breaker import ASK, CLOSED, PEEK, REPORT
 from ..settings import setting
@@ -116,12 +115,4 @@ class Protection:
         self._lock = threading.Lock()
 
 
-_instances: weakref.WeakSet[Protection] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for protection in list(_instances):
-        protection._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_instances = renewed_after_fork(Protection._after_fork)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from functools import cache, lru_cache, partial
 from itertools import islice
 
 from ..clock import SECOND, Clock
+from ..forks import renewed_after_fork
 from ..hits import hit_of
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
 from .calls import MAX_KEY, Call, Key, escape, refuse_duplicates, unescape
@@ -335,12 +334,4 @@ class Records:
         self._lock = threading.Lock()  # the parent's may be held by a thread that this child does not have
 
 
-_instances: weakref.WeakSet[Records] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for records in list(_instances):
-        records._after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_instances = renewed_after_fork(Records._after_fork)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache, partial
 from importlib.resources import files
@@ -16,6 +14,7 @@ import redis
 from ..breaker_config import CircuitBreakerConfig
 from ..clock import SECOND, Clock, wall
 from ..errors import BackendError
+from ..forks import renewed_after_fork
 from ..policies import POLICIES, Policy, Verdict
 from ..settings import setting
 from .base import Backend
@@ -235,6 +234,10 @@ class RedisBackend(Backend):
         """Close the connections of threads. Those of event loops are closed along with their loops."""
         self._session.close()
 
+    def _after_fork(self) -> None:
+        _of_parents.append((self._session, self._loops))
+        self._renew()
+
 
 def _is_ordinary(key: Key) -> bool:
     """Whether to remember what it is called: not if it is long, nor if it is what is left of a long one."""
@@ -258,15 +261,6 @@ def _text(member: bytes | str) -> str:
     return member if isinstance(member, str) else member.decode()
 
 
-_instances: weakref.WeakSet[RedisBackend] = weakref.WeakSet()
+_instances = renewed_after_fork(RedisBackend._after_fork)
 _of_parents: list[Any] = []
 """What forked children inherited. A thread that they do not have may hold its locks, and who collects it would wait."""
-
-
-def _after_fork() -> None:
-    for backend in list(_instances):
-        _of_parents.append((backend._session, backend._loops))
-        backend._renew()
-
-
-os.register_at_fork(after_in_child=_after_fork)

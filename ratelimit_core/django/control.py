@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 from .. import conf
 from ..backends.base import Backend
+from ..bookkeeping import is_bookkeeping
 from ..breaker_state import BreakerState
 from ..circuit_breaker import CircuitBreaker, circuit_breaker_registry
 from ..clock import monotonic
-from ..policies import BREAKER, POLICIES
+from ..policies import LIMITS
 
 
 class Action(NamedTuple):
@@ -58,8 +59,10 @@ def act(name: str, action: str, *, author: str, reason: str, ttl: float | None =
 def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
     """The limits that ``backend`` lists: each one's key, what it allows, and its algorithm. A round trip for each.
 
+    Those of :mod:`~ratelimit_core.bookkeeping` are none.
+
     Raises:
         ResilienceError: the store is away.
     """
-    limits = [policy for policy in POLICIES.values() if policy is not BREAKER]
-    return sorted((key, limit, policy.name) for policy in limits for key, limit in backend.keys(policy))
+    keys = [(key, limit, policy.name) for policy in LIMITS for key, limit in backend.keys(policy)]
+    return sorted(each for each in keys if not is_bookkeeping(each[0]))

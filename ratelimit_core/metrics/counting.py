@@ -11,6 +11,8 @@ from ..events import BreakerChanged, Event, StoreChanged, subscribe
 from .counts import Counts
 
 CALLS = "resilience_breaker_calls"
+PROBES = "resilience_breaker_probes"
+SHADOW_REFUSALS = "resilience_breaker_shadow_refusals"
 TRANSITIONS = "resilience_breaker_transitions"
 DENIALS = "resilience_limit_denials"
 ERRORS = "resilience_store_errors"
@@ -22,7 +24,9 @@ LIMITED = "resilience_task_rate_limited"
 WAITED = "resilience_task_waited_seconds"
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    CALLS: ("What came of calls through the breaker", ("breaker", "outcome")),
+    CALLS: ("Calls through the breaker that ended, or were refused", ("breaker", "outcome")),
+    PROBES: ("Probes that were let through", ("breaker",)),
+    SHADOW_REFUSALS: ("Calls that would have been refused, but for the shadow", ("breaker",)),
     TRANSITIONS: ("Changes of state that this process caused", ("breaker", "to")),
     DENIALS: ("Hits that the limit denied", ("limit", "algorithm")),
     ERRORS: ("Round trips to the shared store that failed", ()),
@@ -32,6 +36,15 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     LIMITED: ("Tasks that found a limit reached", ("task",)),
 }
 """The help text and the labels of each counter."""
+
+_OF_BREAKERS: dict[str, tuple[str, ...]] = {
+    "successes": (CALLS, "success"),
+    "failures": (CALLS, "failure"),
+    "refusals": (CALLS, "refused"),
+    "probes": (PROBES,),
+    "shadow_refusals": (SHADOW_REFUSALS,),
+}
+"""The counter of each thing that breakers count, and its outcome there."""
 
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     LATENCY: (
@@ -72,8 +85,9 @@ class Exporter(ABC):
             self._hand_over(self.counts.take_some())
 
     def _hand_over(self, calls: dict[tuple[str, str], int]) -> None:
-        for (breaker, outcome), number in calls.items():
-            self.add(CALLS, number, breaker, outcome)
+        for (breaker, what), number in calls.items():
+            metric, *outcome = _OF_BREAKERS[what]
+            self.add(metric, number, breaker, *outcome)
         for (limit, algorithm), number in self.counts.take_denials().items():
             self.add(DENIALS, number, limit, algorithm)
 

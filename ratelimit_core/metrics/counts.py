@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from ..breaker_state import BreakerState, states
+from ..forks import renewed_after_fork
 from ..limits import denials
 from .labels import FirstSeen, label_of, labelling
 
-OUTCOMES = ("successes", "failures", "refusals", "shadow_refusals", "probes")
+COUNTED = ("successes", "failures", "refusals", "shadow_refusals", "probes")
+"""What each breaker counts, as it names it."""
 _AT_A_TIME = 500
 """So many breakers are asked on the way of somebody's call, which takes half a millisecond."""
 
@@ -43,7 +43,7 @@ class Counts:
         return True
 
     def take(self, only: Iterable[BreakerState] | None = None) -> Counter[tuple[str, str]]:
-        """What was counted since, of all breakers or ``only`` those, by label and outcome. Each count is taken once."""
+        """What was counted since, of all breakers or ``only`` those, by label and name. Each is taken once."""
         with self._lock:
             return self._take(states() if only is None else only)
 
@@ -59,15 +59,15 @@ class Counts:
         taken: Counter[tuple[str, str]] = Counter()
         label_of = labelling()
         for state in only:
-            now = tuple(getattr(state, outcome) for outcome in OUTCOMES)
-            before = self._told.get(state, (0,) * len(OUTCOMES))
+            now = tuple(getattr(state, what) for what in COUNTED)
+            before = self._told.get(state, (0,) * len(COUNTED))
             if now == before:
                 continue
             self._told[state] = now
             label = self._breakers(label_of(state.config.name))
-            for outcome, more, less in zip(OUTCOMES, now, before, strict=True):
+            for what, more, less in zip(COUNTED, now, before, strict=True):
                 if more > less:
-                    taken[label, outcome] += more - less
+                    taken[label, what] += more - less
         return taken
 
     def take_denials(self) -> Counter[tuple[str, str]]:
@@ -86,13 +86,4 @@ class Counts:
         return self._breakers(label_of(name))
 
 
-_instances: weakref.WeakSet[Counts] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    """The breakers begin at 0 in a child, and a lock may be another thread's."""
-    for counts in list(_instances):
-        counts._begin()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_instances = renewed_after_fork(Counts._begin)  # breakers begin at 0 in a child

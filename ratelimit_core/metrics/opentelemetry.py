@@ -6,7 +6,6 @@ The metrics are those of Prometheus. Their names begin with two dots in place of
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable
 from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
 
 from ..clock import SECOND
+from ..forks import renewed_after_fork
 from ..resting import Resting
 from . import counting
 from .counting import COUNTERS, HISTOGRAMS, Exporter
@@ -45,7 +45,7 @@ class Instruments(Exporter):
     def __init__(self, meter: Meter) -> None:
         super().__init__()
         self._begin()
-        os.register_at_fork(after_in_child=self._begin)  # what a child tells is its own
+        _instances.add(self)
         for name, (text, labels) in COUNTERS.items():
             meter.create_observable_counter(_dotted(name), [self._counter(name, labels)], description=text)
         self._histograms = {
@@ -76,6 +76,9 @@ class Instruments(Exporter):
             return [Observation(number, dict(zip(names, labels, strict=True))) for labels, number in totals.items()]
 
         return observe
+
+
+_instances = renewed_after_fork(Instruments._begin)  # what a child tells is its own
 
 
 def _gauge(metric: str, names: tuple[str, ...], look: Callable[[], list[Reading]]) -> _Observe:

@@ -736,6 +736,7 @@ def test_to_those_who_are_refused_meanwhile_it_says_when_to_come_back(clock: Man
         clock.advance(5)
         thread = stuck(breaker)
         assert refused(breaker).retry_after == 5
+        assert breaker.stats["refusals"] == 2
         outage.end()
         thread.join()
 
@@ -760,6 +761,18 @@ def test_a_probe_may_go_through_its_own_breaker_again(store: Backend, clock: Man
             assert call(3, fails) == 1
     assert breaker.state == "closed"
     assert breaker.get_status()["half_open_calls"] == 0
+
+
+def test_calls_within_a_probe_are_no_further_probes(store: Backend, clock: ManualClock) -> None:
+    breaker = CircuitBreaker(
+        "nested", backend=store, clock=clock, failure_threshold=1, recovery_timeout=1, success_threshold=3
+    )
+    breaker.acquire().failure()
+    for probes in range(3):
+        clock.advance(10)
+        assert breaker.state == ("half_open" if probes else "open")
+        assert breaker.call(lambda: [breaker.call(len, "") for _ in range(5)]) == [0] * 5
+    assert breaker.state == "closed"
 
 
 def test_a_look_takes_no_place_and_sees_what_others_did(fleet: Fleet) -> None:

@@ -67,6 +67,15 @@ def test_every_store_ramps(fleet: Fleet) -> None:
     assert share(breaker, 20) == 1
 
 
+def test_who_looks_lets_nobody_in(clock: ManualClock) -> None:
+    breaker = closed_again(Fleet(MemoryBackend(clock=clock), clock), ramp=100, verdict_ttl=10)
+    allowed = 0
+    for _ in range(100):
+        assert breaker.look(anew=True)[0] == "closed"
+        allowed += ask(breaker) is not None
+    assert 0 < allowed < 30
+
+
 def test_a_refusal_says_so_and_when_to_come_back(clock: ManualClock) -> None:
     breaker = closed_again(Fleet(MemoryBackend(clock=clock), clock), ramp=100)
     error = refused_by_chance(breaker)

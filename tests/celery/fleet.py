@@ -337,6 +337,31 @@ def settle_limited(order: int) -> int:
     return order
 
 
+@breaker_task(**SETTLING | {"breaker": "settling-slowly", "release_rate": "1/3s"}, acks_late=True)
+def settle_slowly(order: int) -> int:
+    world.hincrby("runs", str(order), 1)
+    return order
+
+
+@breaker_task(**SETTLING | {"breaker": "settling-hourly", "release_rate": "1/h"}, acks_late=True)
+def settle_hourly(order: int) -> int:
+    world.hincrby("runs", str(order), 1)
+    return order
+
+
+@breaker_task(**SETTLING | {"breaker": "settling-alone"}, acks_late=True, concurrency=1)
+def settle_alone(order: int) -> int:
+    while not world.blpop([f"end {order}"], timeout=1):
+        pass
+    return order
+
+
+@breaker_task(breaker="paced", failure_threshold=1, recovery_timeout=1, release_rate="1/s")
+def paced(order: int) -> int:
+    world.rpush("paced", f"{time.time():.6f}")
+    return order
+
+
 @breaker_task(**SETTLING, retry_for=(ConnectionError,), max_retries=1, backoff=QUICK)
 def settle_early(order: int) -> int:
     upstream("settle")
@@ -352,6 +377,11 @@ def publish_or_raise(order: int) -> int:
 @breaker_task(**LEDGER, on_publish_open=lambda order: f"noted {order}")
 def publish_or_else(order: int) -> int:
     return order
+
+
+@breaker_task(breaker="beaten-briefly", failure_threshold=1, recovery_timeout=1, coalesce=True, max_wait=1.5)
+def tick_briefly() -> str:
+    return "ticked"
 
 
 @breaker_task(

@@ -7,10 +7,10 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from celery import Celery, chain, chord, group
+from celery import Celery, Task, chain, chord, group
 from celery.exceptions import TimeLimitExceeded
 
 from ratelimit_core import CircuitBreaker, ConfigurationError
@@ -103,6 +103,26 @@ def test_a_breaker_for_each_tenant(routed: Routed) -> None:
     with pytest.raises(Exception, match="'tenant:bad' open"):
         sync.delay("bad").get(timeout=20)
     assert sync.delay(tenant="good").get(timeout=20) == "good"
+
+
+def test_a_template_knows_the_arguments_as_who_calls_does() -> None:
+    app = new_app(resilience={"bound.*": {"breaker": "bound:{tenant}", "rate": "1/s", "rate_key": "{full}"}})
+
+    @app.task(bind=True, name="bound.sync")
+    def bound(self: Any, tenant: str, full: bool = False) -> None: ...
+
+    class Sync(Task):  # type: ignore[type-arg] # as users write it
+        name = "bound.of_class"
+
+        def run(self, tenant: str, full: bool = False) -> None: ...
+
+    install(app)
+    for task in (bound, app.register_task(Sync())):
+        protection = cast(Any, app.tasks[task.name]).resilience
+        for args in (("acme",), ("acme", True)):
+            subject = protection.subject(args, {})
+            assert subject.breaker.name == "bound:acme"
+            assert subject.key == f"bound:acme:{len(args) == 2}"
 
 
 def test_a_hard_time_limit_is_a_failure_and_frees_its_place(routed: Routed) -> None:

@@ -64,6 +64,14 @@ def test_workers_that_can_hardly_keep_up_get_all_done(fleet: Fleet, gather: Gath
     assert sorted(gather(results, timeout=60)) == list(range(400))  # 10 s at the rate
 
 
+def test_a_turn_that_the_broker_can_not_hold_for_so_long_is_kept_all_the_same(fleet: Fleet, gather: Gather) -> None:
+    fleet.worker("-c", "4", FLEET_VISIBILITY="4")
+    fleet.trip("paced")
+    results = [fleet.module.paced.delay(n) for n in range(8)]
+    assert sorted(gather(results)) == list(range(8))
+    assert most_within([float(at) for at in fleet.world.lrange("paced", 0, -1)], 0.9) <= 2
+
+
 def test_a_limit_for_each_tenant(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker()
     task = fleet.module.per_tenant

@@ -35,7 +35,7 @@ def test_nothing_is_lost_or_counted_twice_when_children_are_replaced(
     gather([fleet.module.charge.delay(order) for order in range(40)])
     fleet.module.tick.delay()  # a child that has run its share leaves when the next task comes
     eventually(lambda: len(list(tmp_path.glob("counter_*.db"))) >= 6)
-    eventually(lambda: calls("successes") == 40)
+    eventually(lambda: calls("success") == 40)
     fleet.outage()
     waiting = [fleet.module.charge.delay(order) for order in range(40, 44)]
     eventually(lambda: value("resilience_task_deferrals_total", reason="breaker") >= 4)
@@ -43,9 +43,9 @@ def test_nothing_is_lost_or_counted_twice_when_children_are_replaced(
     assert value("resilience_store_up") == 1
     fleet.recovery()
     gather(waiting)
-    eventually(lambda: calls("successes") == 44)
-    assert calls("failures") == int(fleet.world.hget("calls by", "up")) - 44
-    assert calls("successes") == 44, "and stays so"
+    eventually(lambda: calls("success") == 44)
+    assert calls("failure") == int(fleet.world.hget("calls by", "up")) - 44
+    assert calls("success") == 44, "and stays so"
 
 
 def test_opentelemetry_is_told_of_tasks_by_each_child(
@@ -72,7 +72,7 @@ def test_opentelemetry_is_told_of_tasks_by_each_child(
         eventually(lambda: total(metric, **attributes) >= least)
 
     gather([fleet.module.charge.delay(order) for order in range(20)])
-    reaches("resilience.breaker.calls", 20, breaker="payments", outcome="successes")
+    reaches("resilience.breaker.calls", 20, breaker="payments", outcome="success")
     fleet.outage()
     waiting = [fleet.module.charge.delay(order) for order in range(20, 24)]
     reaches("resilience.task.deferrals", 4, reason="breaker")
@@ -82,4 +82,4 @@ def test_opentelemetry_is_told_of_tasks_by_each_child(
     gather(waiting)
     reaches("resilience.task.waited_seconds", 4, task=fleet.module.charge.name)
     reaches("resilience.store.seconds", 1)
-    assert total("resilience.breaker.calls", breaker="payments", outcome="successes") <= 24
+    assert total("resilience.breaker.calls", breaker="payments", outcome="success") <= 24

@@ -130,6 +130,64 @@ def test_a_lost_connection_does_not_have_it_taken_up(fleet: Fleet, gather: Gathe
     assert deliveries([worker], orders) == [1] * 5
 
 
+def test_who_waits_for_a_turn_when_the_connection_is_lost_runs_once(fleet: Fleet, gather: Gather) -> None:
+    worker = fleet.worker("-c", "1", *BOTH)
+    breaker = fleet.module.settle_slowly.resilience.breaker
+    breaker.force_open()
+    worker.wait_for("settling is stopped")
+    orders = [fleet.module.settle_slowly.delay(n) for n in range(4)]
+    breaker.reset()
+    assert orders[0].get(timeout=20) == 0
+    for order in orders:  # one has run, the others have turns in 3, 6 and 9 seconds
+        worker.wait_for(f"{order.id}] received")
+    with fleet.app.connection_for_write() as connection:
+        connection.default_channel.client.client_kill_filter(_type="normal", skipme=True)
+    connect_anew(fleet.app)
+    assert sorted(gather(orders)) == list(range(4))
+    assert fleet.world.hvals("runs") == ["1"] * 4
+
+
+def test_a_turn_is_awaited_no_longer_than_the_broker_leaves_it_here(fleet: Fleet, gather: Gather) -> None:
+    workers = [fleet.worker("-c", "1", *BOTH, FLEET_VISIBILITY="4") for _ in range(2)]
+    breaker = fleet.module.settle_hourly.resilience.breaker
+    breaker.force_open()
+    for worker in workers:
+        worker.wait_for("settling is stopped")
+    orders = [fleet.module.settle_hourly.delay(n) for n in range(5)]
+    breaker.reset()
+    assert sorted(gather(orders)) == list(range(5))
+    assert fleet.world.hvals("runs") == ["1"] * 5
+
+
+def test_to_end_one_that_is_held_ends_no_other(fleet: Fleet) -> None:
+    worker = fleet.worker("-c", "1", *BOTH)
+    fleet.outage()
+    for n in range(8):
+        fleet.module.settle.delay(n)
+    held = worker.wait_for("ignored").partition("settle[")[2].partition("]")[0]  # for a second, it is
+    other = fleet.module.alone.delay(1)
+    eventually(lambda: fleet.module.alone.resilience.limiter.peek().remaining == 0)
+    fleet.app.control.revoke(held, terminate=True, signal="SIGKILL", reply=True)
+    fleet.world.rpush("end 1", 1)
+    assert other.get(timeout=20) == 1
+
+
+def test_a_probe_that_goes_on_keeps_its_place_beyond_its_lease(fleet: Fleet) -> None:
+    lease = 2.0
+    worker = fleet.worker("-c", "1", *BOTH, FLEET_LEASE=str(lease))
+    task = fleet.module.settle_alone
+    fleet.trip("settle_alone")
+    worker.wait_for("settling is stopped")
+    probing = task.delay(1)
+    eventually(lambda: task.resilience.limiter.peek().remaining == 0)
+    assert task.resilience.breaker.state == "half_open"
+    held_since = time.monotonic()
+    eventually(lambda: time.monotonic() > held_since + lease + 2)
+    assert task.resilience.limiter.peek().remaining == 0
+    fleet.world.rpush("end 1", 1)
+    assert probing.get(timeout=20) == 1
+
+
 def test_a_pool_that_grows_and_shrinks_takes_nothing_up(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker("--autoscale=4,1", *BOTH)
     breaker = fleet.module.settle.resilience.breaker

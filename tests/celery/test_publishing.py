@@ -58,6 +58,27 @@ def test_of_calls_that_wait_with_the_same_arguments_one_is_enough(fleet: Fleet) 
     assert again.get(timeout=20) == "ticked 0"
 
 
+def test_a_call_that_expired_keeps_no_other_from_waiting(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    breaker = fleet.trip("tick")
+    breaker.force_open(ttl=5)
+    first = fleet.module.tick.apply_async(expires=1)
+    eventually(lambda: first.state == "REVOKED")
+    second = fleet.module.tick.delay()
+    assert second.get(timeout=20) == "ticked 0"
+
+
+def test_a_call_that_gave_up_keeps_no_other_from_waiting(fleet: Fleet) -> None:
+    fleet.worker("-c", "2")
+    breaker = fleet.module.tick_briefly.resilience.breaker
+    breaker.force_open()
+    first = fleet.module.tick_briefly.delay()
+    eventually(lambda: first.state == "FAILURE")
+    breaker.reset()
+    fleet.trip("tick_briefly")  # for less than it waits
+    assert fleet.module.tick_briefly.delay().get(timeout=20) == "ticked"
+
+
 def test_what_beat_sends_in_an_outage_does_not_pile_up(fleet: Fleet, tmp_path: Path) -> None:
     """One call waits where they are coalesced; and where they expire, as many as are sent until they do."""
     worker = fleet.worker("-c", "2")

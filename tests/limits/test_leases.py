@@ -99,7 +99,7 @@ def test_what_was_given_back_is_not_spent_by_a_thread_that_was_about_to(make: Ma
     (seen,) = leased._blocks._held.values()  # by that thread
     leased.give_back()
     assert taken(leased) == 1
-    assert not seen.left
+    assert not seen[0].left
 
 
 def test_a_refund_goes_back_to_the_block(make: MakeLimiter) -> None:
@@ -150,7 +150,7 @@ def test_threads_spend_each_of_a_block_once(make: MakeLimiter) -> None:
     for thread in threads:
         thread.join()
     assert sum(passed) <= 1000
-    assert sum(passed) > 1000 - 8 * 100, "threads that take a block at the same time lose all but one"
+    assert sum(passed) > 1000 - 100, "of blocks that are taken at the same time none is lost"
 
 
 @pytest.mark.parametrize("lease", [1, 0, 41, 2.0, "10"])

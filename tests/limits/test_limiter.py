@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -13,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError, Limiter, RateLimited
-from ratelimit_core.backends import Backend, Call, MemoryBackend
+from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
 
@@ -512,6 +513,21 @@ def test_what_is_hit_alone_is_the_same_as_what_is_hit_together(clock: ManualCloc
     alone, twice = (Limiter("3/s", key="key", backend=backend) for _ in range(2))
     answers = [alone.hit().remaining, twice.hit(2).remaining, alone.hit().retry_after]
     assert answers == [2, 0, 1.0]
+
+
+def test_a_child_that_is_forked_within_a_block_ends_no_block_of_its_parents(valkey_url: str) -> None:
+    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex)
+    limiter = Limiter(key="forked", concurrency=8, timeout=600, backend=backend)
+    with limiter:
+        child = os.fork()
+        if child == 0:
+            with limiter:
+                pass
+            limiter.__exit__(None, None, None)  # as it leaves the block that it was forked in
+            os._exit(limiter.peek().remaining)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert limiter.peek().remaining == 7
+    assert limiter.peek().remaining == 8
 
 
 def test_a_child_hits_though_a_thread_of_its_parent_was_hitting(clock: ManualClock) -> None:

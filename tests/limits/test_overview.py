@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
+from ratelimit_core.bookkeeping import command, turns_of, waiting_call
 from ratelimit_core.clock import ManualClock
+from ratelimit_core.django.control import limits_in_use
 from ratelimit_core.overview import overview, timeline
 from ratelimit_core.policies import LIMITS, SLIDING_WINDOW
 
@@ -64,6 +66,14 @@ def test_who_waits_for_a_breaker_is_counted_by_the_turns_they_took(
     seen = overview(store, breakers, now=clock.now / 1e6)
     assert seen.waiting == {"payments": 25}
     assert seen.limits == []
+
+
+def test_what_the_project_counts_for_itself_is_nobodys_limit(store: Backend) -> None:
+    for key in (waiting_call("bill", "0123"), command("reset:payments"), turns_of("gone")):
+        assert Limiter("1/m", key=key, algorithm="leaky_bucket", backend=store).hit()
+        Limiter(None, key=key, concurrency=1, backend=store).hold("a task")
+    assert overview(store, {}).limits == []
+    assert limits_in_use(store) == []
 
 
 def test_a_key_that_no_limit_has_written_is_left_out(store: Backend) -> None:

@@ -70,8 +70,18 @@ def test_what_a_breaker_did_is_told_once() -> None:
         found = exported()
         assert [
             found["resilience_breaker_calls_total", frozenset({("breaker", name), ("outcome", outcome)})]
-            for outcome in ("successes", "failures", "refusals")
+            for outcome in ("success", "failure", "refused")
         ] == [100, 2, 10]
+    assert (
+        len(
+            [
+                labels
+                for metric, labels in found
+                if metric == "resilience_breaker_calls_total" and ("breaker", name) in labels
+            ]
+        )
+        == 3
+    )
     assert value("resilience_breaker_transitions_total", breaker=name, to="open") == 1
     assert value("resilience_breaker_state", breaker=name, state="open") == 1
     assert value("resilience_breaker_state", breaker=name, state="closed") == 0
@@ -94,9 +104,9 @@ def test_a_child_counts_only_its_own() -> None:
     assert os.read(read, 10) == b"2"
     os.close(read)
     os.close(write)
-    assert value("resilience_breaker_calls_total", breaker=name, outcome="successes") == 1
+    assert value("resilience_breaker_calls_total", breaker=name, outcome="success") == 1
     breaker.call(len, "")
-    assert value("resilience_breaker_calls_total", breaker=name, outcome="successes") == 2
+    assert value("resilience_breaker_calls_total", breaker=name, outcome="success") == 2
 
 
 def test_no_client_becomes_a_label() -> None:
@@ -188,8 +198,8 @@ def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     def observed(metric: str, *attributes: str) -> Any:
         return getattr(points[metric, *sorted(attributes)], "value", None)
 
-    assert observed("resilience.breaker.calls", name, "successes") == 1
-    assert observed("resilience.breaker.calls", name, "failures") == 1
+    assert observed("resilience.breaker.calls", name, "success") == 1
+    assert observed("resilience.breaker.calls", name, "failure") == 1
     assert observed("resilience.breaker.transitions", name, "open") == 1
     assert observed("resilience.breaker.state", name, "open") == 1
     assert observed("resilience.store.up") == 1
@@ -198,7 +208,7 @@ def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     assert isinstance(latency, HistogramDataPoint)
     assert (latency.count, list(latency.explicit_bounds)) == (4, list(HISTOGRAMS["resilience_store_seconds"][2]))
     assert looks == 1, "all gauges of a collection are of one look"
-    assert value("resilience_breaker_calls_total", breaker=name, outcome="successes") == 1, "Prometheus is told too"
+    assert value("resilience_breaker_calls_total", breaker=name, outcome="success") == 1, "Prometheus is told too"
     provider.shutdown()
 
 

@@ -64,16 +64,16 @@ def test_what_all_processes_of_a_site_counted_is_told_by_each(project: Path, val
             return read(browser, "resilience_breaker_calls_total", breaker="payments", outcome=outcome)
 
         paid = sum(browser.get("/pay/well/").text == "paid" for _ in range(30))
-        eventually(lambda: calls("successes") == paid == 30)
+        eventually(lambda: calls("success") == paid == 30)
         os.kill(master.popen.pid, signal.SIGHUP)  # others take over
         master.wait_for("Worker exiting", times=2)
         master.wait_for("Booting worker", times=4)
         paid += sum(browser.get("/pay/well/").text == "paid" for _ in range(30))
         failed = sum(browser.get("/pay/badly/").status == 502 for _ in range(10))
-        eventually(lambda: calls("successes") == paid == 60)
-        eventually(lambda: calls("failures") == failed)
+        eventually(lambda: calls("success") == paid == 60)
+        eventually(lambda: calls("failure") == failed)
         assert 3 <= failed < 10
-        assert calls("refusals") == 10 - failed
+        assert calls("refused") == 10 - failed
         assert read(browser, "resilience_breaker_transitions_total", breaker="payments", to="open") == 1
         assert read(browser, "resilience_breaker_state", breaker="payments", state="open") == 1
         assert read(browser, "resilience_store_seconds_count") > 0

@@ -23,7 +23,9 @@ SAMPLE_EVERY = 2.0
 WARM = 0.3, 0.5
 """What a process holds in this part of the time is compared with what it holds at the end."""
 PATIENCE = 120.0
-"""Seconds in which all has to be done once nothing is broken any more."""
+"""Seconds in which all has to be well once nothing is broken any more, beside what the limit takes for what waits."""
+KEEPS_UP = 0.5
+"""What has piled up has to be done at that much of the limit."""
 GROWN = vitals.Vitals(memory=15.0, descriptors=5, threads=2)
 """By so much at most: a kilobyte leaked by each task would be more within an hour."""
 
@@ -50,7 +52,7 @@ class Soak:
         self.faults = plan(seed, seconds)
         self.injected = Counter(fault.kind for fault in self.faults)
         self.sent = 0
-        self.drained_in = PATIENCE
+        self.drained_in = float("inf")
         self.visitor = Visitor(stage.site_url)
         self._stage = stage
         self._breakers = [CircuitBreaker(name, **app.BREAKER) for name in ("payments", "quotes")]
@@ -78,8 +80,9 @@ class Soak:
         for _, heal in to_end:
             heal()
         healed = time.monotonic()
+        patience = PATIENCE + self.lost / (KEEPS_UP * self.app.RATE)
         with suppress(AssertionError):  # the checks say what is missing
-            eventually(self._drained, PATIENCE, every=0.1)
+            eventually(self._drained, patience, every=0.1)
             self.drained_in = time.monotonic() - healed
             eventually(lambda: not self._open(), PATIENCE, every=0.5)
             eventually(self._stage.settled, PATIENCE)
