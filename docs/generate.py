@@ -1,23 +1,27 @@
 """Writes what the pages have from the code: ``python -m docs.generate``. A test finds what is out of date.
 
-* the table of settings in ``reference.md``;
+* the tables of settings and of a breaker's options in ``reference.md``;
 * the plots of ``algorithms.md``, each drawn from a run of the algorithm, on a clock that is told what time it is.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import get_args
 
-from ratelimit_core import Limiter
+from ratelimit_core import CircuitBreakerConfig, Limiter
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.limits import Algorithm
-from ratelimit_core.settings import SETTINGS
+from ratelimit_core.settings import OF_VIEWS, SETTINGS
 
 DOCS = Path(__file__).parent
-BEGIN, END = "<!-- settings: written by `make docs` -->", "<!-- end of settings -->"
+
+_ATTRIBUTE = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<text>.*(?:\n {8}.*)*)", re.MULTILINE)
 
 LIMIT, PERIOD, SECONDS = 10, 10, 40
 CALLS = [0.0] + [8.0 + n / 8 for n in range(32)] + [20.0 + n / 4 for n in range(80)]
@@ -74,18 +78,44 @@ def plot(algorithm: Algorithm) -> str:
 
 def settings() -> Iterator[str]:
     """The table of settings."""
-    yield "| setting | default | may be |"
-    yield "|---|---|---|"
+    yield "| setting | default | may be | read by |"
+    yield "|---|---|---|---|"
     for name, known in SETTINGS.items():
         default = "" if known.default is None else f"`{known.default!r}`"
-        yield f"| `{name}` | {default} | {known.expected} |"
+        yield f"| `{name}` | {default} | {known.expected} | {'views' if name in OF_VIEWS else 'all'} |"
+
+
+def options() -> Iterator[str]:
+    """The table of a breaker's options, with what its docstring says of each."""
+    defaults: dict[str, object] = {field.name: field.default for field in fields(CircuitBreakerConfig)}
+    yield "| option | default | |"
+    yield "|---|---|---|"
+    for found in _ATTRIBUTE.finditer(inspect.getdoc(CircuitBreakerConfig) or ""):
+        names = found["names"].split(", ")
+        shown = ", ".join(_shown(defaults[name]) for name in names if defaults[name] not in (None, ""))
+        text = " ".join(found["text"].split()).replace("``", "`")
+        yield f"| {', '.join(f'`{name}`' for name in names)} | {shown} | {text} |"
+        for name in names:
+            del defaults[name]
+    assert not defaults, f"not described: {', '.join(defaults)}"
+
+
+def _shown(default: object) -> str:
+    return f"`{default.__name__}`" if isinstance(default, type) else f"`{default!r}`"
+
+
+def _with_table(page: str, what: str, table: Iterator[str]) -> str:
+    """The page with the table between the two comments that say where it stands."""
+    begin, end = f"<!-- {what}: written by `make docs` -->", f"<!-- end of {what} -->"
+    before, _, rest = page.partition(begin)
+    return before + "\n".join([begin, "", *table, "", end]) + rest.partition(end)[2]
 
 
 def generated() -> dict[Path, str]:
     """What each of these files should have in it."""
     reference = DOCS / "reference.md"
-    before, _, rest = reference.read_text().partition(BEGIN)
-    pages = {reference: before + "\n".join([BEGIN, "", *settings(), "", END]) + rest.partition(END)[2]}
+    page = _with_table(reference.read_text(), "settings", settings())
+    pages = {reference: _with_table(page, "options", options())}
     plots = {DOCS / "plots" / f"{algorithm}.svg": plot(algorithm) for algorithm in get_args(Algorithm)}
     return pages | plots
 

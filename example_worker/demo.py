@@ -14,13 +14,13 @@ import sys
 
 from rich.console import Console
 
+from example_worker.board import Board, comparison, verdict
 from example_worker.enqueue import read_orders
 from example_worker.fleet import CONCURRENCY, WORKERS, running_fleet
 from example_worker.outage import Plan, run_pass
 from example_worker.processes import leave_orderly
 from example_worker.report import Figures, checks
 from example_worker.tasks import CALLS_PER_SECOND, charge, charge_plain
-from example_worker.view import Board, comparison, verdict
 from example_worker.visitor import Visitor
 
 PASSES = {"plain": (charge_plain, "/quote/plain/"), "guarded": (charge, "/quote/")}

@@ -81,7 +81,7 @@ def retry_after_of(error: BaseException) -> float | None:
     """The seconds that an error asks to wait, or None.
 
     Read from a ``retry_after`` of its own, or from the ``Retry-After`` header of its ``response`` (requests,
-    httpx) in either form: seconds or a date.
+    httpx) in either form: seconds or a date. None, too, where that is over, or 30 days away or more.
     """
     try:
         return _asked(error)

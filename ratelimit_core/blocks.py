@@ -45,9 +45,11 @@ class Blocks:
         """One of a block of ``name``; None if nothing is left."""
         for block in self._held.get(name, ()):
             if self._clock() < block.until:
-                with suppress(IndexError):
+                try:
                     block.left.pop()
-                    return block.decision
+                except IndexError:
+                    continue
+                return block.decision
         return None
 
     def took(self, name: str, decision: Decision, asked_at: int) -> Decision:

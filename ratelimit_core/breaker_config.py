@@ -28,9 +28,10 @@ class CircuitBreakerConfig:
             and up to where.
         success_threshold: how many probes have to succeed before it closes.
         probe_timeout: a probe's place is free again after so long, if its process died.
-        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens too, once there were
-            ``minimum_calls``; a call is slow from ``slow_call_duration`` on. With ``failure_threshold=1_000_000``
-            they alone count.
+        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens too. With
+            ``failure_threshold=1_000_000`` they alone count.
+        slow_call_duration: from how long on a call is slow.
+        minimum_calls, window: so many calls there have to be within so long, before a fraction of them counts.
         verdict_ttl: for how long a process lets calls through on the store's last word. 0 asks every time.
         expected_exception: what counts as a failure.
         ignored_exceptions: what counts as nothing.

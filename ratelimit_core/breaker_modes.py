@@ -70,7 +70,8 @@ class Overrulable(ABC):
     def reset(self, author: str = "", reason: str = "") -> None:
         """Close it, end what was forced, and forget all counts, in the whole fleet (elsewhere seen within a second).
 
-        Its history stays. Four round trips.
+        Its history stays. Six round trips on Redis, and one more for each release rate in use; it reads the list of
+        all token buckets that the store has.
 
         Raises:
             BackendError: the store is away; what this process knew is forgotten all the same.

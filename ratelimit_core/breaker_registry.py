@@ -74,7 +74,11 @@ class CircuitBreakerRegistry:
         self._breakers.pop(name, None)
 
     def reset_all(self) -> None:
-        """Reset every breaker that this process knows."""
+        """Reset every breaker that this process knows, one after the other, as its :meth:`~CircuitBreaker.reset` does.
+
+        Raises:
+            BackendError: the store is away; the breakers after that one are not reset.
+        """
         for breaker in self:
             breaker.reset()
 

@@ -117,7 +117,11 @@ def get_backend(name: str | None = None) -> Backend:
 
 
 def register_backend(name: str, factory: Callable[..., Backend]) -> None:
-    """Have ``name`` stand for ``factory``, a subclass of :class:`Backend` or a function, wherever one is named."""
+    """Have ``name`` stand for ``factory``, a subclass of :class:`Backend` or a function, wherever one is named.
+
+    Raises:
+        ConfigurationError: the name is no identifier, or the factory can't be called.
+    """
     if not name.isidentifier():
         raise ConfigurationError(f"register_backend({name!r}, ...): the name should be a word, as in 'mine'")
     if not callable(factory):

@@ -15,14 +15,20 @@ class ResilienceError(Exception):
 
     retry_after: float | None = None
 
+
+class _Refused(ResilienceError):
+    """A call was not made. The last of ``args`` is ``retry_after``."""
+
+    retry_after: float
+
     def waiting(self, seconds: float) -> Self:
-        """The same, for somebody who will wait ``seconds``."""
+        """Say that the wait is ``seconds`` instead; returns itself."""
         self.retry_after = seconds
         self.args = (*self.args[:-1], seconds)
         return self
 
 
-class CircuitBreakerError(ResilienceError):
+class CircuitBreakerError(_Refused):
     """A call was refused because the breaker ``breaker_name`` is open.
 
     Attributes:
@@ -48,7 +54,7 @@ class CircuitBreakerError(ResilienceError):
         super().__init__(breaker_name, state, retry_after)
         self.breaker_name = breaker_name
         self.state = state
-        self.retry_after: float = retry_after
+        self.retry_after = retry_after
         self.failure_count = failure_count
         self.last_failure_time = last_failure_time
         self.next_attempt_time = next_attempt_time
@@ -61,7 +67,7 @@ class CircuitBreakerError(ResilienceError):
         return f"{type(self).__name__}({self})"
 
 
-class RateLimited(ResilienceError):
+class RateLimited(_Refused):
     """A call was refused because a limit is reached. It says which; not whose call it was, since that may be a person.
 
     Attributes:
@@ -87,7 +93,7 @@ class RateLimited(ResilienceError):
     ) -> None:
         super().__init__(name or key, retry_after)
         self.key = key
-        self.retry_after: float = retry_after
+        self.retry_after = retry_after
         self.limit = limit
         self.remaining = remaining
         self.reset_after = reset_after

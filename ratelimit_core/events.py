@@ -127,9 +127,10 @@ def _log(event: Event) -> None:
     match event:
         case BreakerChanged(new="open"):
             logger.warning(
-                "breaker %r opened after %d failures; next probe in %.1f s%s",
+                "breaker %r opened after %d failure%s; next probe in %.1f s%s",
                 event.name,
                 event.failure_count,
+                "" if event.failure_count == 1 else "s",
                 event.retry_after,
                 _scope(event),
                 extra=extra,

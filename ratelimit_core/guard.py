@@ -38,7 +38,8 @@ class Leave:
     def judge(self, error: BaseException | None) -> float:
         """Settle by what the call raised; None if it answered. Returns the seconds until the next probe, or 0.
 
-        At most one round trip: the place to run is given back along with the report.
+        At most one round trip, and one more if that changes the breaker's state, for the history. The place to run is
+        given back along with the report.
         """
         return self.permit.judge(error) if self._settling() and self.permit is not None else 0.0
 

@@ -27,13 +27,14 @@ _EMPTY: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 
 
 Note = tuple[Key, str, int, int]
 
-_EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
+EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
+"""What it is called that a breaker came into a state."""
 
 
 def transition(change: BreakerChanged, at: float) -> Entry:
     """The entry for a change of state that calls brought about."""
     known = {name: getattr(change, name) for name in ("failure_count", "retry_after", "shadow")}
-    return _entry(change.name, _EVENTS[change.new], at, **known)
+    return _entry(change.name, EVENTS[change.new], at, **known)
 
 
 def manual(name: str, event: str, author: str, reason: str, ttl: float | None) -> Entry:

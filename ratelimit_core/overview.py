@@ -29,6 +29,11 @@ _WITH_HISTORY = 50
 _URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 
 
+def urgency(status: Mapping[str, Any]) -> tuple[int, bool]:
+    """What to sort breakers by for people: the open ones first, and of these those that somebody has overruled."""
+    return _URGENCY[status["state"]], status["mode"] == "automatic"
+
+
 class LimitInUse(NamedTuple):
     """What is used of a limit now.
 
@@ -160,12 +165,7 @@ class Fleet(NamedTuple):
 
     def worst_first(self) -> list[str]:
         """The names of all breakers: the open ones first, and among equals those of which somebody has said so."""
-
-        def urgency(name: str) -> tuple[int, bool, str]:
-            status = self.breakers[name]
-            return _URGENCY[status["state"]], status["mode"] == "automatic", name
-
-        return sorted(self.breakers, key=urgency)
+        return sorted(self.breakers, key=lambda name: (urgency(self.breakers[name]), name))
 
     def since(self, name: str) -> float | None:
         """Since when callers have felt a breaker as they do now. Seconds since the epoch; None if nobody knows."""

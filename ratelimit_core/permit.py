@@ -43,7 +43,10 @@ class Permit:
             run(self._settling(good=1), self.store)
 
     def failure(self, error: BaseException | None = None) -> float:
-        """The call failed. One round trip. Returns the seconds until the next probe: 0 if it is not open."""
+        """The call failed. Returns the seconds until the next probe: 0 if it is not open.
+
+        One round trip; one more, for the history, if that changes the breaker's state.
+        """
         return run(self._settling(bad=1, error=error), self.store)
 
     def cancel(self) -> None:

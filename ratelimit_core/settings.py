@@ -116,6 +116,19 @@ SETTINGS: dict[str, Setting] = {
     "middleware": Setting(None, _mapping, _DICTIONARY),
 }
 """The settings that exist. In Django and in the environment they begin with ``RATELIMIT_``, and are in capitals."""
+OF_VIEWS = frozenset(
+    {
+        "enable",
+        "algorithm",
+        "fail_open",
+        "trusted_proxies",
+        "response_handler",
+        "exception_handler",
+        "metrics_token",
+        "middleware",
+    }
+)
+"""Those that are read by what stands before views, and by nothing else."""
 
 Source = Callable[[str], Any]
 explicit: dict[str, Any] = {}

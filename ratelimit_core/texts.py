@@ -28,7 +28,7 @@ def without_secrets(value: object) -> str:
 
 
 def masked(text: str) -> str:
-    """``text`` of somebody else's, such as an error's, without the same."""
+    """``text`` of somebody else's, such as an error's: what it says of users and passwords is ``***``."""
     return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", text))
 
 

@@ -9,6 +9,6 @@ from __future__ import annotations
 from .decorators import breaker_task, rate_limited_task
 from .routing import install
 from .task import ResilientTask
-from .waiting import WaitedTooLong
+from .waiting import NotDeferred, WaitedTooLong
 
-__all__ = ["ResilientTask", "WaitedTooLong", "breaker_task", "install", "rate_limited_task"]
+__all__ = ["NotDeferred", "ResilientTask", "WaitedTooLong", "breaker_task", "install", "rate_limited_task"]

@@ -41,8 +41,8 @@ def breaker_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def breaker_task(*args: Any, **options: Any) -> Any:
     """Make a task that a circuit breaker, and limits if you like, stand before.
 
-    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.protection.Options` and of
-    :class:`~ratelimit_core.CircuitBreakerConfig`::
+    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.protection.Options` and, but for
+    ``fallback_function``, of :class:`~ratelimit_core.CircuitBreakerConfig`::
 
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))
         def charge(order_id): ...
@@ -68,6 +68,11 @@ def rate_limited_task(*args: Any, **options: Any) -> Any:
     """Make a task that limits alone stand before: ``rate``, ``concurrency`` or both.
 
     A run that finds a limit reached reserves the next slot and waits for it, and spends no retry on it.
+
+    Cost of a run: one round trip, and one more to give back a place to run.
+
+    Raises:
+        ConfigurationError: where the decorator runs, for an unknown option or a wrong value.
     """
     if options.get("rate") is None and options.get("concurrency") is None:
         raise ConfigurationError("rate_limited_task needs a rate, as in rate='10/s', or a concurrency")

@@ -15,7 +15,7 @@ from ratelimit_core.backoff import Backoff
 from ratelimit_core.bookkeeping import turns_of, waiting_call
 from ratelimit_core.circuit_breaker import CircuitBreaker
 from ratelimit_core.clock import SECOND
-from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
+from ratelimit_core.errors import CircuitBreakerError, ConfigurationError, did_you_mean, not_one_of
 from ratelimit_core.guard import Guard, Leave
 from ratelimit_core.limiter import Limiter
 from ratelimit_core.limits import Algorithm, Decision
@@ -95,7 +95,8 @@ class Options:
             value = getattr(self, option)
             if not callable(value) and value not in get_args(known):
                 expected = ", ".join(map(repr, get_args(known)))
-                raise ConfigurationError(f"{option}={value!r} should be one of {expected} or a function")
+                hint = did_you_mean(value, get_args(known))
+                raise ConfigurationError(f"{option}={value!r} should be one of {expected} or a function{hint}")
         if not (isinstance(max_wait, int | float) and max_wait > 0):
             raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
         if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
@@ -118,7 +119,7 @@ class Options:
             if getattr(self, option) is not None and (option == "burst" or self.concurrency is None):
                 raise ConfigurationError(f"{option}={getattr(self, option)!r} goes with a rate")
         if self.algorithm not in get_args(Algorithm):
-            raise ConfigurationError(f"algorithm={self.algorithm!r} should be one of {', '.join(get_args(Algorithm))}")
+            raise not_one_of("algorithm", self.algorithm, get_args(Algorithm))
         if not isinstance(self.backoff, Backoff):
             raise ConfigurationError(f"backoff={self.backoff!r} should be a Backoff, as in Backoff(base=1, max=300)")
         retry_for: Any = self.retry_for
@@ -188,7 +189,7 @@ class Protection:
         self._rate_key = (
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
-        self.limits_run_to(time_limit)
+        self.limiter, self.guard = self._limited(time_limit)
         release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
         self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
         self.between_turns = release_rate.spacing_us / SECOND
@@ -197,26 +198,30 @@ class Protection:
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
 
-    def limits_run_to(self, time_limit: float | None) -> None:
-        """The task's hard time limit, known for sure when it is bound to its app: no lease need be longer."""
-        options = self.options
+    def run_for(self, time_limit: float | None) -> None:
+        """Have leases last as long as a run may: its hard time limit is known when the task is bound to its app."""
         if self.breaker is not None and time_limit:
             self.breaker.probes_run_for(time_limit)
-        self.limiter: Limiter | None = None
-        if options.rate is not None or options.concurrency is not None:
-            self.limiter = Limiter(
-                options.rate,
-                key=self._name,
-                algorithm=options.algorithm,
-                burst=options.burst,
-                concurrency=options.concurrency,
-                timeout=time_limit or _LONGEST_RUN,
-                when_down="closed",  # a task can wait
-                slack=_SLACK,
-            )
-            if not callable(options.cost):
-                self.limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
-        self.guard = Guard(self.breaker, self.limiter)
+        self.limiter, self.guard = self._limited(time_limit)
+
+    def _limited(self, time_limit: float | None) -> tuple[Limiter | None, Guard]:
+        """The limits, if there are any, and the guard that asks them and the breaker."""
+        options = self.options
+        if options.rate is None and options.concurrency is None:
+            return None, Guard(self.breaker, None)
+        limiter = Limiter(
+            options.rate,
+            key=self._name,
+            algorithm=options.algorithm,
+            burst=options.burst,
+            concurrency=options.concurrency,
+            timeout=time_limit or _LONGEST_RUN,
+            when_down="closed",  # a task can wait
+            slack=_SLACK,
+        )
+        if not callable(options.cost):
+            limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
+        return limiter, Guard(self.breaker, limiter)
 
     def came_back(self, late: float) -> None:
         """Note by how many seconds a task was late that came back to this process after it had been put off."""

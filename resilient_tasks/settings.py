@@ -9,8 +9,8 @@ from typing import Any
 from celery import Celery
 from celery import _state as celery_state
 
-from ratelimit_core.errors import unknown_option
-from ratelimit_core.settings import SETTINGS, add_source
+from ratelimit_core.errors import ConfigurationError, unknown_option
+from ratelimit_core.settings import OF_VIEWS, SETTINGS, add_source
 
 _OFF = {"0", "false", "no", "off"}
 
@@ -18,7 +18,7 @@ ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
 """The one switch: with ``RESILIENCE_ENABLED=0`` in the environment tasks run unguarded."""
 
 
-APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS)
+APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS.keys() - OF_VIEWS)
 """What ``app.conf`` may say; beside ``resilience``, the routing table."""
 
 _latest: weakref.ref[Celery] | None = None
@@ -41,14 +41,20 @@ def current_app() -> Celery | None:
 
 
 def check_settings(app: Celery) -> None:
-    """Refuse a ``resilience_`` setting of the app that does not exist.
+    """Refuse a ``resilience_`` setting of the app that does not exist, or that nothing of Celery's reads.
 
     Raises:
         ConfigurationError: it names the nearest one that does.
     """
     for name in app.conf:
-        if name.startswith("resilience_") and name not in APP_SETTINGS:
-            raise unknown_option("the configuration of the Celery app", name, APP_SETTINGS)
+        if not name.startswith("resilience_") or name in APP_SETTINGS:
+            continue
+        view_setting = name.removeprefix("resilience_")
+        if view_setting in OF_VIEWS:
+            raise ConfigurationError(
+                f"{name} is read by no task: write RATELIMIT_{view_setting.upper()} in Django's settings, for views"
+            )
+        raise unknown_option("the configuration of the Celery app", name, APP_SETTINGS)
 
 
 def _from_app(name: str) -> Any:

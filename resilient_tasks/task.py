@@ -47,7 +47,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
-            cls.resilience.limits_run_to(cls.time_limit)
+            cls.resilience.run_for(cls.time_limit)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body, if it may run now."""

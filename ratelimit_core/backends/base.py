@@ -13,7 +13,7 @@ from ..errors import BackendError, ConfigurationError, interruptions
 from ..policies import ANSWER, COUNTER, OTHER_ANSWER, RECORD, Policy, Verdict
 from ..policies.counter import HIT, PEEK
 from .calls import Call, Key
-from .protection import Protection
+from .store_breaker import StoreBreaker
 
 R = TypeVar("R")
 
@@ -48,8 +48,8 @@ class Backend(ABC):
         clock: Clock | None = None,
     ) -> None:
         self.name = name or type(self).__name__
-        protection = Protection(self.name, circuit_breaker_config, clock)
-        self._protection = protection if enable_circuit_breaker else None
+        breaker = StoreBreaker(self.name, circuit_breaker_config, clock)
+        self._breaker = breaker if enable_circuit_breaker else None
 
     # What a store is
 
@@ -87,15 +87,15 @@ class Backend(ABC):
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply` without blocking the event loop."""
-        protection = self._protection
-        ticket = protection.enter() if protection is not None else ""
+        breaker = self._breaker
+        ticket = breaker.enter() if breaker is not None else ""
         try:
             verdicts = await self._aapply(calls)
         except BaseException as error:
             self._failed(ticket, error)
             raise
-        if protection is not None:
-            protection.succeeded(ticket)
+        if breaker is not None:
+            breaker.succeeded(ticket)
         return verdicts
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
@@ -186,16 +186,16 @@ class Backend(ABC):
 
     def get_circuit_breaker_status(self) -> dict[str, Any] | None:
         """As :meth:`CircuitBreaker.get_status`; None if it has no breaker. No round trip."""
-        return None if self._protection is None else self._protection.status()
+        return None if self._breaker is None else self._breaker.status()
 
     def reset_circuit_breaker(self) -> None:
         """Close its breaker and forget what failed."""
-        if self._protection is not None:
-            self._protection.reset()
+        if self._breaker is not None:
+            self._breaker.reset()
 
     def is_circuit_breaker_enabled(self) -> bool:
         """Whether it has a breaker."""
-        return self._protection is not None
+        return self._breaker is not None
 
     def attempt(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply`, also while the breaker is open: for who has a stricter one of its own.
@@ -221,37 +221,37 @@ class Backend(ABC):
         return verdicts
 
     def _covered(self, operation: Callable[..., R], *arguments: Any) -> R:
-        protection = self._protection
-        ticket = protection.enter() if protection is not None else ""
+        breaker = self._breaker
+        ticket = breaker.enter() if breaker is not None else ""
         try:
             result = operation(*arguments)
         except BaseException as error:
             self._failed(ticket, error)
             raise
-        if protection is not None:
-            protection.succeeded(ticket)
+        if breaker is not None:
+            breaker.succeeded(ticket)
         return result
 
     def _failed(self, ticket: str, error: BaseException) -> None:
         """Count ``error`` if it is the store's, and raise it as what it is to the caller, if that is another."""
-        protection = self._protection
+        breaker = self._breaker
         of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.away)
         ended = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
         if ended or of_caller:  # asked for nonsense, or in no state to ask
-            if protection is not None:
-                protection.interrupted(ticket)
+            if breaker is not None:
+                breaker.interrupted(ticket)
             return
-        if protection is not None:
-            protection.failed(ticket)
+        if breaker is not None:
+            breaker.failed(ticket)
         if not isinstance(error, BackendError):
             raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
 
     def _well(self) -> None:
-        protection = self._protection
-        if protection is not None:
-            protection.stats["successes"] += 1
-            if not protection.calm:
-                protection.reset()
+        breaker = self._breaker
+        if breaker is not None:
+            breaker.stats["successes"] += 1
+            if not breaker.calm:
+                breaker.reset()
 
 
 def _counter(key: object) -> Key:

@@ -15,6 +15,7 @@ from django.urls import URLPattern, path, reverse
 
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
+from ..overview import urgency
 from ..texts import printable
 from .breaker_model import Breaker
 from .control import ACTIONS, act, breaker_named
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 else:  # Django's own can't be subscripted
     ModelAdmin = admin.ModelAdmin
 
-_URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 _SHOWN = 200
 
 
@@ -62,7 +62,7 @@ class BreakerAdmin(ModelAdmin):
         except ResilienceError as error:
             away = str(error)
         part = request.GET.get("q", "")
-        found = sorted((_urgency(status), name) for name, status in fleet.items() if part in name)
+        found = sorted((urgency(status), name) for name, status in fleet.items() if part in name)
         breakers = [shown(fleet[name]) | {"address": address(name)} for _, name in found[:_SHOWN]]
         numbers = {"total": len(fleet), "found": len(found), "part": printable(part)}
         return self._page(request, "fleet", {"title": "Breakers", "breakers": breakers, "away": away, **numbers})
@@ -122,7 +122,3 @@ class BreakerAdmin(ModelAdmin):
         request.current_app = self.admin_site.name  # as ModelAdmin does
         common = {**self.admin_site.each_context(request), "opts": self.opts}
         return TemplateResponse(request, f"admin/ratelimit_core/breaker/{template}.html", common | context)
-
-
-def _urgency(status: dict[str, Any]) -> tuple[int, bool]:
-    return _URGENCY[status["state"]], status["mode"] == "automatic"

@@ -27,6 +27,7 @@ from django.views.decorators.http import require_http_methods, require_safe
 
 from ..clock import SECOND
 from ..errors import ResilienceError
+from ..history import EVENTS
 from ..overview import Fleet, LimitInUse, Span, look, probe_of, timeline, word_of
 from ..resting import Resting
 from ..texts import printable, span
@@ -223,8 +224,7 @@ def _part(spent: Span, began: float, ended: float) -> dict[str, str]:
 
 def _unknown(status: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A history of one entry, of what the status says."""
-    events = {"open": "opened", "half_open": "half_open", "closed": "closed"}
-    return [{"at": status["changed_at"] or 0.0, "event": events[status["state"]], "shadow": False, "ttl": None}]
+    return [{"at": status["changed_at"] or 0.0, "event": EVENTS[status["state"]], "shadow": False, "ttl": None}]
 
 
 def _bar(limit: LimitInUse) -> dict[str, Any]:

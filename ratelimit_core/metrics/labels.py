@@ -57,5 +57,7 @@ class FirstSeen:
 
 def bounded(labels: Iterable[str]) -> Callable[[str], str]:
     """What keeps the first :data:`MOST` of ``labels``, and calls the others ``other``."""
-    kept = set(list(dict.fromkeys(labels))[:MOST])
-    return lambda label: label if label in kept else "other"
+    first = FirstSeen()
+    for label in labels:
+        first(label)
+    return first

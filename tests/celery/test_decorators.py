@@ -34,13 +34,13 @@ def down(*_: Any) -> None:
         ({"rate": "0/0s"}, "'0/0s' is not a rate"),
         ({"rate": "-1/m"}, "'-1/m' is not a rate"),
         ({"rate": "2/s", "cost": 3}, "cost=3 .* should be a whole number from 1 to the limit, 2"),
-        ({"on_open": "defr"}, "on_open='defr' should be one of 'defer'"),
+        ({"on_open": "defr"}, "on_open='defr' should be one of 'defer'.*; did you mean 'defer'"),
         ({"retry_for": ConnectionError}, "should be a tuple of exception classes"),
         ({"backoff": 5}, "backoff=5 should be a Backoff"),
         ({"max_wait": 0}, "max_wait=0 should be seconds"),
         ({"concurrency": 0}, "concurrency=0 should be a whole number"),
         ({"rate": "10/s", "rate_key": "{tennant}"}, "there is no argument 'tennant'; known are {tenant}"),
-        ({"rate": "10/s", "algorithm": "sliding"}, "algorithm='sliding'.* should be one of"),
+        ({"rate": "10/s", "algorithm": "sliding_windw"}, "algorithm='sliding_windw'.*; did you mean 'sliding_window'"),
     ],
 )
 def test_nonsense_is_an_error_where_the_decorator_runs(options: dict[str, Any], message: str) -> None:

@@ -21,7 +21,7 @@ from .records import Records
 _KEY = ("", "")
 
 
-class Protection:
+class StoreBreaker:
     """Refuses what would fail: the breaker policy, on a record of this process.
 
     While the store answers, it costs one look at :attr:`calm`, and a success is counted.
@@ -115,4 +115,4 @@ class Protection:
         self._lock = threading.Lock()
 
 
-_instances = renewed_after_fork(Protection._after_fork)
+_instances = renewed_after_fork(StoreBreaker._after_fork)

@@ -477,7 +477,7 @@ def test_one_thread_probes_while_the_others_are_refused(clock: ManualClock) -> N
 def test_it_is_not_calm_about_a_failure_that_comes_with_a_success(clock: ManualClock) -> None:
     """Else it would let all calls through while it is open."""
     backend = FaultyMemory(clock=clock, circuit_breaker_config=THREE)
-    protection = backend._protection
+    protection = backend._breaker
     assert protection is not None
     fail(backend, 2)
     decide = protection._records.apply
@@ -519,7 +519,7 @@ def in_child(work: Callable[[], object]) -> int:
 @pytest.fixture
 def locked(clock: ManualClock) -> Iterator[FaultyMemory]:
     backend = FaultyMemory(clock=clock, circuit_breaker_config=THREE)
-    protection = backend._protection
+    protection = backend._breaker
     assert protection is not None
     with protection._lock, protection._records._lock, backend._records._lock:
         yield backend
