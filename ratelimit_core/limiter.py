@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import get_args
@@ -17,7 +17,7 @@ from .clock import LONGEST, SECOND, Clock, microseconds, monotonic
 from .errors import BackendError, ConfigurationError, RateLimited, not_one_of
 from .forks import renewed_after_fork
 from .limits import Algorithm, Decision, Limit, Question, decide
-from .policies import CONCURRENCY, FIXED_WINDOW
+from .policies import CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, WAIT
 from .policies.concurrency import RENEW
 from .policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from .rates import Rate, parse_rates
@@ -209,20 +209,26 @@ class Limiter:
         floor: float = 0.0,
         ticket: str = "",
         on: int | None = None,
+        slot: Decision | None = None,
     ) -> Decision:
         """Take ``cost`` for a slot in at most ``max_wait`` seconds, and no sooner than ``floor``.
 
-        Allowed, it is yours in ``retry_after`` seconds: wait, and then :meth:`redeem` it. Of several limits
-        the one that makes wait longest gives the slot; the others are asked by :meth:`redeem`. Nothing is
-        reserved while all places to run are taken: nobody knows when one will be free. One round trip if there
-        is room now, else two; one if ``on`` says which limit, by the ``which`` of a denial. ``ticket`` moves a
-        slot that is held.
+        Allowed, it is yours in ``retry_after`` seconds: wait, and then :meth:`redeem` it. Several sliding windows are
+        all reserved, and the longest wait counts; what would have ended by then is given back. Of several buckets,
+        where a slot that is missed is lost, the one that makes wait longest gives it. What holds none of it is asked
+        by :meth:`redeem`. Nothing is reserved while all places to run are taken: nobody knows when one will be free.
+
+        ``on`` says which limit denied, by the ``which`` of that denial: then it is not asked once more whether there
+        is room now. ``ticket`` is what the slot is to be called. Who holds a ``slot`` that the limit ``on`` knows no
+        more gets another in that one, and keeps what the other limits hold of it.
+
+        One round trip if there is room now, else two; one less with ``on``, one more if something is given back.
 
         Raises:
             ConfigurationError: no limit here can reserve, or the cost is more than the limit.
         """
         name = self._name(key)
-        ticket = ticket or new_ticket()
+        ticket = slot.ticket if slot is not None else ticket or new_ticket()
         which = next((i for i, limit in enumerate(self.limits) if limit.reservable), None) if on is None else on
         if which is None or not self.limits[which].reservable:
             raise ConfigurationError("reserve() needs algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'")
@@ -232,9 +238,39 @@ class Limiter:
             which = decision.which
             if decision.allowed or decision.local or not self.limits[which].reservable:
                 return decision
-        limit = self.limits[which]
-        call = limit.call(name, RESERVE, cost, ticket, floor, max_wait)
-        return self._ask(Question([limit], [call], cost, ticket))._replace(which=which, tightest=which)
+        places = self._of_slot(which) if slot is None else [which]
+        reserved, waits = self._reserved(places, name, cost, ticket, floor, max_wait)
+        if reserved.allowed:
+            # Nobody queues for a quick window then who waits for a slow one, so whoever has waited for that finds room.
+            ended = [i for i, wait in zip(places, waits, strict=False) if wait + self.limits[i].period_us < max(waits)]
+            self.store.tell(self._refunds(name, [self.limits[i] for i in ended], reserved), False)
+        return reserved
+
+    def _of_slot(self, which: int) -> list[int]:
+        """The limits in which a slot is held that the limit ``which`` gave, by their places."""
+        if not 0 <= which < len(self.limits) or not self.limits[which].reservable:
+            return []
+        if self.limits[which].policy is not SLIDING_WINDOW:
+            return [which]
+        return [i for i, limit in enumerate(self.limits) if limit.policy is SLIDING_WINDOW]
+
+    def _reserved(
+        self, places: Sequence[int], name: str, cost: int, ticket: str, floor: int, max_wait: int
+    ) -> tuple[Decision, list[int]]:
+        """A slot in each of these limits, or in none; and how far away each is, in µs. One round trip."""
+        limits = [self.limits[i] for i in places]
+        question = Question(
+            limits, [limit.call(name, RESERVE, cost, ticket, floor, max_wait) for limit in limits], cost, ticket
+        )
+        waits: list[int] = []
+        try:
+            verdicts = self.store.apply(question.calls)
+        except BackendError as error:
+            decision = self.without_store(question, error)
+        else:
+            decision = decide(question, verdicts, local=False)
+            waits = [verdict[WAIT] for verdict in verdicts]
+        return decision._replace(which=places[decision.which], tightest=places[decision.tightest]), waits
 
     def redeem(self, slot: Decision, *, key: str | None = None) -> Decision:
         """Use a reserved slot, now that its time has come: once, and not much later; else this is a new hit.
@@ -337,12 +373,13 @@ class Limiter:
     # For those who ask together with others.
 
     def calls(self, name: str, cost: int, ticket: str, *, slot: Decision | None = None) -> Question:
-        """What takes ``cost`` of every limit; of the one that gave ``slot``, by that slot's ticket."""
+        """What takes ``cost`` of every limit; of those in which ``slot`` is held, by that slot's ticket."""
         calls = [limit.call(name, HIT, cost, ticket) for limit in self.limits]
-        redeems = slot is not None and 0 <= slot.which < len(calls) and self.limits[slot.which].reservable
-        if slot is not None and redeems:
-            calls[slot.which] = self.limits[slot.which].call(name, REDEEM, cost, slot.ticket)
-        return Question(self.limits, calls, cost, ticket, True, redeems)
+        redeemed = self._of_slot(slot.which) if slot is not None else []
+        for i in redeemed:
+            assert slot is not None
+            calls[i] = self.limits[i].call(name, REDEEM, cost, slot.ticket)
+        return Question(self.limits, calls, cost, ticket, True, bool(redeemed))
 
     def noted(self, name: str, decision: Decision) -> Decision:
         """Remember the denial of a shared store until asking again makes sense, at most 1 s; not by a long name."""
@@ -441,7 +478,7 @@ class Limiter:
     def _all_refunds(self, decision: Decision, key: str | None) -> list[Call]:
         if not decision.allowed or (self._blocks is not None and self._blocks.put_back(self._name(key), decision)):
             return []
-        limits = self.limits if decision.taken else [self.limits[decision.which]]
+        limits = self.limits if decision.taken else [self.limits[i] for i in self._of_slot(decision.which)]
         return self._refunds(self._name(key), limits, decision)
 
     def _refunds(self, name: str, limits: list[Limit], decision: Decision) -> list[Call]:

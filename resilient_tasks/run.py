@@ -166,8 +166,9 @@ class Run:
             max_wait,
             self.subject.cost,
             key=self.subject.key,
-            ticket=ticket + SLOT if slot is None else slot.ticket,
+            ticket=ticket + SLOT,
             on=refusal.which,
+            slot=slot,
         )
         return slot.retry_after, slot if slot.allowed else None
 

@@ -161,7 +161,7 @@ def test_refunds_in_any_order_never_make_slots_crowd(algorithm: Any) -> None:
 # Several limits
 
 
-def test_only_the_limit_that_makes_wait_longest_is_reserved(make: MakeLimiter, clock: ManualClock) -> None:
+def test_who_waits_for_a_slow_window_holds_nothing_of_a_quick_one(make: MakeLimiter, clock: ManualClock) -> None:
     limiter = make("2/s;3/m")
     assert limiter.hit(2)
     clock.advance(1)
@@ -172,6 +172,79 @@ def test_only_the_limit_that_makes_wait_longest_is_reserved(make: MakeLimiter, c
     clock.advance(59)
     assert limiter.redeem(slot)
     assert make("2/s").peek().remaining == 1
+
+
+def test_who_waits_for_a_quick_window_counts_in_a_slow_one(make: MakeLimiter, clock: ManualClock) -> None:
+    limiter, slow = make("2/s;5/m"), make("5/m")
+    assert limiter.hit(2)
+    slots = [limiter.reserve(90) for _ in range(2)]
+    assert [(slot.which, slot.retry_after) for slot in slots] == [(0, 1), (0, 1.5)]
+    assert slow.peek().remaining == 1
+    limiter.refund(slots.pop())
+    assert slow.peek().remaining == 2
+    clock.advance(1)
+    assert limiter.redeem(slots[0])
+    assert slow.peek().remaining == 2
+
+
+def test_who_missed_a_quick_slot_keeps_the_slow_one(make: MakeLimiter, clock: ManualClock) -> None:
+    limiter, slow = make("2/s;5/m"), make("5/m")
+    assert limiter.hit(2)
+    slot = limiter.reserve(90)
+    clock.advance(30)
+    assert slow.hit(2)
+    assert make("2/s").hit(2)
+    denied = limiter.redeem(slot)
+    assert (denied.allowed, denied.which, denied.keeps_slot) == (False, 0, False)
+    slot = limiter.reserve(90, on=0, slot=slot)
+    assert slot.retry_after == 1
+    assert slow.peek().remaining == 0
+    clock.advance(1)
+    assert limiter.redeem(slot)
+
+
+def test_of_several_buckets_only_that_which_makes_wait_longest_is_reserved(
+    make: MakeLimiter, clock: ManualClock
+) -> None:
+    limiter = make("2/s;3/m", algorithm="token_bucket")
+    assert limiter.hit(2)
+    clock.advance(1)
+    assert limiter.reserve(90).taken
+    slot = limiter.reserve(90)
+    assert (slot.which, slot.retry_after, slot.taken) == (1, 19, False)
+    assert make("2/s", algorithm="token_bucket").peek().remaining == 1
+
+
+def test_what_is_too_far_away_in_one_window_is_reserved_in_none(make: MakeLimiter) -> None:
+    limiter, fast = make("2/s;3/m"), make("2/s")
+    assert make("3/m").hit(3)
+    assert not limiter.reserve(30)
+    assert fast.peek().remaining == 2
+    assert not limiter.reserve(30, on=0)
+    assert fast.peek().remaining == 2
+
+
+def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock: ManualClock) -> None:
+    """As tasks do that come all at once and wait for their slots."""
+    limiter, began = make("1/s;30/m"), clock()
+    ran: list[int] = []
+    waiting = [(began, 0, i, Decision(False, 0, 0, 0.0, 0.0)) for i in range(200)]
+    while waiting:
+        at, turn, i, slot = heapq.heappop(waiting)
+        clock.now = max(clock.now, at)
+        decision = limiter.redeem(slot) if slot.allowed else limiter.hit()
+        if decision.allowed:
+            ran.append(clock())
+            continue
+        if not decision.keeps_slot:
+            held = slot if slot.allowed else None
+            decision = slot = limiter.reserve(86400, on=decision.which, slot=held)
+            assert slot.allowed
+        heapq.heappush(waiting, (clock() + round(decision.retry_after * SECOND), turn + 1, i, slot))
+    assert busiest(ran) == 1
+    assert busiest(ran, 60 * SECOND) == 30
+    assert ran[-1] - began < (200 / 30 + 1) * 60 * SECOND
+    assert max(later - earlier for earlier, later in pairwise(ran)) <= 31 * SECOND
 
 
 def test_a_slot_is_kept_while_another_limit_denies(make: MakeLimiter, clock: ManualClock) -> None:
