@@ -763,6 +763,21 @@ def test_a_probe_may_go_through_its_own_breaker_again(store: Backend, clock: Man
     assert breaker.get_status()["half_open_calls"] == 0
 
 
+def test_a_coroutine_judges_as_others_do(store: Backend, clock: ManualClock) -> None:
+    breaker = CircuitBreaker("judged", backend=store, clock=clock, failure_threshold=3, failure_result=lambda n: n < 0)
+
+    async def judge() -> None:
+        await (await breaker.aacquire()).ajudge(ConnectionError())
+        await (await breaker.aacquire()).ajudge_result(-1)
+        assert breaker.get_status()["failure_count"] == 2
+        await (await breaker.aacquire()).ajudge_result(1)
+        assert breaker.get_status()["failure_count"] == 0
+        await (await breaker.aacquire()).ajudge(None)
+
+    asyncio.run(judge())
+    assert breaker.stats | {"refusals": 0} == {"successes": 2, "failures": 2, "refusals": 0, "shadow_refusals": 0}
+
+
 def test_calls_within_a_probe_are_no_further_probes(store: Backend, clock: ManualClock) -> None:
     breaker = CircuitBreaker(
         "nested", backend=store, clock=clock, failure_threshold=1, recovery_timeout=1, success_threshold=3
