@@ -142,6 +142,8 @@ class Gate(bootsteps.StartStopStep):
             self._lane(protection).queues.add(queue)
         for lane in self._lanes.values():  # what was held is the broker's again: its connection is gone
             lane.held.clear()
+            if lane.prober is not None and lane.prober.time_start is not None:
+                lane.permit = None  # it runs on, and says itself how it ended
             lane.end_probe()
             lane.mode = Mode.FLOWING
         self._look_round()

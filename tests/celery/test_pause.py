@@ -188,6 +188,31 @@ def test_a_probe_that_goes_on_keeps_its_place_beyond_its_lease(fleet: Fleet) -> 
     assert probing.get(timeout=20) == 1
 
 
+def test_a_probe_that_runs_on_while_the_connection_is_lost_stays_the_only_one(fleet: Fleet) -> None:
+    worker = fleet.worker("-c", "1", *BOTH)
+    task = fleet.module.settle_alone
+    breaker = fleet.trip("settle_alone")
+    worker.wait_for("settling is stopped")
+    probing = task.delay(1)
+    eventually(lambda: breaker.get_status()["half_open_calls"] == 1)
+    eventually(lambda: task.resilience.limiter.peek().remaining == 0)
+    with fleet.app.connection_for_write() as connection:
+        client = connection.default_channel.client
+
+        def consuming() -> list[str]:
+            return [each["id"] for each in client.client_list() if each["cmd"] == "brpop"]
+
+        eventually(consuming)  # from other queues
+        for each in consuming():
+            client.client_kill_filter(_id=each)
+    worker.wait_for("Connected to", times=2)
+    worker.wait_for("settling is stopped", times=2)
+    assert breaker.get_status()["half_open_calls"] == 1
+    fleet.world.rpush("end 1", 1, 1)  # the broker delivers it again
+    assert probing.get(timeout=20) == 1
+    eventually(lambda: breaker.state == "closed")
+
+
 def test_a_pool_that_grows_and_shrinks_takes_nothing_up(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker("--autoscale=4,1", *BOTH)
     breaker = fleet.module.settle.resilience.breaker
