@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from celery import _state
 from django.apps import AppConfig
 from django.core.checks import ERROR, run_checks
 from django.db import connections
@@ -63,6 +64,15 @@ def sections(page: Path) -> Iterator[tuple[str, list[Block]]]:
 
 
 SECTIONS = dict(section for page in PAGES for section in sections(page))
+
+
+@pytest.fixture(autouse=True)
+def celery_of_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared task is one of each app that is made after it; and it is looked for in the app that is current."""
+    state: Any = _state
+    monkeypatch.setattr(state, "_on_app_finalizers", set(state._on_app_finalizers))
+    monkeypatch.setattr(state, "default_app", None)
+    monkeypatch.setattr(state._tls, "current_app", None)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
