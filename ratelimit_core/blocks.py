@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict, deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from .clock import Clock, microseconds
@@ -24,7 +24,7 @@ class Block(NamedTuple):
 
 
 class Blocks:
-    """The blocks of one limiter, of each key those that are not spent: several, if several threads took one at a time.
+    """The blocks of one limiter, one for each key.
 
     ``period`` is that of its shortest limit, in µs; where windows are ``fixed``, a block ends with its own.
     """
@@ -38,47 +38,52 @@ class Blocks:
         _instances.add(self)
 
     def _begin(self) -> None:
-        self._taking = threading.Lock()
-        self._held: OrderedDict[str, tuple[Block, ...]] = OrderedDict()
+        self._held: OrderedDict[str, Block] = OrderedDict()
+        self._asking: dict[str, object] = {}
 
     def spend(self, name: str) -> Decision | None:
-        """One of a block of ``name``; None if nothing is left."""
-        for block in self._held.get(name, ()):
-            if self._clock() < block.until:
-                try:
-                    block.left.pop()
-                except IndexError:
-                    continue
-                return block.decision
-        return None
+        """One of the block of ``name``; None if nothing is left of it."""
+        block = self._held.get(name)
+        if block is None or self._clock() >= block.until:
+            return None
+        try:
+            block.left.pop()
+        except IndexError:
+            return None
+        return block.decision
+
+    @contextmanager
+    def asking(self, name: str) -> Iterator[bool]:
+        """Whether nobody else asks for a block of ``name``: of two that are taken at once, one would be lost."""
+        me = object()
+        try:
+            yield self._asking.setdefault(name, me) is me
+        finally:
+            if self._asking.get(name) is me:
+                del self._asking[name]
 
     def took(self, name: str, decision: Decision, asked_at: int) -> Decision:
         """Hold the block that ``decision`` allowed, and spend the first of it."""
         decision = decision._replace(cost=1)
         lasts = min(self._period, microseconds(decision.reset_after)) if self._fixed else self._period
-        block = Block(deque([None] * (self.size - 1)), asked_at + lasts, decision)
-        with self._taking:
-            left = (each for each in self._held.get(name, ()) if each.left and each.until > asked_at)
-            self._held[name] = (*left, block)
-            if len(self._held) > _MOST:
-                self._held.popitem(last=False)
+        self._held[name] = Block(deque([None] * (self.size - 1)), asked_at + lasts, decision)
+        if len(self._held) > _MOST:
+            self._held.popitem(last=False)
         return decision
 
     def put_back(self, name: str, decision: Decision) -> bool:
         """One that was not needed; False if its block is not held any more."""
-        for block in self._held.get(name, ()):
-            if block.decision.ticket == decision.ticket:
-                block.left.append(None)
-                return True
-        return False
+        block = self._held.get(name)
+        if block is None or block.decision.ticket != decision.ticket:
+            return False
+        block.left.append(None)
+        return True
 
     def give_up(self) -> list[tuple[str, Decision]]:
         """All that is left and has not ended, as what is to be refunded. Nothing is held any more."""
-        with self._taking:
-            held, self._held = self._held, OrderedDict()
+        held, self._held = self._held, OrderedDict()
         now = self._clock()
-        ours = [(name, block) for name, blocks in held.items() for block in blocks if block.until > now]
-        left = [(name, block, _taken_out(block.left)) for name, block in ours]
+        left = [(name, block, _taken_out(block.left)) for name, block in held.items() if block.until > now]
         return [(name, block.decision._replace(cost=number)) for name, block, number in left if number]
 
     def forget(self) -> None:
@@ -96,4 +101,4 @@ def _taken_out(left: deque[None]) -> int:
     return number
 
 
-_instances = renewed_after_fork(Blocks._begin)  # they are the parent's to spend
+_instances = renewed_after_fork(Blocks._begin)  # what there is, is the parent's to spend

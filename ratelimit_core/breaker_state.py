@@ -168,7 +168,7 @@ class BreakerState:
     def _pending(self) -> int:
         """The successes that are to be told. What was called within a probe is still that probe: none then."""
         good, self.good = self.good, 0
-        return 0 if self._last and self._last[STATE] == HALF_OPEN else good
+        return 0 if self._last and state_of(self._last) == HALF_OPEN else good
 
     def put_back(self, ask: Call) -> None:
         """What ``ask`` carried to the store was not written there."""

@@ -371,7 +371,9 @@ class CircuitBreaker(Overrulable):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._take(_entered).judge(error)
+        permit = self._take(_entered)
+        if permit is not None:  # or else this process was forked within the block, which is its parent's to end
+            permit.judge(error)
 
     async def __aenter__(self) -> Permit:
         permit = await self.aacquire()
@@ -382,7 +384,8 @@ class CircuitBreaker(Overrulable):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         permit = self._take(_entered)
-        await settled(permit, permit.judging(error))
+        if permit is not None:
+            await settled(permit, permit.judging(error))
 
     def is_allowed(self) -> bool:
         """Whether a call may be made now. If so, follow it with one of the two reports below.
@@ -398,20 +401,20 @@ class CircuitBreaker(Overrulable):
 
     def report_success(self) -> None:
         """The call that :meth:`is_allowed` allowed has answered."""
-        self._take(_unclaimed).success()
+        (self._take(_unclaimed) or self._known.witness()).success()
 
     def report_failure(self, error: BaseException | None = None) -> None:
         """The call that :meth:`is_allowed` allowed, or some other that was not asked for, has failed."""
-        self._take(_unclaimed).failure(error)
+        (self._take(_unclaimed) or self._known.witness()).failure(error)
 
-    def _take(self, permits: ContextVar[tuple[Permit, ...]]) -> Permit:
-        """The newest that is this breaker's, in this thread or task; or else one that is good for testimony."""
+    def _take(self, permits: ContextVar[tuple[Permit, ...]]) -> Permit | None:
+        """The newest that is this breaker's, in this thread or task."""
         state, known = self._known, permits.get()
         for permit in reversed(known):
             if permit._state is state:
                 permits.set(tuple(other for other in known if other is not permit))
                 return permit
-        return state.witness()
+        return None
 
     def look(self, anew: bool = False) -> tuple[str, float]:
         """How it stands, for somebody who makes no call: its state, and for how many seconds it refuses.
@@ -474,7 +477,16 @@ _unclaimed: ContextVar[tuple[Permit, ...]] = ContextVar("unclaimed", default=())
 _MAX_UNCLAIMED = 100
 _MAX_FAMILY = 1000
 _lock = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    for permits in (_entered, _unclaimed):  # they are the parent's to settle
+        permits.set(())
+
+
+os.register_at_fork(after_in_child=_after_fork)
 os.register_at_fork(after_in_child=lambda: _unclaimed.set(()))  # they are the parent's to report
 
 

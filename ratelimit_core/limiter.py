@@ -156,11 +156,16 @@ class Limiter:
 
     def _lease(self, name: str, blocks: Blocks) -> Decision | None:
         """The first hit of a new block; None if there is no room for one, and for a name too long to be remembered."""
-        asked_at = self.clock()
         if len(name) > MAX_KEY or self.known_denial(name, blocks.size) is not None:
             return None
-        decision = self.noted(name, self._ask(self.calls(name, blocks.size, new_ticket())))
-        return blocks.took(name, decision, asked_at) if decision else None
+        with blocks.asking(name) as alone:
+            if not alone:
+                return None
+            if (leased := blocks.spend(name)) is not None:  # whoever asked just now has left it
+                return leased
+            asked_at = self.clock()
+            decision = self.noted(name, self._ask(self.calls(name, blocks.size, new_ticket())))
+            return blocks.took(name, decision, asked_at) if decision else None
 
     def give_back(self) -> None:
         """Give back what is left of all leased blocks, as at the end of a process. A round trip for each key."""
@@ -190,11 +195,16 @@ class Limiter:
         return decision if decision.allowed else self.denied(decision)
 
     async def _alease(self, name: str, blocks: Blocks) -> Decision | None:
-        asked_at = self.clock()
         if len(name) > MAX_KEY or self.known_denial(name, blocks.size) is not None:
             return None
-        decision = self.noted(name, await self._aask(self.calls(name, blocks.size, new_ticket())))
-        return blocks.took(name, decision, asked_at) if decision else None
+        with blocks.asking(name) as alone:
+            if not alone:
+                return None
+            if (leased := blocks.spend(name)) is not None:  # whoever asked just now has left it
+                return leased
+            asked_at = self.clock()
+            decision = self.noted(name, await self._aask(self.calls(name, blocks.size, new_ticket())))
+            return blocks.took(name, decision, asked_at) if decision else None
 
     async def apeek(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """:meth:`peek` without blocking the event loop."""
@@ -209,7 +219,6 @@ class Limiter:
         floor: float = 0.0,
         ticket: str = "",
         on: int | None = None,
-        slot: Decision | None = None,
     ) -> Decision:
         """Take ``cost`` for a slot in at most ``max_wait`` seconds, and no sooner than ``floor``.
 
@@ -219,8 +228,8 @@ class Limiter:
         by :meth:`redeem`. Nothing is reserved while all places to run are taken: nobody knows when one will be free.
 
         ``on`` says which limit denied, by the ``which`` of that denial: then it is not asked once more whether there
-        is room now. ``ticket`` is what the slot is to be called. Who holds a ``slot`` that the limit ``on`` knows no
-        more gets another in that one, and keeps what the other limits hold of it.
+        is room now. ``ticket`` is what the slot is to be called. Who has a slot of that name already keeps it in the
+        sliding windows that hold it still, unless it is sooner than ``floor``; a bucket gives another.
 
         One round trip if there is room now, else two; one less with ``on``, one more if something is given back.
 
@@ -228,7 +237,7 @@ class Limiter:
             ConfigurationError: no limit here can reserve, or the cost is more than the limit.
         """
         name = self._name(key)
-        ticket = slot.ticket if slot is not None else ticket or new_ticket()
+        ticket = ticket or new_ticket()
         which = next((i for i, limit in enumerate(self.limits) if limit.reservable), None) if on is None else on
         if which is None or not self.limits[which].reservable:
             raise ConfigurationError("reserve() needs algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'")
@@ -238,7 +247,7 @@ class Limiter:
             which = decision.which
             if decision.allowed or decision.local or not self.limits[which].reservable:
                 return decision
-        places = self._of_slot(which) if slot is None else [which]
+        places = self._of_slot(which)
         reserved, waits = self._reserved(places, name, cost, ticket, floor, max_wait)
         if reserved.allowed:
             # Nobody queues for a quick window then who waits for a slow one, so whoever has waited for that finds room.
@@ -375,7 +384,8 @@ class Limiter:
     def calls(self, name: str, cost: int, ticket: str, *, slot: Decision | None = None) -> Question:
         """What takes ``cost`` of every limit; of those in which ``slot`` is held, by that slot's ticket."""
         calls = [limit.call(name, HIT, cost, ticket) for limit in self.limits]
-        redeemed = self._of_slot(slot.which) if slot is not None else []
+        # At more than it was taken for it would let through what nobody has counted.
+        redeemed = self._of_slot(slot.which) if slot is not None and cost <= slot.cost else []
         for i in redeemed:
             assert slot is not None
             calls[i] = self.limits[i].call(name, REDEEM, cost, slot.ticket)

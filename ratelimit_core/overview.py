@@ -91,7 +91,7 @@ def overview(
             breaker = name.removeprefix(_TURNS)
             probe = breakers.get(breaker, {}).get("next_attempt_time") or 0.0
             waiting[breaker] = round(max(0.0, reset - max(0.0, probe - now)) / (limit.spacing_us / SECOND))
-        elif used > 0 and not is_bookkeeping(name):
+        elif used > 0 and not is_bookkeeping(limit.policy, name, call.key[1]):
             places = limit.policy is CONCURRENCY
             wait = verdict[WAIT] / SECOND
             limits.append(

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.worker.control import control_command, inspect_command
 
-from ratelimit_core.bookkeeping import command
+from ratelimit_core.bookkeeping import COMMAND_RATE, command
 from ratelimit_core.circuit_breaker import CircuitBreaker, circuit_breaker_registry
 from ratelimit_core.errors import ResilienceError
 from ratelimit_core.limiter import Limiter
@@ -77,7 +77,7 @@ def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR
 
 def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
     """Have one worker of the fleet act."""
-    turn = Limiter("1/2s", key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
+    turn = Limiter(COMMAND_RATE, key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
     try:
         taken = turn.hit()
         if not taken:

@@ -166,9 +166,8 @@ class Run:
             max_wait,
             self.subject.cost,
             key=self.subject.key,
-            ticket=ticket + SLOT,
+            ticket=ticket + SLOT if slot is None else slot.ticket,
             on=refusal.which,
-            slot=slot,
         )
         return slot.retry_after, slot if slot.allowed else None
 

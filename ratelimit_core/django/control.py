@@ -10,7 +10,7 @@ from ..bookkeeping import is_bookkeeping
 from ..breaker_state import BreakerState
 from ..circuit_breaker import CircuitBreaker, circuit_breaker_registry
 from ..clock import monotonic
-from ..policies import LIMITS
+from ..policies import COUNTER, LIMITS
 
 
 class Action(NamedTuple):
@@ -64,5 +64,5 @@ def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
     Raises:
         ResilienceError: the store is away.
     """
-    keys = [(key, limit, policy.name) for policy in LIMITS for key, limit in backend.keys(policy)]
-    return sorted(each for each in keys if not is_bookkeeping(each[0]))
+    keys = [(policy, key, limit) for policy in (*LIMITS, COUNTER) for key, limit in backend.keys(policy)]
+    return sorted((key, limit, policy.name) for policy, key, limit in keys if not is_bookkeeping(policy, key, limit))

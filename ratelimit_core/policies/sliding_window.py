@@ -33,10 +33,10 @@ def sliding_window(
 ) -> tuple[int, ...]:
     """Decide one call of an exact log; ``slots`` is ``limit - cost``.
 
-    ``op`` as in a token bucket; ``RESERVE`` moves a future slot that the ticket holds. Reserved slots lie
-    ``spacing`` apart (``period / limit``), so that those who wait don't all wake at once. A ticket is good once,
-    until one period after its slot; what comes later hits anew. Where ``REDEEM`` is denied and the slot kept,
-    ``ends`` is when it ends.
+    ``op`` as in a token bucket; ``RESERVE`` keeps a slot that the ticket holds, or moves it where that is sooner than
+    ``floor``. Reserved slots lie ``spacing`` apart (``period / limit``), so that those who wait don't all wake at once.
+    A ticket is good once, until one period after its slot; what comes later hits anew. Where ``REDEEM`` is denied and
+    the slot kept, ``ends`` is when it ends.
 
     Answers: how many are left, and µs until the log is empty.
     """
@@ -61,16 +61,22 @@ def sliding_window(
             drop = cost
     else:
         slot = max(now, room_at)
+        keeps = 0
         if op == RESERVE:
-            if slot > now:
-                slot = max(slot, newest - period + spacing)
-            slot = max(slot, now + floor)
+            if mine > now and max(now, mine - period) >= now + floor:
+                keeps = 1
+                slot = max(now, mine - period)
+            else:
+                if slot > now:
+                    slot = max(slot, newest - period + spacing)
+                slot = max(slot, now + floor)
         wait = slot - now
         if op == RESERVE and wait <= max_wait:
-            add = cost
-            ends = slot + period
-            if mine > now + period:
-                drop = cost
+            if keeps == 0:
+                add = cost
+                ends = slot + period
+                if mine > now + period:
+                    drop = cost
         elif wait > 0:
             allowed = 0
         elif op == REDEEM:

@@ -30,7 +30,7 @@ begin
     end if;
     "now" := _now;
     <<decide>>
-    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "slot" bigint; "kept" bigint; "empty_at" bigint;
+    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "slot" bigint; "keeps" bigint; "kept" bigint; "empty_at" bigint;
     begin
       "allowed" := 1::bigint;
       "wait" := 0::bigint;
@@ -56,18 +56,26 @@ begin
         end if;
       else
         "slot" := greatest("now", "room_at");
+        "keeps" := 0::bigint;
         if "op" = 3::bigint then
-          if "slot" > "now" then
-            "slot" := greatest("slot", (("newest" - "period") + "spacing"));
+          if ("mine" > "now" and greatest("now", ("mine" - "period")) >= ("now" + "floor")) then
+            "keeps" := 1::bigint;
+            "slot" := greatest("now", ("mine" - "period"));
+          else
+            if "slot" > "now" then
+              "slot" := greatest("slot", (("newest" - "period") + "spacing"));
+            end if;
+            "slot" := greatest("slot", ("now" + "floor"));
           end if;
-          "slot" := greatest("slot", ("now" + "floor"));
         end if;
         "wait" := ("slot" - "now");
         if ("op" = 3::bigint and "wait" <= "max_wait") then
-          "add" := "cost";
-          "ends" := ("slot" + "period");
-          if "mine" > ("now" + "period") then
-            "drop" := "cost";
+          if "keeps" = 0::bigint then
+            "add" := "cost";
+            "ends" := ("slot" + "period");
+            if "mine" > ("now" + "period") then
+              "drop" := "cost";
+            end if;
           end if;
         elsif "wait" > 0::bigint then
           "allowed" := 0::bigint;

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import types
+import uuid
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from ratelimit_core.steps import run
 from ratelimit_core.store import Store
 from tests import servers
 from tests.breaker.fleet import Fleet, ask, broken, fail, probe, refused, succeed
+from tests.servers import eventually
 
 # What a call costs, counted by the server
 
@@ -761,6 +763,22 @@ def test_a_probe_may_go_through_its_own_breaker_again(store: Backend, clock: Man
             assert call(3, fails) == 1
     assert breaker.state == "closed"
     assert breaker.get_status()["half_open_calls"] == 0
+
+
+def test_a_child_that_leaves_the_block_it_was_forked_in_settles_nothing(valkey_url: str) -> None:
+    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex)
+    breaker = CircuitBreaker("forked", backend=backend, failure_threshold=1, recovery_timeout=0.01)
+    breaker.acquire().failure()
+    eventually(lambda: breaker.look(anew=True) == ("open", 0.0))
+    with breaker:
+        child = os.fork()
+        if child == 0:
+            breaker.__exit__(None, None, None)
+            os._exit(0)
+        os.waitpid(child, 0)
+        status = breaker.get_status()
+        assert (status["state"], status["half_open_calls"]) == ("half_open", 1)
+    assert breaker.state == "closed"
 
 
 def test_a_coroutine_judges_as_others_do(store: Backend, clock: ManualClock) -> None:

@@ -99,7 +99,7 @@ def test_what_was_given_back_is_not_spent_by_a_thread_that_was_about_to(make: Ma
     (seen,) = leased._blocks._held.values()  # by that thread
     leased.give_back()
     assert taken(leased) == 1
-    assert not seen[0].left
+    assert not seen.left
 
 
 def test_a_refund_goes_back_to_the_block(make: MakeLimiter) -> None:

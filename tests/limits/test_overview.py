@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
-from ratelimit_core.bookkeeping import command, turns_of, waiting_call
+from ratelimit_core.bookkeeping import COMMAND_RATE, command, turns_of, waiting_call
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.control import limits_in_use
 from ratelimit_core.overview import overview, timeline
@@ -69,11 +69,24 @@ def test_who_waits_for_a_breaker_is_counted_by_the_turns_they_took(
 
 
 def test_what_the_project_counts_for_itself_is_nobodys_limit(store: Backend) -> None:
-    for key in (waiting_call("bill", "0123"), command("reset:payments"), turns_of("gone")):
-        assert Limiter("1/m", key=key, algorithm="leaky_bucket", backend=store).hit()
-        Limiter(None, key=key, concurrency=1, backend=store).hold("a task")
+    mine = [
+        Limiter(COMMAND_RATE, key=command("reset:payments"), algorithm="fixed_window", backend=store),
+        Limiter("1/m", key=turns_of("gone"), algorithm="leaky_bucket", backend=store),
+        Limiter(None, key=waiting_call("bill", "0123456789abcdef" * 2), concurrency=1, backend=store),
+    ]
+    assert all(limiter.hit() for limiter in mine)
     assert overview(store, {}).limits == []
     assert limits_in_use(store) == []
+
+
+def test_a_persons_own_limit_may_be_called_alike(store: Backend) -> None:
+    theirs = [
+        Limiter("1/m", key="control:203.0.113.7", backend=store),
+        Limiter("1/m", key="release:notes", backend=store),
+        Limiter(None, key="waiting:room", concurrency=1, backend=store),
+    ]
+    assert all(limiter.hit() for limiter in theirs)
+    assert len(overview(store, {}).limits) == len(limits_in_use(store)) == 3
 
 
 def test_a_key_that_no_limit_has_written_is_left_out(store: Backend) -> None:

@@ -196,7 +196,7 @@ def test_who_missed_a_quick_slot_keeps_the_slow_one(make: MakeLimiter, clock: Ma
     assert make("2/s").hit(2)
     denied = limiter.redeem(slot)
     assert (denied.allowed, denied.which, denied.keeps_slot) == (False, 0, False)
-    slot = limiter.reserve(90, on=0, slot=slot)
+    slot = limiter.reserve(90, on=0, ticket=slot.ticket)
     assert slot.retry_after == 1
     assert slow.peek().remaining == 0
     clock.advance(1)
@@ -224,11 +224,12 @@ def test_what_is_too_far_away_in_one_window_is_reserved_in_none(make: MakeLimite
     assert fast.peek().remaining == 2
 
 
-def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock: ManualClock) -> None:
-    """As tasks do that come all at once and wait for their slots."""
+@pytest.mark.parametrize("used", [False, True])
+def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock: ManualClock, used: bool) -> None:
+    """As tasks do that come all at once and wait for their slots; they may have the name of one that was used."""
     limiter, began = make("1/s;30/m"), clock()
     ran: list[int] = []
-    waiting = [(began, 0, i, Decision(False, 0, 0, 0.0, 0.0)) for i in range(200)]
+    waiting = [(began, 0, i, Decision(used, 0, 0, 0.0, 0.0, ticket=f"{i}")) for i in range(200)]
     while waiting:
         at, turn, i, slot = heapq.heappop(waiting)
         clock.now = max(clock.now, at)
@@ -237,8 +238,7 @@ def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock
             ran.append(clock())
             continue
         if not decision.keeps_slot:
-            held = slot if slot.allowed else None
-            decision = slot = limiter.reserve(86400, on=decision.which, slot=held)
+            decision = slot = limiter.reserve(86400, on=decision.which, ticket=slot.ticket)
             assert slot.allowed
         heapq.heappush(waiting, (clock() + round(decision.retry_after * SECOND), turn + 1, i, slot))
     assert busiest(ran) == 1
