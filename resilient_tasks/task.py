@@ -11,7 +11,7 @@ from typing import Any
 from celery import Celery, Task
 from celery import _state as celery_state
 from celery import states as celery_states
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, TaskPredicate
 from celery.result import EagerResult
 from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
@@ -55,13 +55,20 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         protection = self._protection(request)
         if protection is None or Run.of(self) is not None:
             return self._body(request, args, kwargs)
-        if request.headers and HEADER in request.headers:
-            hold_back(self)
-        run = Run(self, protection, args, kwargs)
+        run = None
         try:
+            if request.headers and HEADER in request.headers:
+                hold_back(self)
+            run = Run(self, protection, args, kwargs)
             return self._guarded(run)
         except Coalesced:
             return protection.options.skip_result
+        except TaskPredicate as leaving:
+            if run is not None and run.leave is not None:
+                raise
+            # How it came to wait tells nobody anything, and every frame costs kilobytes in the pipe to the worker: more
+            # than fits there, and who is to stop when nobody reads any more would never end.
+            raise leaving.with_traceback(None) from leaving.__cause__
 
     def _guarded(self, run: Run) -> Any:
         try:

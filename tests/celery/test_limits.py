@@ -72,6 +72,42 @@ def test_a_turn_that_the_broker_can_not_hold_for_so_long_is_kept_all_the_same(fl
     assert most_within([float(at) for at in fleet.world.lrange("paced", 0, -1)], 0.9) <= 2
 
 
+def test_a_wait_carries_no_frames_but_the_one_that_it_leaves_by(fleet: Fleet) -> None:
+    """Each costs kilobytes in the pipe between a child and its worker, where all have to fit when the worker stops."""
+    fleet.worker("-c", "1")
+    task = fleet.module.per_tenant
+    waiting = [task.delay(n, tenant="slow") for n in range(3)]
+    eventually(lambda: any(result.state == "RETRY" for result in waiting))
+    fleet.trip("steady")
+    waiting.append(fleet.module.steady.delay(1))
+    eventually(lambda: waiting[-1].state == "RETRY")
+    texts = [str(result.traceback) for result in waiting if result.state == "RETRY"]
+    assert len(texts) == 2
+    for text in texts:
+        assert [line.split(" in ")[-1] for line in _last(text) if line.startswith("  File")] == [
+            "trace_task",
+            "__call__",
+        ]
+
+
+def _last(text: str) -> list[str]:
+    """The lines of a traceback, after those of what caused it."""
+    return text.rpartition("direct cause of the following")[2].splitlines()
+
+
+@pytest.mark.whole
+def test_workers_that_stop_while_tasks_wait_come_to_an_end(fleet: Fleet, gather: Gather) -> None:
+    """Celery reads no result of a task that it handed over just then: its child gives up after half a minute."""
+    results = [fleet.module.limited_crowd.delay(n) for n in range(400)]
+    for _ in range(4):
+        worker = fleet.worker("-c", "4")
+        worker.wait_for("retry: Retry in", times=40)
+        worker.popen.terminate()
+        assert worker.popen.wait(60) == 0
+    fleet.worker("-c", "4")
+    assert sorted(gather(results)) == list(range(400))
+
+
 def test_a_limit_for_each_tenant(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker()
     task = fleet.module.per_tenant
