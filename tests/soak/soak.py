@@ -127,6 +127,7 @@ class Soak:
         yield Check("charges in the busiest second", charged["peak_in_any_second"], 1.25 * self.app.RATE)
         yield Check("charges in the busiest ten seconds", _busiest(charged["per_second"], 10), 10.25 * self.app.RATE)
         yield Check("breakers that are not closed", len(self._open()), 0)
+        yield Check("workers that were told to go and stay", stage.lingering(), 0)
         mute = [each for each in self.visitor.answers if each.status not in (200, 502) and not each.saved]
         yield Check("answers of the site that say nothing", len(mute), 0)
         yield Check("slowest answer of the site, in seconds", self.slowest, 4.0)

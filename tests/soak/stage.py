@@ -137,8 +137,11 @@ class Stage:
 
     def settled(self) -> bool:
         """Whether those that were told to go have gone, and the last one is there."""
-        *gone, last = self._mortals
-        return all(worker.popen.poll() is not None for worker in gone) and "ready." in last.output
+        return not self.lingering() and "ready." in self._mortals[-1].output
+
+    def lingering(self) -> int:
+        """How many workers were told to go and have not gone."""
+        return sum(worker.popen.poll() is None for worker in self._mortals[:-1])
 
     def said(self, text: str) -> list[str]:
         """What the workers said of something, in order."""
