@@ -205,6 +205,7 @@ def test_a_probe_that_runs_on_while_the_connection_is_lost_stays_the_only_one(fl
         eventually(consuming)  # from other queues
         for each in consuming():
             client.client_kill_filter(_id=each)
+    connect_anew(fleet.app)  # some of them may have been the test's own
     worker.wait_for("Connected to", times=2)
     worker.wait_for("settling is stopped", times=2)
     assert breaker.get_status()["half_open_calls"] == 1
