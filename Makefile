@@ -51,7 +51,7 @@ test-matrix: $(DEV)  ## Run them on the oldest and the newest Python, Django and
 lint: $(DEV)  ## Check style, generated Lua and SQL, types and layers
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/python -m ratelimit_core.translate --check
+	.venv/bin/python -m ratelimit_core.codegen --check
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
 
@@ -60,7 +60,7 @@ format: $(DEV)  ## Fix what can be fixed, and format
 	.venv/bin/ruff format .
 
 generate: $(DEV)  ## Write the Lua and the SQL again from the policies
-	.venv/bin/python -m ratelimit_core.translate
+	.venv/bin/python -m ratelimit_core.codegen
 
 clean:  ## Remove everything that was built or installed
 	rm -rf .venv .nox build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

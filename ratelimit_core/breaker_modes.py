@@ -9,7 +9,7 @@ from . import history
 from .breaker_state import BreakerState
 from .clock import LONGEST, SECOND
 from .errors import ConfigurationError
-from .policies.breaker import AUTOMATIC, DISABLED, FORCED_CLOSED, FORCED_OPEN, SHADOW
+from .policies.circuit_breaker import AUTOMATIC, DISABLED, FORCED_CLOSED, FORCED_OPEN, SHADOW
 
 
 class Overrulable(ABC):

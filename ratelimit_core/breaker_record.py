@@ -8,7 +8,7 @@ from .breaker_config import CircuitBreakerConfig
 from .clock import SECOND
 from .errors import CircuitBreakerError
 from .policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
-from .policies.breaker import (
+from .policies.circuit_breaker import (
     AUTOMATIC,
     CLOSED,
     DISABLED,

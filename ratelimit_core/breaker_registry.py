@@ -11,7 +11,7 @@ from .breaker_config import OPTIONS, CircuitBreakerConfig
 from .breaker_record import MODE, status
 from .errors import ConfigurationError
 from .policies import BREAKER
-from .policies.breaker import PEEK
+from .policies.circuit_breaker import PEEK
 from .templates import is_template
 
 if TYPE_CHECKING:

@@ -38,7 +38,7 @@ from .events import BreakerChanged, SettingsDiffer
 from .forks import renewed_after_fork
 from .permit import Permit, probes
 from .policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
-from .policies.breaker import (
+from .policies.circuit_breaker import (
     ASK,
     AUTOMATIC,
     CLOSED,

@@ -12,7 +12,7 @@ from .backends.calls import Key
 from .breaker_record import MODES
 from .errors import BackendError, CircuitBreakerError, ConfigurationError
 from .events import BreakerChanged, ModeChanged, emit
-from .policies.breaker import AUTOMATIC
+from .policies.circuit_breaker import AUTOMATIC
 
 KEPT = 100
 """So many entries of each breaker."""

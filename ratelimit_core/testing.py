@@ -17,7 +17,7 @@ from .backends.calls import Call
 from .circuit_breaker import CircuitBreaker, circuit_breaker_registry
 from .errors import BackendError, CircuitBreakerError
 from .policies import BREAKER
-from .policies.breaker import REPORT
+from .policies.circuit_breaker import REPORT
 
 __all__ = ["FrozenTime", "breaker_closed", "breaker_half_open", "breaker_open", "frozen_time", "isolated"]
 

@@ -22,7 +22,7 @@ from ..policies import POLICIES, Verdict
 from .calls import Call
 from .database_sql import Row, foldless, places
 
-TOGETHER = "together"
+TOGETHER = "apply_together"
 """The function that calls the others, where several records are decided at once."""
 
 
@@ -32,12 +32,13 @@ class _Function(NamedTuple):
     create: str
     ask: str
     ask_together: str = ""
-    """The same where its arguments stand in arrays: see ``together.sql``."""
+    """The same where its arguments stand in arrays: see ``apply_together.sql``."""
 
 
 @cache  # there are few
 def _function(name: str) -> _Function:
-    text = (files("ratelimit_core") / "sql" / f"{name}.sql").read_text("utf-8")
+    folder = "backends/database" if name == TOGETHER else "policies/generated/sql"
+    text = files("ratelimit_core").joinpath(folder, f"{name}.sql").read_text("utf-8")
     named = f"pg_temp.{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     create = text.replace("{name}", named, 1)
     if name == TOGETHER:

@@ -14,7 +14,7 @@ from ..clock import SECOND, Clock, microseconds, monotonic
 from ..errors import BackendError, CircuitBreakerError, ConfigurationError
 from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, FIXED_WINDOW, Policy, Verdict
-from ..policies.breaker import FORCE
+from ..policies.circuit_breaker import FORCE
 from ..policies.fixed_window import HIT
 from ..settings import checked, setting
 from ..texts import without_secrets

@@ -11,8 +11,8 @@ from itertools import islice
 
 from ..clock import SECOND, Clock
 from ..forks import renewed_after_fork
-from ..hits import hit_of
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
+from ..policies.generated.python import hit_of
 from .calls import MAX_KEY, Call, Key, escape, refuse_duplicates, unescape
 
 

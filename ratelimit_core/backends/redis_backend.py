@@ -31,10 +31,11 @@ _DAY = 24 * 3600
 @cache
 def script(names: frozenset[str], look: bool = False) -> tuple[str, str]:
     """The Lua that decides the policies ``names``, and its SHA-1. With ``look`` it writes nothing."""
-    lua = files("ratelimit_core") / "lua"
-    parts = [(lua / f"{name}.lua").read_text("utf-8") for name in sorted(names)]
+    package = files("ratelimit_core")
+    generated, apply = package / "policies" / "generated" / "lua", package / "backends" / "redis" / "apply.lua"
+    parts = [(generated / f"{name}.lua").read_text("utf-8") for name in sorted(names)]
     begin = f"local policies, look = {{}}, {str(look).lower()}"
-    text = "\n".join([begin, *parts, (lua / "apply.lua").read_text("utf-8")])
+    text = "\n".join([begin, *parts, apply.read_text("utf-8")])
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

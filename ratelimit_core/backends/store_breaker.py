@@ -12,7 +12,7 @@ from ..breaker_record import FAILURES, GENERATION, STATE, refusal, status
 from ..clock import Clock, wall
 from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, WAIT, Verdict
-from ..policies.breaker import ASK, CLOSED, PEEK, REPORT
+from ..policies.circuit_breaker import ASK, CLOSED, PEEK, REPORT
 from ..settings import setting
 from ..tickets import new_ticket
 from .calls import Call

@@ -2,7 +2,7 @@
 
 A policy is written once and runs everywhere: as it stands next to a store that runs Python, as generated Lua
 inside Redis, and as generated SQL inside PostgreSQL. So it keeps to a small subset of Python (see
-:mod:`ratelimit_core.translate`), knows no clock and does no I/O. Times are µs. Its signature says what it works on::
+:mod:`ratelimit_core.codegen`), knows no clock and does no I/O. Times are µs. Its signature says what it works on::
 
     def policy(record..., /, event..., now, leases..., *, config...): ...
 
@@ -26,7 +26,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .breaker import breaker
+from .circuit_breaker import breaker
 from .concurrency import concurrency
 from .counter import counter
 from .fixed_window import fixed_window

@@ -14,7 +14,7 @@ from ratelimit_core.backends import Call
 from ratelimit_core.breaker_record import MODES
 from ratelimit_core.clock import LONGEST
 from ratelimit_core.policies import Policy
-from ratelimit_core.policies.breaker import ASK, FORCE, PEEK, REPORT
+from ratelimit_core.policies.circuit_breaker import ASK, FORCE, PEEK, REPORT
 
 from .reference import Key, Reference
 

@@ -30,8 +30,8 @@ from ratelimit_core.policies import (
     Policy,
     Verdict,
 )
-from ratelimit_core.policies.breaker import ASK, CLOSED, FORCE, HALF_OPEN, OPEN, REPORT
-from ratelimit_core.policies.breaker import PEEK as LOOK
+from ratelimit_core.policies.circuit_breaker import ASK, CLOSED, FORCE, HALF_OPEN, OPEN, REPORT
+from ratelimit_core.policies.circuit_breaker import PEEK as LOOK
 from ratelimit_core.policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 
 from .profiles import examples

@@ -10,7 +10,7 @@ from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.clock import SECOND
 from ratelimit_core.policies import ALLOWED, BREAKER
-from ratelimit_core.policies.breaker import ASK, REPORT
+from ratelimit_core.policies.circuit_breaker import ASK, REPORT
 from ratelimit_core.tickets import new_ticket
 from tests import databases
 from tests.conformance.scenarios import plain_config

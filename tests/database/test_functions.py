@@ -106,7 +106,7 @@ def test_so_are_several_together_denied_or_not(backend: DatabaseBackend, postgre
         denied = backend.apply([ask(FIXED_WINDOW, ("new", "")), *calls])
         assert sorted({verdict[ALLOWED] for verdict in denied}) == [0, 1]
         assert sent() == 2
-    assert functions(backend) == {call.policy.name for call in calls} | {"together"}
+    assert functions(backend) == {call.policy.name for call in calls} | {"apply_together"}
     assert rows(postgresql, prefix) == before
 
 

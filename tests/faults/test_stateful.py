@@ -33,7 +33,7 @@ from ratelimit_core.breaker_state import BreakerState
 from ratelimit_core.clock import SECOND, Clock, ManualClock
 from ratelimit_core.permit import Permit
 from ratelimit_core.policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
-from ratelimit_core.policies.breaker import CLOSED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN
+from ratelimit_core.policies.circuit_breaker import CLOSED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN
 from ratelimit_core.store import Store
 from tests.backends.faults import FaultyMemory, FaultyRedis
 from tests.breaker.fleet import Fleet, ask, broken

@@ -55,7 +55,7 @@ for store in ("memory://", sys.argv[1], "django-db://default"):
         breaker.report_failure(ValueError())
         assert breaker.get_status()["failure_count"] == 1, store
 for policy in POLICIES:
-    assert (files("ratelimit_core") / "sql" / f"{policy}.sql").is_file(), policy
+    assert (files("ratelimit_core") / "policies" / "generated" / "sql" / f"{policy}.sql").is_file(), policy
 
 get_template("resilience/fleet.html")
 app = Celery("packaging", broker="memory://", backend="cache+memory://")

@@ -54,9 +54,11 @@ def test_the_wheel_has_every_file_and_no_other(built: tuple[Path, Path]) -> None
         points = wheel.read(next(name for name in wheel.namelist() if name.endswith("/entry_points.txt"))).decode()
     assert names == sources()
     for kind in (
-        "lua/breaker.lua",
-        "sql/breaker.sql",
-        "hits/token_bucket.py",
+        "policies/generated/lua/breaker.lua",
+        "policies/generated/sql/breaker.sql",
+        "policies/generated/python/token_bucket.py",
+        "backends/redis/apply.lua",
+        "backends/database/apply_together.sql",
         "django/assets/dashboard.css",
         "py.typed",
     ):

@@ -1,0 +1,53 @@
+"""Generate Lua, SQL and faster Python from the policies.
+
+``python -m ratelimit_core.codegen`` writes the files in ``policies/generated/``; with ``--check`` it compares them.
+:mod:`.subset` says in which part of Python a policy is written. :mod:`.lua`, :mod:`.plpgsql` and :mod:`.python` each
+write one language.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..policies import LIMITS, POLICIES
+from .lua import lua_of
+from .plpgsql import plpgsql_of
+from .python import hit_of
+from .subset import Untranslatable
+
+__all__ = ["Untranslatable", "main"]
+
+HOME = Path(__file__).parent.parent / "policies" / "generated"
+"""The directory that has one directory of generated files for each language."""
+
+_TARGETS = {
+    "lua": (lua_of, POLICIES.values(), "lua"),
+    "sql": (plpgsql_of, POLICIES.values(), "sql"),
+    "python": (hit_of, LIMITS, "py"),
+}
+"""By directory: the function that makes the text of a policy, the policies, and the suffix of the files."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the generated files, or with ``--check`` list those that differ; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ratelimit_core.codegen", description="Generate Lua, SQL and faster Python from the policies."
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file is out of date")
+    check = parser.parse_args(argv).check
+    stale, orphans = [], []
+    for directory, (text_of, policies, suffix) in _TARGETS.items():
+        for policy in policies:
+            path, new = HOME / directory / f"{policy.name}.{suffix}", text_of(policy)
+            if not path.exists() or path.read_text("utf-8") != new:
+                stale.append(path.name)
+                if not check:
+                    path.write_text(new, "utf-8")
+        expected = {f"{policy.name}.{suffix}" for policy in policies} | {"__init__.py"}
+        orphans += sorted(path.name for path in (HOME / directory).glob("*.*") if path.name not in expected)
+    for name in stale:
+        print(f"{name}: {'out of date; run python -m ratelimit_core.codegen' if check else 'written'}")
+    for name in orphans:
+        print(f"{name}: belongs to no policy; delete it")
+    return 1 if orphans or (check and stale) else 0

@@ -1,7 +1,0 @@
-"""``python -m ratelimit_core.translate``."""
-
-import sys
-
-from . import main
-
-sys.exit(main())
