@@ -14,7 +14,7 @@ from ..policies import LIMITS, POLICIES
 from .lua import lua_of
 from .plpgsql import plpgsql_of
 from .python import hit_of
-from .subset import Untranslatable
+from .source import Untranslatable
 
 __all__ = ["Untranslatable", "main"]
 

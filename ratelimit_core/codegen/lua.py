@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..policies import LIMITS, Policy
 from ..policies.token_bucket import HIT
 from .python import leases_of_hit
-from .subset import Function, Untranslatable, heading
+from .source import Untranslatable
+from .subset import Function, heading
 
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "==", ast.NotEq: "~=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",

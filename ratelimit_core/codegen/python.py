@@ -7,13 +7,12 @@ configuration is computed once, in a function around it, and ``min`` and ``max``
 from __future__ import annotations
 
 import ast
-import inspect
 import operator
-import sys
 from collections.abc import Callable, Collection, Iterator
 from typing import cast
 
 from ..policies import Policy
+from .source import Module
 from .subset import heading
 
 _ASKED = {"cost": 1, "floor": 0, "max_wait": 0, "mine": 0}
@@ -64,16 +63,9 @@ def leases_of_hit(policy: Policy) -> set[str]:
 
 def _hit(policy: Policy, known: dict[str, int]) -> list[ast.stmt]:
     """What ``policy`` does where it is asked for a hit, of which this is known."""
-    module = ast.parse(inspect.getsource(sys.modules[policy.decide.__module__]))
-    constants: dict[str, int] = {}
-    body: list[ast.stmt] = []
-    for node in module.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as value)):
-                constants[name] = value
-            case ast.FunctionDef(name=policy.name):
-                body = node.body[1:]
-    return _specialised(body, constants | known | {"op": constants["HIT"]}, (*policy.record, *policy.leases))
+    module = Module.of(policy)
+    known = module.constants | known | {"op": module.constants["HIT"]}
+    return _specialised(module.function(policy.name).body, known, (*policy.record, *policy.leases))
 
 
 def _text(body: list[ast.stmt], depth: int) -> Iterator[str]:

@@ -1,40 +1,44 @@
-"""The subset of Python that policies keep to, read from their ``ast``; how it is written is each target's business.
+"""The subset of Python in which policies are written, read from their ``ast``. Each language has a subclass.
 
-Parameters, assignment (of tuples too), ``if``/``elif``/``else``, comparisons joined by ``and``/``or``/``not``,
-``+ - * // %``, ``min``, ``max``, integer constants of the module, and ``return`` of a tuple, last in its block.
-Whatever else stands there is refused with its file and line. Numbers stay below 2**53.
+The subset has parameters, assignment (of tuples too), ``if``/``elif``/``else``, comparisons joined by
+``and``/``or``/``not``, ``+ - * // %``, ``min``, ``max``, integer constants of the module, ``return`` of a tuple as the
+last statement of a block, and calls of helper functions (see :mod:`.source`). Anything else is refused with its file
+and line. Numbers stay below 2**53.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from ..policies import Policy
-
-
-class Untranslatable(ValueError):
-    """A policy uses something outside the subset. The message names file, line and what it is."""
+from .source import Module, is_exact, parameters, returns
 
 
 class Function(ABC):
-    """One function definition, on its way to the language of a subclass."""
+    """A function definition, written in the language of a subclass.
+
+    Args:
+        module: the module in which ``node`` is defined.
+        node: the definition, without docstring and with its helpers inlined.
+        helper: other functions call it, so it may return a single number.
+    """
 
     language: ClassVar[str]
     reserved: ClassVar[frozenset[str]]
-    """Names that mean something else there, or in what stands around the function."""
+    """Names that mean something else in the language, or in the text around the function."""
     comparisons: ClassVar[dict[type[ast.cmpop], str]]
     elif_word: ClassVar[str]
 
-    def __init__(self, node: ast.FunctionDef, constants: dict[str, int], file: str) -> None:
-        self.node, self.constants, self.file = node, constants, file
+    def __init__(self, module: Module, node: ast.FunctionDef, *, helper: bool = False) -> None:
+        self.node, self.constants, self.refuse = node, module.constants, module.refuse
+        self._helper = helper
         arguments = node.args
-        self.parameters = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+        self.parameters = [each.arg for each in parameters(node)]
         if arguments.vararg or arguments.kwarg or arguments.defaults or any(arguments.kw_defaults):
             raise self.refuse(node, "a parameter with a default or a star")
         if node.decorator_list:
@@ -43,36 +47,24 @@ class Function(ABC):
             self.check_name(name, node)
         self.locals: list[str] = []
         self.assigned = set(self.parameters)
-        statements = node.body[1:] if ast.get_docstring(node) is not None else node.body
-        if not self.returns(statements):
-            raise self.refuse(node, "a function that may end without a return")
-        self.body = list(self.block(statements, 1))
+        self.body = list(self.block(node.body, 1))
 
     @classmethod
-    def of(cls, source: str, name: str, file: str) -> Function:
-        """The function ``name`` of a module's ``source``.
+    def of(cls, module: Module, name: str) -> Function:
+        """Write the function ``name`` of a module.
 
         Raises:
-            Untranslatable: something in it is outside the subset.
+            Untranslatable: something in it, or in a helper that it calls, is outside the subset.
         """
-        constants: dict[str, int] = {}
-        function = None
-        for node in ast.parse(source, file).body:
-            match node:
-                case ast.Assign(targets=[ast.Name(id=constant)], value=ast.Constant(value=int() as value)):
-                    if _is_exact(value):
-                        constants[constant] = value
-                case ast.FunctionDef() if node.name == name:
-                    function = node
-        if function is None:
-            raise Untranslatable(f"{file}: there is no function {name!r}")
-        return cls(function, constants, file)
+        node = module.function(name)
+        for helper in module.helpers:  # a helper has to be right on its own, too
+            cls(module, helper, helper=True)
+        return cls(module, node)
 
     @classmethod
     def of_policy(cls, policy: Policy) -> Function:
-        """The function of ``policy``."""
-        source = inspect.getsource(sys.modules[policy.decide.__module__])
-        return cls.of(source, policy.name, inspect.getfile(policy.decide))
+        """Write the function of ``policy``."""
+        return cls.of(Module.of(policy), policy.name)
 
     # How a language writes it
 
@@ -110,22 +102,11 @@ class Function(ABC):
 
     # What is in the subset
 
-    def refuse(self, node: ast.AST, what: str) -> Untranslatable:
-        return Untranslatable(f"{self.file}:{getattr(node, 'lineno', 0)}: {what} is outside the subset of policies")
-
     def check_name(self, name: str, node: ast.AST) -> None:
         if name in self.reserved:
             raise self.refuse(node, f"the name {name!r}, which {self.language} reserves,")
         if name in self.constants or not name.isascii():
             raise self.refuse(node, f"the name {name!r}, which is a constant's or not ASCII,")
-
-    def returns(self, body: list[ast.stmt]) -> bool:
-        match body:
-            case [*_, ast.If() as last]:
-                return self.returns(last.body) and self.returns(last.orelse)
-            case [*_, ast.Return()]:
-                return True
-        return False
 
     def block(self, body: list[ast.stmt], depth: int) -> Iterator[str]:
         pad = "  " * depth
@@ -133,9 +114,10 @@ class Function(ABC):
             if isinstance(statement, ast.Return):
                 if statement is not body[-1]:
                     raise self.refuse(statement, "a return that is not last in its block")
-                if not isinstance(statement.value, ast.Tuple):
+                if not isinstance(statement.value, ast.Tuple) and not (self._helper and statement.value):
                     raise self.refuse(statement, "a return of anything but a tuple")
-                yield pad + self.give([self.number(item) for item in statement.value.elts])
+                values = statement.value.elts if isinstance(statement.value, ast.Tuple) else [statement.value]
+                yield pad + self.give([self.number(item) for item in values])
             elif isinstance(statement, ast.If):
                 yield from self.branch(statement, depth)
             elif isinstance(statement, ast.AugAssign):
@@ -156,14 +138,14 @@ class Function(ABC):
             inner = rest[0]
             yield f"{pad}{word} {self.condition(inner.test)} then"
             yield from self.block(inner.body, depth + 1)
-            if not self.returns(inner.body):
+            if not returns(inner.body):
                 after.append(self.assigned)
             self.assigned = before
             word, rest = self.elif_word, inner.orelse
         if rest:
             yield f"{pad}else"
             yield from self.block(rest, depth + 1)
-        if not self.returns(rest):
+        if not returns(rest):
             after.append(self.assigned)
         self.assigned = set.intersection(*after) if after else before
         yield pad + self.end_if()
@@ -207,7 +189,7 @@ class Function(ABC):
 
     def number(self, node: ast.expr) -> str:
         match node:
-            case ast.Constant(value=int() as value) if _is_exact(value):
+            case ast.Constant(value=int() as value) if is_exact(value):
                 return self.constant(value)
             case ast.Name(id=name) if name in self.constants:
                 return self.constant(self.constants[name])
@@ -225,11 +207,7 @@ class Function(ABC):
         raise self.refuse(node, f"the expression `{ast.unparse(node)}`")
 
 
-def _is_exact(value: int) -> bool:
-    return not isinstance(value, bool) and value < 2**53
-
-
 def heading(policy: Policy) -> str:
-    """What stands above all that is generated, as a comment."""
+    """Return the comment at the top of a generated file."""
     path = Path(inspect.getfile(policy.decide))
-    return f"-- Generated by ratelimit_core.codegen from policies/{path.name}: change that file, then generate anew."
+    return f"-- Generated by ratelimit_core.codegen from policies/{path.name}: change that file, then generate again."

@@ -21,25 +21,26 @@ from lupa.lua51 import LuaRuntime
 from ratelimit_core import codegen
 from ratelimit_core.codegen.lua import LuaFunction, _adapter
 from ratelimit_core.codegen.plpgsql import PlpgsqlFunction
+from ratelimit_core.codegen.source import Module, Untranslatable
 from ratelimit_core.codegen.subset import Function as Translated
-from ratelimit_core.codegen.subset import Untranslatable
-from ratelimit_core.policies import LIMITS, POLICIES, Policy
+from ratelimit_core.policies import Policy
 
 Function = Callable[..., tuple[int, ...]]
+LUA = LuaRuntime()
 
 
 def in_both(source: str) -> tuple[Function, Function]:
-    """The function ``f`` as Python and as the Lua made of it."""
+    """Return the function ``f`` as Python, and as the Lua that is generated of it."""
     names: dict[str, Any] = {}
     exec(source, names)
-    lua = "\n".join(LuaFunction.of(source, "f", "policy.py").lines())
-    translated = LuaRuntime().execute(f"{lua}\nreturn function(...) return {{f(...)}} end")
+    lua = "\n".join(LuaFunction.of(Module(source, "policy.py"), "f").lines())
+    translated = LUA.execute(f"{lua}\nreturn function(...) return {{f(...)}} end")
     return names["f"], lambda *values: tuple(translated(*values).values())
 
 
 def in_sql(alias: str, source: str, values: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """What the SQL made of ``f`` returns for each of ``values``."""
-    function = PlpgsqlFunction.of(source, "f", "policy.py")
+    """Return what the SQL that is generated of ``f`` returns for each of ``values``."""
+    function = PlpgsqlFunction.of(Module(source, "policy.py"), "f")
     body = "\n".join(function.lines())
     parameters = ", ".join(f'"{name}" bigint' for name in function.parameters)
     with connections[alias].cursor() as cursor:
@@ -61,7 +62,7 @@ TARGETS = [LuaFunction, PlpgsqlFunction]
 
 def refusal(source: str, target: type[Translated] = LuaFunction) -> str:
     with pytest.raises(Untranslatable) as error:
-        target.of(dedent(source), "f", "policy.py")
+        target.of(Module(dedent(source), "policy.py"), "f")
     return str(error.value)
 
 
@@ -210,7 +211,8 @@ BODIES = {
     "x = min(a, b)(a)": "the expression `min(a, b)(a)`",
     "x = lambda: a": "the expression `lambda: a`",
     "x = unknown": "the expression `unknown`",
-    "x = f(a, b)": "the expression `f(a, b)`",
+    "x = f(a, b)": "the call of 'f' inside itself",
+    "x = f(a, b) + 1": "the expression `f(a, b)`",
     "if a: a = 1": "the truth of `a`",
     "if not a: a = 1": "the truth of `a`",
     "if a and b > 1: a = 1": "the truth of `a`",
@@ -350,14 +352,11 @@ def test_what_is_checked_in_is_what_is_generated() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [(kind, name) for kind in ("lua", "sql") for name in POLICIES] + [("python", policy.name) for policy in LIMITS],
-)
+@every_kind
 def test_a_stale_file_is_noticed_left_alone_by_check_and_written_without(
-    home: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
+    home: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    file = home / kind / f"{name}.{SUFFIXES[kind]}"
+    file = home / kind / f"sliding_window.{SUFFIXES[kind]}"
     right = file.read_text()
     stale = re.sub(r" \+ | - ", " * ", right, count=1)
     assert stale != right

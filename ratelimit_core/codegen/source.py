@@ -1,0 +1,297 @@
+"""Read the module of a policy: its constants, and its functions with the calls of helper functions inlined.
+
+A policy calls a helper of its module as a whole right side, ``a, b = helper(x, y)`` or ``a = helper(x)``. The helper is
+written in the same subset, takes positional arguments, and returns on every way through it: at the end of a branch, or
+early where nothing of that branch goes on. It may call helpers too, but not itself.
+
+The generator puts the helper's statements in place of the call. A parameter that the helper does not assign is replaced
+by the caller's variable or constant. Other names of the helper become variables of the caller, with a number behind the
+name if the caller has that name already. A variable that is returned to a target of the call becomes the target itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+
+from ..policies import Policy
+
+
+class Untranslatable(ValueError):
+    """A policy uses something outside the subset. The message names the file, the line and the construct."""
+
+
+class Module:
+    """A module of policies, read from its source.
+
+    Attributes:
+        file: the file's name, for messages.
+        constants: the integers that are assigned at the top of the module.
+        helpers: the helpers that :meth:`function` has inlined, as they are, but with their own helpers inlined.
+    """
+
+    def __init__(self, source: str, file: str) -> None:
+        self.file = file
+        self.constants: dict[str, int] = {}
+        self.helpers: list[ast.FunctionDef] = []
+        self._functions: dict[str, ast.FunctionDef] = {}
+        for node in ast.parse(source, file).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as value)):
+                    if is_exact(value):
+                        self.constants[name] = value
+                case ast.FunctionDef():
+                    self._functions[node.name] = node
+
+    @classmethod
+    def of(cls, policy: Policy) -> Module:
+        """Read the module of ``policy``."""
+        source = inspect.getsource(sys.modules[policy.decide.__module__])
+        return cls(source, inspect.getfile(policy.decide))
+
+    def function(self, name: str) -> ast.FunctionDef:
+        """Return the function ``name`` without its docstring, with all calls of helpers inlined.
+
+        Raises:
+            Untranslatable: there is no such function, or a helper is written or called in an unknown way.
+        """
+        if name not in self._functions:
+            raise Untranslatable(f"{self.file}: there is no function {name!r}")
+        return self._inlined(name, ())
+
+    def refuse(self, node: ast.AST, what: str) -> Untranslatable:
+        """Return the error that says that ``what``, at the line of ``node``, is outside the subset."""
+        return Untranslatable(f"{self.file}:{getattr(node, 'lineno', 0)}: {what} is outside the subset of policies")
+
+    def _inlined(self, name: str, callers: tuple[str, ...]) -> ast.FunctionDef:
+        node = copy.deepcopy(self._functions[name])
+        if ast.get_docstring(node) is not None:
+            del node.body[0]
+        if not returns(node.body):
+            raise self.refuse(node, "a function that may end without a return")
+        names = {each.arg for each in parameters(node)} | _assigned(node.body)
+        if clash := sorted(names & self._functions.keys()):
+            raise self.refuse(node, f"the name {clash[0]!r}, which is a function's,")
+        caller = _Caller(names | _read(node.body) | self.constants.keys())
+        node.body = self._block(node.body, caller, (*callers, name))
+        if callers:
+            self.helpers.append(node)
+        return node
+
+    def _block(self, body: Sequence[ast.stmt], caller: _Caller, callers: tuple[str, ...]) -> list[ast.stmt]:
+        """Return ``body`` with the calls of helpers replaced by their statements."""
+        found: list[ast.stmt] = []
+        for statement in body:
+            match statement:
+                case ast.If():
+                    statement.body = self._block(statement.body, caller, callers)
+                    statement.orelse = self._block(statement.orelse, caller, callers)
+                    found.append(statement)
+                case ast.Assign(targets=[target], value=ast.Call(func=ast.Name(id=name)) as call) if (
+                    name in self._functions
+                ):
+                    if name in callers:
+                        raise self.refuse(call, f"the call of {name!r} inside itself")
+                    helper = self._inlined(name, callers)
+                    found += self._call(call, target, helper, caller)
+                case _:
+                    found.append(statement)
+        return found
+
+    def _call(self, call: ast.Call, target: ast.expr, helper: ast.FunctionDef, caller: _Caller) -> list[ast.stmt]:
+        """Return the statements of ``helper`` in place of ``call``, whose values are assigned to ``target``."""
+        takes, targets = self._signature(call, helper), self._targets(target)
+        given = dict(zip(takes, call.args, strict=True))
+        body = self._early(helper.body)
+        results = [self._results(node, len(targets)) for node in _returns(body)]
+        changed = _assigned(body)
+        replaced: dict[str, ast.expr] = {
+            name: value for name, value in given.items() if name not in changed and _is_atom(value)
+        }
+        begin: list[ast.stmt] = []
+        homes = _homes(targets, results, {name for name in (*takes, *changed) if name not in replaced}, given)
+        for name in (*takes, *sorted(changed - given.keys())):
+            if name in replaced:
+                continue
+            home = homes.get(name) or caller.new(name)
+            replaced[name] = ast.Name(home, ast.Load())
+            if name in given and not _is_name(given[name], home):
+                begin.append(ast.copy_location(ast.Assign([ast.Name(home, ast.Store())], given[name]), call))
+        ends = _Ends(replaced, lambda node: _assignment(targets, self._results(node, len(targets)), replaced))
+        return begin + ends.block(body)
+
+    def _signature(self, call: ast.Call, helper: ast.FunctionDef) -> list[str]:
+        arguments = helper.args
+        if arguments.kwonlyargs or arguments.vararg or arguments.kwarg or arguments.defaults or helper.decorator_list:
+            raise self.refuse(helper, "a helper with a decorator, or with other than plain positional parameters,")
+        takes = [each.arg for each in parameters(helper)]
+        if call.keywords or len(call.args) != len(takes) or any(isinstance(each, ast.Starred) for each in call.args):
+            raise self.refuse(call, f"the call `{ast.unparse(call)}`, as {helper.name!r} takes {len(takes)} positions,")
+        return takes
+
+    def _targets(self, target: ast.expr) -> list[str]:
+        found: list[str] = []
+        for each in target.elts if isinstance(target, ast.Tuple) else [target]:
+            if not isinstance(each, ast.Name):
+                raise self.refuse(each, f"assignment to `{ast.unparse(each)}`")
+            if each.id in found:
+                raise self.refuse(target, "assignment to the same name twice at once")
+            found.append(each.id)
+        return found
+
+    def _results(self, node: ast.Return, wanted: int) -> list[ast.expr]:
+        """Return the values of a helper's ``return``."""
+        results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+        if len(results) != wanted or results[0] is None:
+            raise self.refuse(node, f"a return of {len(results)} values from a helper that is called for {wanted}")
+        return [each for each in results if each is not None]
+
+    def _early(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Return ``body`` with what follows an early return moved into the branch that goes on."""
+        for i, statement in enumerate(body):
+            rest = body[i + 1 :]
+            if isinstance(statement, ast.Return) and rest:
+                raise self.refuse(statement, "a return that is not last in its block")
+            if not isinstance(statement, ast.If) or not any(_returns([statement])):
+                continue
+            test, then, otherwise = statement.test, statement.body, statement.orelse
+            if rest and returns(then):
+                otherwise = [*otherwise, *rest]
+            elif rest and returns(otherwise):
+                then = [*then, *rest]
+            elif rest:
+                raise self.refuse(statement, "a return in a branch of which another part goes on")
+            return [*body[:i], ast.copy_location(ast.If(test, self._early(then), self._early(otherwise)), statement)]
+        return list(body)
+
+
+class _Caller:
+    """The names that a function uses; a helper that is inlined there adds to them."""
+
+    def __init__(self, names: set[str]) -> None:
+        self._names = names
+
+    def new(self, name: str) -> str:
+        """Return ``name``, or with a number behind it if that is taken; it is taken from now on."""
+        if name in self._names:
+            name = next(f"{name}_{n}" for n in count(2) if f"{name}_{n}" not in self._names)
+        self._names.add(name)
+        return name
+
+
+class _Ends(ast.NodeTransformer):
+    """Replaces a helper's names, and each of its returns by what ``end`` makes of that."""
+
+    def __init__(self, replaced: dict[str, ast.expr], end: Callable[[ast.Return], ast.stmt | None]) -> None:
+        self._replaced, self._end = replaced, end
+
+    def block(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
+        """Return a copy of ``body``, which may come to nothing."""
+        found: list[ast.stmt | None] = []
+        for statement in body:
+            if isinstance(statement, ast.Return):
+                found.append(self._end(statement))
+            elif isinstance(statement, ast.If):
+                found.append(self._if(statement))
+            else:
+                found.append(self.visit(copy.deepcopy(statement)))
+        return [statement for statement in found if statement is not None]
+
+    def _if(self, node: ast.If) -> ast.stmt | None:
+        test, then, otherwise = self.visit(copy.deepcopy(node.test)), self.block(node.body), self.block(node.orelse)
+        if not then and not otherwise:
+            return None
+        if not then:
+            test, then, otherwise = ast.copy_location(ast.UnaryOp(ast.Not(), test), test), otherwise, []
+        return ast.copy_location(ast.If(test, then, otherwise), node)
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return _replaced(node, self._replaced)
+
+
+def parameters(node: ast.FunctionDef) -> list[ast.arg]:
+    """Return the parameters of a function, in their order."""
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+
+
+def returns(body: Sequence[ast.stmt]) -> bool:
+    """Return whether ``body`` never goes on: its last statement returns, on each branch."""
+    match body:
+        case [*_, ast.If() as last]:
+            return returns(last.body) and returns(last.orelse)
+        case [*_, ast.Return()]:
+            return True
+    return False
+
+
+def is_exact(value: int) -> bool:
+    """Return whether a constant is an integer that every language represents."""
+    return not isinstance(value, bool) and value < 2**53
+
+
+def _homes(
+    targets: Sequence[str], results: Iterable[Sequence[ast.expr]], names: set[str], given: dict[str, ast.expr]
+) -> dict[str, str]:
+    """Return the targets that the helper's ``names`` may use from the start, since they are returned there.
+
+    No other argument may read the target, because its value is gone then.
+    """
+    homes: dict[str, str] = {}
+    for values in results:
+        for target, value in zip(targets, values, strict=True):
+            name = value.id if isinstance(value, ast.Name) else ""
+            others = [argument for parameter, argument in given.items() if parameter != name]
+            if name in names and name not in homes and target not in homes.values() and target not in _read(others):
+                homes[name] = target
+    return homes
+
+
+def _assignment(targets: Sequence[str], values: Sequence[ast.expr], replaced: dict[str, ast.expr]) -> ast.stmt | None:
+    """Return the assignment of a helper's results, without those that are in their place already."""
+    pairs = []
+    for target, value in zip(targets, values, strict=True):
+        now = _Ends(replaced, lambda _: None).visit(copy.deepcopy(value))
+        if not _is_name(now, target):
+            pairs.append((ast.copy_location(ast.Name(target, ast.Store()), value), now))
+    if not pairs:
+        return None
+    if len(pairs) == 1:
+        return ast.copy_location(ast.Assign([pairs[0][0]], pairs[0][1]), values[0])
+    left, right = (ast.Tuple(list(side)) for side in zip(*pairs, strict=True))
+    return ast.copy_location(ast.Assign([left], ast.copy_location(right, values[0])), values[0])
+
+
+def _replaced(node: ast.Name, by: dict[str, ast.expr]) -> ast.expr:
+    value = by.get(node.id)
+    if value is None:
+        return node
+    return ast.copy_location(ast.Name(value.id, node.ctx) if isinstance(value, ast.Name) else copy.copy(value), node)
+
+
+def _is_atom(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name | ast.Constant)
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def _returns(body: Iterable[ast.AST]) -> list[ast.Return]:
+    return [node for statement in body for node in ast.walk(statement) if isinstance(node, ast.Return)]
+
+
+def _read(body: Iterable[ast.AST]) -> set[str]:
+    return {node.id for part in body for node in ast.walk(part) if isinstance(node, ast.Name)}
+
+
+def _assigned(body: Iterable[ast.AST]) -> set[str]:
+    return {
+        node.id
+        for part in body
+        for node in ast.walk(part)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
