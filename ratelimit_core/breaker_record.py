@@ -29,7 +29,9 @@ MODES = {
 }
 
 STATE, GENERATION, FAILURES, LAST_FAILURE, CHANGED_AT, RETRY_AT, DELAY = range(RECORD, RECORD + 7)
-MODE, MODE_UNTIL, SETTINGS = (RECORD + BREAKER.record.index(name) for name in ("mode", "mode_until", "settings"))
+MODE, MODE_UNTIL, SETTINGS = (
+    RECORD + BREAKER.record.index(name) for name in ("mode", "mode_until", "last_fingerprint")
+)
 ADDED = -2
 
 

@@ -203,7 +203,8 @@ class Limit:
                 f"cost={cost!r} of {name!r} should be a whole number from 1 to the limit, {self.allowance}: "
                 "waiting would never help"
             )
-        values = {"op": op, "cost": cost, "slots": self.allowance - cost, "floor": floor, "max_wait": max_wait}
+        spare = self.allowance - cost
+        values = {"op": op, "cost": cost, "spare_leases": spare, "not_before": floor, "max_wait": max_wait}
         event = tuple(values[name] for name in self.policy.event)
         if plain:
             self._of_one[op] = event

@@ -23,12 +23,16 @@ from .calls import Call
 from .database_sql import Row, foldless, places
 
 TOGETHER = "apply_together"
-"""The function that calls the others, where several records are decided at once."""
+"""The function that decides several records at once. It calls the policies' functions."""
+
+_SHARED = ("lock_record", "write_verdict")
+"""The functions that every policy's function calls."""
 
 
 class _Function(NamedTuple):
-    """How a function of ours is made, and called."""
+    """How a function of this package is made, and called."""
 
+    name: str
     create: str
     ask: str
     ask_together: str = ""
@@ -37,16 +41,20 @@ class _Function(NamedTuple):
 
 @cache  # there are few
 def _function(name: str) -> _Function:
-    folder = "backends/database" if name == TOGETHER else "policies/generated/sql"
+    """Read a function. Its name ends in a digest of its text, and of the functions that it calls."""
+    folder = "policies/generated/sql" if name in POLICIES else "backends/database"
     text = files("ratelimit_core").joinpath(folder, f"{name}.sql").read_text("utf-8")
+    if name in POLICIES:
+        for each in _SHARED:
+            text = text.replace(f"{{{each}}}", _function(each).name)
     named = f"pg_temp.{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     create = text.replace("{name}", named, 1)
-    if name == TOGETHER:
-        return _Function(create, f"SELECT {named}{places(range(9))}")
+    if name not in POLICIES:
+        return _Function(named, create, f"SELECT {named}{places(range(9))}")
     policy = POLICIES[name]
     texts, numbers = 6 + bool(policy.leases), len(policy.event) + len(policy.config)
     arguments = [f"${i + 1}" for i in range(texts)] + [f"$8[{i + 1}]" for i in range(numbers)]
-    return _Function(create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
+    return _Function(named, create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
 
 
 class Question:
@@ -54,8 +62,8 @@ class Question:
 
     def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
         self._calls, self._rows = calls, rows
-        self.functions = {call.policy.name for call in calls}
-        """What has to be there."""
+        self.functions = {*_SHARED, *(call.policy.name for call in calls)}
+        """The functions that have to exist in the session."""
         if len(calls) > 1:
             self.functions.add(TOGETHER)
 

@@ -143,13 +143,13 @@ class Rows:
     def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:
         """Drop and add leases: see :mod:`ratelimit_core.policies`."""
         owner = foldless(call.ticket)
-        ended = 0 < was.leases["first"] <= now
+        ended = 0 < was.leases["oldest"] <= now
         if drop or ended:
             self._cursor.execute(
                 f"DELETE FROM {LEASES} WHERE record = %s AND (ends <= %s OR (owner = %s AND part <= %s))",
                 [record, now, owner, drop],
             )
-        if was.leases["mine"] and drop < add:
+        if was.leases["own_end"] and drop < add:
             self._cursor.execute(
                 f"UPDATE {LEASES} SET owner = %s WHERE record = %s AND owner = %s AND part <= %s",
                 [NOBODY, record, owner, add],

@@ -165,23 +165,23 @@ def places(values: Sequence[object]) -> str:
 
 _OF = f"FROM {LEASES} WHERE record = %s"
 _READS = {
-    # what policies may want to know, see `policies.LEASES`
-    "held": f"SELECT COUNT(*) {_OF} AND ends > {{now}}",
-    "current": f"SELECT COUNT(*) {_OF} AND ends > {{now}} AND ends <= {{now}} + {{period}}",
-    "next_end": f"SELECT MIN(ends) {_OF} AND ends > {{now}}",
-    "newest": f"SELECT MAX(ends) {_OF}",
-    "room_at": f"SELECT ends {_OF} ORDER BY ends DESC LIMIT 1 OFFSET {{slots}}",
-    "mine": f"SELECT ends {_OF} AND owner = %s AND part = 1 ORDER BY ends DESC LIMIT 1",
+    # what a policy may ask about its leases, see `policies.LEASES`
+    "active": f"SELECT COUNT(*) {_OF} AND ends > {{now}}",
+    "ending_in_period": f"SELECT COUNT(*) {_OF} AND ends > {{now}} AND ends <= {{now}} + {{period}}",
+    "first_end": f"SELECT MIN(ends) {_OF} AND ends > {{now}}",
+    "last_end": f"SELECT MAX(ends) {_OF}",
+    "capacity_at": f"SELECT ends {_OF} ORDER BY ends DESC LIMIT 1 OFFSET {{spare}}",
+    "own_end": f"SELECT ends {_OF} AND owner = %s AND part = 1 ORDER BY ends DESC LIMIT 1",
     # what is needed to write leases
-    "first": f"SELECT MIN(ends) {_OF}",
+    "oldest": f"SELECT MIN(ends) {_OF}",
 }
-ENDS = frozenset(["next_end", "newest", "room_at", "mine"])
+ENDS = frozenset(["first_end", "last_end", "capacity_at", "own_end"])
 """Reads whose answer is a time, and counts as none once that has come."""
 
 
 def reads(call: Call) -> tuple[str, ...]:
     """What has to be read of the leases of ``call``."""
-    return tuple(dict.fromkeys((*call.policy.leases, "mine", "first"))) if call.policy.leases else ()
+    return tuple(dict.fromkeys((*call.policy.leases, "own_end", "oldest"))) if call.policy.leases else ()
 
 
 def look(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> tuple[str, Parameters]:
@@ -190,9 +190,9 @@ def look(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> t
     for call, row in zip(calls, rows, strict=True):
         values = dict(zip(call.policy.config + call.policy.event, call.config + call.event, strict=True))
         for name in reads(call):
-            read = _READS[name].format(now=now, slots=values.get("slots"), period=values.get("period"))
+            read = _READS[name].format(now=now, spare=values.get(call.policy.spare), period=values.get("period"))
             columns.append(f"({read}{latest})")
-            parameters += (row.id, foldless(call.ticket)) if name == "mine" else (row.id,)
+            parameters += (row.id, foldless(call.ticket)) if name == "own_end" else (row.id,)
     return f"SELECT {', '.join(columns)}", parameters
 
 

@@ -125,23 +125,23 @@ def _named(ticket: str, part: int) -> str:
 # depends on another parameter finds it by its place.
 _Read = Callable[[_Leases, int, Call, int], int]
 _READS: dict[str, _Read] = {
-    "held": lambda leases, ended, call, now: len(leases.by_end) - ended,
-    "next_end": lambda leases, ended, call, now: leases.by_end[ended][0] if ended < len(leases.by_end) else 0,
-    "newest": lambda leases, ended, call, now: leases.by_end[-1][0] if ended < len(leases.by_end) else 0,
-    "mine": lambda leases, ended, call, now: leases.end_of(call.ticket, now),
+    "active": lambda leases, ended, call, now: len(leases.by_end) - ended,
+    "first_end": lambda leases, ended, call, now: leases.by_end[ended][0] if ended < len(leases.by_end) else 0,
+    "last_end": lambda leases, ended, call, now: leases.by_end[-1][0] if ended < len(leases.by_end) else 0,
+    "own_end": lambda leases, ended, call, now: leases.end_of(call.ticket, now),
 }
 
 
 def _read(policy: Policy, name: str) -> _Read:
-    if name == "current":
+    if name == "ending_in_period":
         period = policy.config.index("period")
         return lambda leases, ended, call, now: leases.ending_by(now + call.config[period]) - ended
-    if name == "room_at" and "slots" in policy.event:
-        slots = policy.event.index("slots")
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[slots], ended)
-    if name == "room_at":
-        slots = policy.config.index("slots")
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[slots], ended)
+    if name == "capacity_at" and policy.spare in policy.event:
+        spare = policy.event.index(policy.spare)
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[spare], ended)
+    if name == "capacity_at":
+        spare = policy.config.index(policy.spare)
+        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[spare], ended)
     return _READS[name]
 
 

@@ -64,14 +64,14 @@ class LuaFunction(Function):
 
 
 _LEASE_READS = {
-    "held": "redis.call('ZCOUNT', leases, '(' .. now_text, '+inf')",
-    "current": "redis.call('ZCOUNT', leases, '(' .. now_text, string.format('%.0f', now + period))",
-    "next_end": "redis.call('ZRANGEBYSCORE', leases, '(' .. now_text, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]",
-    "newest": "redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]",
-    "room_at": "redis.call('ZREVRANGE', leases, slots, slots, 'WITHSCORES')[2]",
-    "mine": "redis.call('ZSCORE', leases, ARGV[argument])",
+    "active": "redis.call('ZCOUNT', leases, '(' .. now_text, '+inf')",
+    "ending_in_period": "redis.call('ZCOUNT', leases, '(' .. now_text, string.format('%.0f', now + period))",
+    "first_end": "redis.call('ZRANGEBYSCORE', leases, '(' .. now_text, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2]",
+    "last_end": "redis.call('ZREVRANGE', leases, 0, 0, 'WITHSCORES')[2]",
+    "capacity_at": "redis.call('ZREVRANGE', leases, {spare}, {spare}, 'WITHSCORES')[2]",
+    "own_end": "redis.call('ZSCORE', leases, ARGV[argument])",
 }
-_COUNTS = ("held", "current")
+_COUNTS = ("active", "ending_in_period")
 
 
 def _names(names: Iterable[str], form: str = "{}") -> str:
@@ -94,9 +94,9 @@ def _adapter(policy: Policy) -> Iterator[str]:
         yield f"    local {_names(record)} = {_names('0' for _ in record)}"
         yield "    local stored, lasts = redis.call('GET', KEYS[key]), 0"
         yield f"    if stored and #stored == {1 + 8 * (width - 1)} then"
-        yield f"      local version, expires, {_names(record, 'was_{}')} = struct.unpack('{layout}', stored)"
+        yield f"      local version, expires, {_names(record, 'stored_{}')} = struct.unpack('{layout}', stored)"
         yield f"      if version == {policy.version} and expires > now then"
-        yield f"        {_names(record)} = {_names(record, 'was_{}')}"
+        yield f"        {_names(record)} = {_names(record, 'stored_{}')}"
         yield "        lasts = expires"
         yield "      end"
         yield "    end"
@@ -105,14 +105,14 @@ def _adapter(policy: Policy) -> Iterator[str]:
     always = leases_of_hit(policy) if policy in LIMITS else {*policy.leases}
     for name in policy.leases:
         if name in always:
-            yield from _lease_read(name, "    local ")
+            yield from _lease_read(policy, name, "    local ")
     if rest := [name for name in policy.leases if name not in always]:
         yield f"    local {_names(rest)} = {_names('0' for _ in rest)}"
         yield f"    if op ~= {HIT} then"
         for name in rest:
-            yield from _lease_read(name, "      ")
+            yield from _lease_read(policy, name, "      ")
         yield "    end"
-    answers = ["allowed", "wait", "first", "second", "expires", *(f"new_{name}" for name in record)]
+    answers = ["allowed", "wait", "first", "second", "expires", *(f"decided_{name}" for name in record)]
     answers += ["drop", "add", "ends"] if policy.leases else []
     inputs = (*record, *policy.event, "now", *policy.leases, *policy.config)
     if clash := {"tonumber", "lasts", *answers}.intersection(inputs):
@@ -120,9 +120,9 @@ def _adapter(policy: Policy) -> Iterator[str]:
     yield f"    local {_names(answers)} = {policy.name}({_names(inputs)})"
     yield f"    local verdict = {{{_names(answers)}}}"
     if record:
-        changed = " or ".join(f"new_{name} ~= {name}" for name in record)
+        changed = " or ".join(f"decided_{name} ~= {name}" for name in record)
         yield f"    if expires > 0 and ({changed}) then"
-        new = _names(record, "new_{}")
+        new = _names(record, "decided_{}")
         yield f"      return verdict, expires, struct.pack('{layout}', {policy.version}, expires, {new})"
         yield "    end"
     yield f"    return verdict, {'lasts' if record else 0}"
@@ -130,11 +130,12 @@ def _adapter(policy: Policy) -> Iterator[str]:
     yield "}"
 
 
-def _lease_read(name: str, begin: str) -> Iterator[str]:
+def _lease_read(policy: Policy, name: str, begin: str) -> Iterator[str]:
+    read = _LEASE_READS[name].format(spare=policy.spare)
     if name in _COUNTS:
-        yield f"{begin}{name} = {_LEASE_READS[name]}"
+        yield f"{begin}{name} = {read}"
     else:
-        yield f"{begin}{name} = tonumber({_LEASE_READS[name]} or 0)"
+        yield f"{begin}{name} = tonumber({read} or 0)"
         yield f"{begin.removesuffix('local ')}if {name} <= now then {name} = 0 end"
 
 

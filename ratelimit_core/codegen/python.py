@@ -15,13 +15,13 @@ from ..policies import Policy
 from .source import Module
 from .subset import heading
 
-_ASKED = {"cost": 1, "floor": 0, "max_wait": 0, "mine": 0}
+_ASKED = {"cost": 1, "not_before": 0, "max_wait": 0, "own_end": 0}
 """What is known beside ``op``, as each hit has a new ticket. What else an event has follows from the configuration."""
 
 _READS = {
-    "held": "len(by_end) - first",
-    "newest": "by_end[-1][0] if first < len(by_end) else 0",
-    "room_at": "by_end[-1 - slots][0] if slots < len(by_end) - first else 0",
+    "active": "len(by_end) - first",
+    "last_end": "by_end[-1][0] if first < len(by_end) else 0",
+    "capacity_at": "by_end[-1 - {spare}][0] if {spare} < len(by_end) - first else 0",
 }
 """What is asked of leases, given the list of their ends in order, and where in it those begin that last."""
 
@@ -49,7 +49,7 @@ def hit_of(policy: Policy) -> str:
         *_text(once, 1),
         "    def decide(record: Record, now: int, by_end: Ends, first: int) -> Verdict:",
         *([f"        {', '.join(policy.record)} = record"] if policy.record else []),
-        *(f"        {name} = {_READS[name]}" for name in leases),
+        *(f"        {name} = {_READS[name].format(spare=policy.spare)}" for name in leases),
         *_text(each, 2),
         "    return decide",
     ]

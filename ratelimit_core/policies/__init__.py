@@ -1,23 +1,23 @@
-"""What is decided: each policy is one pure function over integers, in a file of its own.
+"""The policies: each decides calls by pure functions over integers, in its own module.
 
-A policy is written once and runs everywhere: as it stands next to a store that runs Python, as generated Lua
-inside Redis, and as generated SQL inside PostgreSQL. So it keeps to a small subset of Python (see
-:mod:`ratelimit_core.codegen`), knows no clock and does no I/O. Times are µs. Its signature says what it works on::
+A policy is written once and runs everywhere: as Python next to a store that runs Python, as generated Lua inside Redis,
+and as generated SQL inside PostgreSQL. So it is written in a small subset of Python (see
+:mod:`ratelimit_core.codegen`), reads no clock and does no I/O. Times and durations are in µs. The signature of the
+function that decides says what it needs::
 
     def policy(record..., /, event..., now, leases..., *, config...): ...
 
-* *positional-only*: the record, as stored; all zeros where there is none;
-* *positional*: the event, as asked; ``now``, the store's clock; and what it wants to know of its lease set,
-  by the names in :data:`LEASES`. A lease is a member that ends at a time of its own; the caller's own one is
-  found by its ticket;
+* *positional-only*: the stored record; all zeros if there is none;
+* *positional*: the event; ``now``, the store's clock; and facts about the policy's lease set, by the names in
+  :data:`LEASES`. A lease is a member that ends at its own time; the caller's lease is found by its ticket;
 * *keyword-only*: the configuration.
 
-It returns one flat tuple: ``allowed`` (1 or 0), ``wait`` (µs until asking again makes sense), two answers of
-its own, ``expires`` (when the record is of no more use; 0 to leave what is stored alone), the new record, and,
-where it has a lease set, ``drop`` (how many leases of the ticket to remove), ``add`` (how many to add) and
-``ends`` (when those end; denied, when the one that the caller still holds does). What the ticket held before
-and what is not dropped stays, but is no longer anyone's; and so is what is added from the start where ``add``
-is negative, since a ticket is good once. What is stored lasts longer than ``now``.
+It returns one flat tuple: ``allowed`` (1 or 0), ``wait`` (µs until asking again makes sense), two answers of its own,
+``expires`` (when the record is no longer needed; 0 leaves the stored record alone), and the new record. A policy with a
+lease set also returns ``drop`` (how many leases of the ticket to remove), ``add`` (how many to add) and ``ends`` (when
+those end; if the call is denied, when the caller's lease ends). Leases of the ticket that are neither dropped nor added
+again stay, but no ticket names them any more. The same holds for leases that are added with a negative ``add``, because
+a ticket can be used once. What is stored lasts longer than ``now``.
 """
 
 from __future__ import annotations
@@ -35,27 +35,28 @@ from .sliding_window_counter import sliding_window_counter
 from .token_bucket import token_bucket
 
 Verdict = tuple[int, ...]
-"""What a policy returned."""
+"""The tuple that a policy returns."""
 
 ALLOWED, WAIT, ANSWER, OTHER_ANSWER, EXPIRES, RECORD = range(6)
-"""Where things stand in a verdict; the record begins at ``RECORD``."""
+"""Indices into a verdict; the record begins at ``RECORD``."""
 
 LEASES = {
-    "held": "how many leases have not ended",
-    "current": "how many of them end within `period`",
-    "next_end": "when the first of them ends, or 0",
-    "newest": "when the last of them ends, or 0",
-    "room_at": "when the last of them but `slots` ends: there are no more than `slots` from then on; or 0",
-    "mine": "when the caller's ends, or 0",
+    "active": "how many leases have not ended",
+    "ending_in_period": "how many of them end within `period`",
+    "first_end": "when the first of them ends, or 0",
+    "last_end": "when the last of them ends, or 0",
+    "capacity_at": "when no more than `spare_...` of them are left, or 0",
+    "own_end": "when the caller's lease ends, or 0",
 }
+"""What a policy may ask about its leases. Of its parameters, the one that begins with ``spare_`` is meant."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A policy's function, and the names of what it works on, read off its signature.
+    """A policy's function, and the names of its parameters, read from its signature.
 
-    ``version`` is stored with every record: raise it when the meaning of the record changes, and records of
-    another version are replaced instead of misread.
+    ``version`` is stored with every record. Raise it when the meaning of the record changes: records of another
+    version are replaced, never misread.
     """
 
     name: str
@@ -66,9 +67,11 @@ class Policy:
     leases: tuple[str, ...]
     config: tuple[str, ...]
     blank: tuple[int, ...]
-    """The record where there is none."""
+    """The record if none is stored."""
     answers: int
     """How many numbers a verdict has."""
+    spare: str
+    """The parameter that says how many other leases leave room for the call; empty if there is none."""
 
     @classmethod
     def of(cls, decide: Callable[..., Verdict], version: int = 1) -> Policy:
@@ -89,6 +92,7 @@ class Policy:
             config=tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY),
             blank=(0,) * len(record),
             answers=RECORD + len(record) + (3 if after else 0),
+            spare=next((p.name for p in parameters if p.name.startswith("spare_")), ""),
         )
 
 
@@ -101,6 +105,6 @@ SLIDING_WINDOW_COUNTER = Policy.of(sliding_window_counter)
 TOKEN_BUCKET = Policy.of(token_bucket)
 
 LIMITS = (CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
-"""Those that may deny a hit for being too many."""
+"""The policies that deny hits above a limit."""
 
 POLICIES = {policy.name: policy for policy in (BREAKER, COUNTER, *LIMITS)}

@@ -1,7 +1,7 @@
-"""Concurrency: at most ``limit`` leases at a time, each of which ends at a deadline of its own.
+"""Concurrency: at most ``limit`` leases at a time. Each ends at its own deadline.
 
-A holder that dies frees its place when its lease ends; one that lives asks again with the same ticket to
-hold it longer.
+If a holder dies, its place is free again when its lease ends. A holder that needs longer asks again with the same
+ticket.
 """
 
 HIT = 0
@@ -11,36 +11,46 @@ RENEW = 3
 
 
 def concurrency(
-    op: int, cost: int, slots: int, now: int, held: int, room_at: int, mine: int, *, limit: int, timeout: int
+    op: int,
+    cost: int,
+    spare_leases: int,
+    now: int,
+    active: int,
+    capacity_at: int,
+    own_end: int,
+    *,
+    limit: int,
+    timeout: int,
 ) -> tuple[int, ...]:
-    """Decide one call: ``HIT`` takes or renews ``cost`` places, ``REFUND`` gives them back, ``PEEK`` looks.
+    """Decide one call: ``HIT`` takes or renews ``cost`` places, ``REFUND`` gives them back, ``PEEK`` changes nothing.
 
-    ``RENEW`` is for somebody else than the holder: it renews what is held still, and takes nothing.
+    ``RENEW`` is for another process than the holder: it renews leases that have not ended, and takes no new ones.
 
-    ``slots`` is ``limit - cost``. Answers: places left, and µs until there is room for ``cost`` (0: now).
+    ``spare_leases`` is ``limit - cost``. ``timeout`` is in µs. Answers: places left, and µs until there is room for
+    ``cost`` (0: now).
     """
     allowed = 1
     wait = 0
     drop = 0
     add = 0
     ends = 0
-    kept = held
+    kept = active
     if op == REFUND:
-        if mine > 0:
+        if own_end > 0:
             drop = cost
             kept -= cost
     elif op == RENEW:
-        if mine > 0:
+        if own_end > 0:
             drop = cost
             add = cost
             ends = now + timeout
-    elif mine == 0 and room_at > now:
+    elif own_end == 0 and capacity_at > now:
         allowed = 0
-        wait = room_at - now
+        wait = capacity_at - now
     elif op == HIT:
         add = cost
         ends = now + timeout
-        if mine > 0:
+        if own_end > 0:
             drop = cost
         else:
             kept += cost

@@ -1,7 +1,7 @@
-"""A plain counter: how many there were since a window began, and no opinion about it.
+"""A plain counter: how many hits there were since a window began. It denies none.
 
-A window begins with its first hit and lasts for the period that this hit named; by so much longer, if the
-clock goes back.
+A window begins with its first hit and lasts for the period of that hit. If the clock goes back, it lasts that much
+longer.
 """
 
 HIT = 0
@@ -9,9 +9,9 @@ PEEK = 1
 
 
 def counter(count: int, ends: int, /, op: int, cost: int, period: int, now: int) -> tuple[int, ...]:
-    """Decide one call, always allowed: ``HIT`` counts ``cost``, ``PEEK`` counts nothing.
+    """Decide one call, which is always allowed: ``HIT`` counts ``cost``, ``PEEK`` counts nothing.
 
-    Answers: the count, and µs until the window ends.
+    ``period`` is in µs. Answers: the count, and µs until the window ends.
     """
     if now >= ends:
         count = 0

@@ -1,8 +1,7 @@
 """Fixed window: a count that starts again with the first hit after the window's end.
 
-A window begins with its first hit, not on the clock's minute, so that keys don't all reset, and their
-callers don't all return, at the same moment. In any interval of one period up to ``2 * limit`` may pass: the
-end of one window and the beginning of the next.
+A window begins with its first hit, not on the clock's minute, so that not all keys are reset at the same moment. In any
+interval of one period up to ``2 * limit`` calls may pass: at the end of one window and the beginning of the next.
 """
 
 HIT = 0
@@ -15,13 +14,13 @@ def fixed_window(
 ) -> tuple[int, ...]:
     """Decide one call: ``HIT`` counts ``cost``, ``PEEK`` counts nothing, ``REFUND`` takes ``cost`` back.
 
-    What was hit in an earlier window must not be given back: it would be taken from what ran in this one.
+    A hit of an earlier window must not be refunded: the refund would be taken from the hits of this window.
 
-    Answers: how many are left in this window, and µs until it ends.
+    ``period`` is in µs. Answers: how many hits are left in this window, and µs until it ends.
     """
     allowed = 1
     wait = 0
-    # A clock that went back makes callers wait that much longer; by over a period, and the record is void.
+    # If the clock went back, callers wait that much longer. If it went back by over a period, the record is void.
     if now >= start + period or now < start - period:
         start = now
         count = 0

@@ -1,9 +1,9 @@
 """Sliding window: the exact log. Never more than ``limit`` in any interval of one period.
 
-Each hit is a lease that ends one period later; memory is O(limit). A reservation is a hit whose time has not
-come: it is in the log from the start, so later ones queue behind it. When its ticket is redeemed the hit
-moves to the time at which it really happens, and only if the window that ends there has room: the number
-holds for what runs, not for what was planned.
+Each hit is a lease that ends one period later; memory is O(limit). A reservation is a hit in the future. It is in the
+log from the start, so later reservations queue behind it. When its ticket is redeemed, the hit moves to the time of the
+redemption, and only if the window that ends there has room. So the limit holds for the calls that run, not for the
+calls that were planned.
 """
 
 HIT = 0
@@ -16,66 +16,67 @@ REDEEM = 4
 def sliding_window(
     op: int,
     cost: int,
-    slots: int,
-    floor: int,
+    spare_leases: int,
+    not_before: int,
     max_wait: int,
     now: int,
-    held: int,
-    current: int,
-    next_end: int,
-    newest: int,
-    room_at: int,
-    mine: int,
+    active: int,
+    ending_in_period: int,
+    first_end: int,
+    last_end: int,
+    capacity_at: int,
+    own_end: int,
     *,
     limit: int,
     period: int,
     spacing: int,
 ) -> tuple[int, ...]:
-    """Decide one call of an exact log; ``slots`` is ``limit - cost``.
+    """Decide one call of an exact log.
 
-    ``op`` as in a token bucket; ``RESERVE`` keeps a slot that the ticket holds, or moves it where that is sooner than
-    ``floor``. Reserved slots lie ``spacing`` apart (``period / limit``), so that those who wait don't all wake at once.
-    A ticket is good once, until one period after its slot; what comes later hits anew. Where ``REDEEM`` is denied and
-    the slot kept, ``ends`` is when it ends.
+    ``op`` is as in a token bucket. ``RESERVE`` takes the first free time at least ``not_before`` and at most
+    ``max_wait`` µs from now. A reservation that the ticket already has is kept, or moved if it is too early. Reserved
+    times lie ``spacing`` µs apart (``period / limit``), so that waiting callers do not all wake at once. A ticket can
+    be redeemed once, until one period after its time; a later ``REDEEM`` is a new hit. If ``REDEEM`` is denied and the
+    reservation is kept, ``ends`` is when its lease ends.
 
-    Answers: how many are left, and µs until the log is empty.
+    ``spare_leases`` is ``limit - cost``. Answers: how many hits are left, and µs until the log is empty.
     """
     allowed = 1
     wait = 0
     drop = 0
     add = 0
     ends = 0
-    if op == REDEEM and mine > now:
-        wait = max(0, mine - period - now)
-        if wait == 0 and current > limit:
-            wait = next_end - now
+    if op == REDEEM and own_end > now:
+        wait = max(0, own_end - period - now)
+        if wait == 0 and ending_in_period > limit:
+            wait = first_end - now
         if wait > 0:
             allowed = 0
-            ends = mine
+            ends = own_end
         else:
             drop = cost
             add = -cost
             ends = now + period
     elif op == REFUND:
-        if mine > 0:
+        if own_end > 0:
             drop = cost
     else:
-        slot = max(now, room_at)
+        free_at = max(now, capacity_at)
         keeps = 0
         if op == RESERVE:
-            if mine > now and max(now, mine - period) >= now + floor:
+            if own_end > now and max(now, own_end - period) >= now + not_before:
                 keeps = 1
-                slot = max(now, mine - period)
+                free_at = max(now, own_end - period)
             else:
-                if slot > now:
-                    slot = max(slot, newest - period + spacing)
-                slot = max(slot, now + floor)
-        wait = slot - now
+                if free_at > now:
+                    free_at = max(free_at, last_end - period + spacing)
+                free_at = max(free_at, now + not_before)
+        wait = free_at - now
         if op == RESERVE and wait <= max_wait:
             if keeps == 0:
                 add = cost
-                ends = slot + period
-                if mine > now + period:
+                ends = free_at + period
+                if own_end > now + period:
                     drop = cost
         elif wait > 0:
             allowed = 0
@@ -86,6 +87,6 @@ def sliding_window(
             add = cost
             ends = now + period
 
-    kept = held - drop + max(add, -add)
-    empty_at = max(newest, ends, now)
+    kept = active - drop + max(add, -add)
+    empty_at = max(last_end, ends, now)
     return allowed, wait, max(0, limit - kept), empty_at - now, empty_at, drop, add, ends

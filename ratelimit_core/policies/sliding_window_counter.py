@@ -1,9 +1,9 @@
 """Sliding window counter: O(1), and never more than ``limit`` in any interval of one period.
 
-The period is cut into four slices; the current slice and the four before it are counted whole, so the count
-covers at least one period, and at most one and a quarter. The price of constant memory is throughput: a
-caller that is always at the limit gets 80 % of it. (The usual counter of two weighted windows lets up to
-twice the limit pass when the hits of the earlier window came at its end.)
+The period is cut into four slices. The current slice and the four before it are counted whole, so the count covers at
+least one period, and at most one and a quarter. Constant memory costs throughput: a caller that is always at the limit
+gets 80 % of it. (The usual counter of two weighted windows lets up to twice the limit pass if the hits of the earlier
+window came at its end.)
 """
 
 HIT = 0
@@ -26,15 +26,15 @@ def sliding_window_counter(
     limit: int,
     quarter: int,
 ) -> tuple[int, ...]:
-    """Decide one call; ``quarter`` is a quarter of the period, rounded up. ``c0`` is the current slice's count.
+    """Decide one call; ``quarter`` is a quarter of the period in µs, rounded up. ``c0`` is the current slice's count.
 
-    What was hit over a period ago must not be given back: it would be taken from what has run since.
+    A hit of over a period ago must not be refunded: the refund would be taken from later hits.
 
-    Answers: how many are left, and µs until nothing is counted any more.
+    Answers: how many hits are left, and µs until no hit is counted.
     """
     allowed = 1
     wait = 0
-    # A clock that went back makes callers wait that much longer; by over a period, and the record is void.
+    # If the clock went back, callers wait that much longer. If it went back by over a period, the record is void.
     if now < start - 4 * quarter or now >= start + 5 * quarter:
         start = now
         c0, c1, c2, c3, c4 = 0, 0, 0, 0, 0
@@ -53,7 +53,7 @@ def sliding_window_counter(
 
     room = limit - cost
     if op == REFUND:
-        # From the oldest: then no slice counts less than was really used since it began.
+        # Taken from the oldest slice first: then no slice counts less than was really used since it began.
         c4 -= cost
         c4, c3 = max(0, c4), c3 + min(0, c4)
         c3, c2 = max(0, c3), c2 + min(0, c3)

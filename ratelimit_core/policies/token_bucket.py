@@ -1,11 +1,11 @@
 """Token bucket and leaky bucket, as GCRA: one number says when the bucket will be full again.
 
-``burst`` tokens may be spent at once and one comes back every ``interval``; with ``burst=1`` it is a leaky
-bucket that spaces calls evenly. In any interval of one period at most ``burst + limit`` pass, since the
-bucket may be full when the interval begins.
+``burst`` tokens may be spent at once, and one comes back every ``interval``. With ``burst=1`` it is a leaky bucket that
+spaces calls evenly. In any interval of one period at most ``burst + limit`` calls pass, because the bucket may be full
+when the interval begins.
 
-A reservation spends now a token that will only be there later. Its ticket is a lease that ends ``tolerance``
-after the slot: redeemed once, and not later.
+A reservation spends a token before it has come back. Its ticket is a lease that ends ``tolerance`` after the reserved
+time. It can be redeemed once, until then.
 
 Source: ITU-T I.371, the virtual scheduling algorithm (GCRA).
 """
@@ -19,14 +19,14 @@ REDEEM = 4
 
 def token_bucket(
     full_at: int,
-    seen: int,
+    updated_at: int,
     /,
     op: int,
     cost: int,
-    floor: int,
+    not_before: int,
     max_wait: int,
     now: int,
-    mine: int,
+    own_end: int,
     *,
     interval: int,
     burst: int,
@@ -34,13 +34,17 @@ def token_bucket(
 ) -> tuple[int, ...]:
     """Decide one call of a token bucket.
 
-    ``op``: ``HIT`` spends ``cost`` tokens now or is denied; ``PEEK`` spends none; ``RESERVE`` takes the first
-    slot that is no sooner than ``floor`` and no later than ``max_wait`` from now; ``REDEEM`` spends a ticket,
-    or hits where there is none; ``REFUND`` gives back what can be given back: tokens not yet regained, or,
-    with a ticket, the newest future slot (another one is forfeited: winding back a middle slot would let the
-    slots behind it crowd). Where ``REDEEM`` is denied and the slot kept, ``ends`` is when it ends.
+    ``op`` is one of:
 
-    Answers: tokens left, and µs until the bucket is full.
+    * ``HIT`` spends ``cost`` tokens now, or is denied.
+    * ``PEEK`` spends none.
+    * ``RESERVE`` takes the first free time at least ``not_before`` and at most ``max_wait`` µs from now.
+    * ``REDEEM`` uses a reservation, or hits if the ticket has none. If it is denied and the reservation is kept,
+      ``ends`` is when its lease ends.
+    * ``REFUND`` gives back tokens that have not come back yet, or the ticket's reservation if it is the last one.
+      An earlier reservation is lost: without it, the later ones would be too close together.
+
+    ``interval`` and ``tolerance`` are in µs. Answers: tokens left, and µs until the bucket is full.
     """
     allowed = 1
     wait = 0
@@ -49,40 +53,40 @@ def token_bucket(
     ends = 0
     depth = burst * interval
     price = cost * interval
-    # A clock that went back a little makes callers wait that much longer; a lot, and the record is void.
-    if now < seen - depth:
+    # If the clock went back a little, callers wait that much longer. If it went back a lot, the record is void.
+    if now < updated_at - depth:
         full_at = 0
     base = max(full_at, now)
-    slot = max(now, base + price - depth)
+    free_at = max(now, base + price - depth)
 
-    if op == REDEEM and mine > 0:
-        wait = max(0, mine - tolerance - now)
+    if op == REDEEM and own_end > 0:
+        wait = max(0, own_end - tolerance - now)
         if wait > 0:
             allowed = 0
-            ends = mine
+            ends = own_end
         else:
             drop = 1
     elif op == REFUND:
-        if mine > 0:
+        if own_end > 0:
             drop = 1
-            slot = mine - tolerance
-            if slot > now and (full_at == slot + depth or full_at == slot + price):
+            reserved_at = own_end - tolerance
+            if reserved_at > now and (full_at == reserved_at + depth or full_at == reserved_at + price):
                 full_at -= price
         else:
             full_at = max(now, base - price)
     elif op == RESERVE:
-        slot = max(slot, now + floor)
-        wait = slot - now
+        free_at = max(free_at, now + not_before)
+        wait = free_at - now
         if wait > max_wait:
             allowed = 0
         else:
-            full_at = max(base, slot) + price
+            full_at = max(base, free_at) + price
             add = 1
-            ends = slot + tolerance
-            if mine > 0:
+            ends = free_at + tolerance
+            if own_end > 0:
                 drop = 1
     else:
-        wait = slot - now
+        wait = free_at - now
         if wait > 0:
             allowed = 0
         elif op != PEEK:
@@ -90,7 +94,7 @@ def token_bucket(
 
     expires = 0
     if op != PEEK:
-        seen = now
+        updated_at = now
         expires = max(full_at, now + depth)
     full_in = max(0, full_at - now)
-    return allowed, wait, max(0, depth - full_in) // interval, full_in, expires, full_at, seen, drop, add, ends
+    return allowed, wait, max(0, depth - full_in) // interval, full_in, expires, full_at, updated_at, drop, add, ends

@@ -57,7 +57,7 @@ def interrupted_at(step: int, act: Callable[[], object], module: ModuleType = re
 
 
 def call(policy: Policy, op: int, ticket: str, cost: int = 1) -> Call:
-    values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": cost, "slots": LIMIT - cost}
+    values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": cost, "spare_leases": LIMIT - cost}
     return Call(
         policy, ("name", ""), tuple(values[name] for name in policy.event), tuple(CONFIGS[policy].values()), ticket
     )

@@ -33,9 +33,11 @@ EVENTS: dict[str, list[tuple[int, ...]]] = {
     "token_bucket": [(3, 3, 0, 0), (1, 1, 0, 0)],
 }
 CONFIGS: dict[str, dict[str, int]] = {
-    "breaker": {"failure_threshold": 3, "success_threshold": 1, "slots": 0, "recovery": 60_000_000, "multiplier": 2000}
-    | {"max_delay": 300_000_000, "reset": 300_000_000, "probe_timeout": 60_000_000, "keep": 600_000_000}
-    | {"window": 0, "minimum_calls": 10, "failure_rate": 0, "slow_rate": 0, "ramp": 0, "shadow": 0, "fingerprint": 7},
+    "breaker": {"failure_threshold": 3, "success_threshold": 1, "spare_probes": 0}
+    | {"recovery_timeout": 60_000_000, "backoff_permille": 2000, "max_interval": 300_000_000}
+    | {"reset_timeout": 300_000_000, "probe_timeout": 60_000_000, "record_ttl": 600_000_000}
+    | {"window": 0, "minimum_calls": 10, "failure_permille": 0, "slow_permille": 0}
+    | {"slow_start": 0, "shadow": 0, "fingerprint": 7},
     "concurrency": {"limit": 5, "timeout": 60_000_000},
     "counter": {},
     "fixed_window": {"limit": 5, "period": 60_000_000},

@@ -69,7 +69,7 @@ class InQuickMemory(InMemory):
 
     def _is_hit(self, call: Call) -> bool:
         event = dict(zip(call.policy.event, call.event, strict=True))
-        if call.policy not in LIMITS or (event["op"], event["cost"]) != (HIT, 1) or event.get("floor"):
+        if call.policy not in LIMITS or (event["op"], event["cost"]) != (HIT, 1) or event.get("not_before"):
             return False
         return all(lease.owner != call.ticket for lease in self.state(call.policy, call.key).leases)
 

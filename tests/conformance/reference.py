@@ -66,12 +66,12 @@ class Reference:
         ends = sorted(lease.ends for lease in leases)
         latest_first = ends[::-1]
         answers = {
-            "held": len(ends),
-            "current": len([end for end in ends if end <= now + given.get("period", 0)]),
-            "next_end": next(iter(ends), 0),
-            "newest": next(iter(latest_first), 0),
-            "room_at": next(iter(latest_first[given.get("slots", 0) :]), 0),
-            "mine": next((lease.ends for lease in leases if lease.owner == call.ticket), 0),
+            "active": len(ends),
+            "ending_in_period": len([end for end in ends if end <= now + given.get("period", 0)]),
+            "first_end": next(iter(ends), 0),
+            "last_end": next(iter(latest_first), 0),
+            "capacity_at": next(iter(latest_first[given.get(call.policy.spare, 0) :]), 0),
+            "own_end": next((lease.ends for lease in leases if lease.owner == call.ticket), 0),
         }
         asked = [answers[name] for name in policy.leases]
         return policy.decide(*(record or [0] * len(policy.record)), *call.event, now, *asked, **config)

@@ -59,14 +59,14 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
         "failure_threshold": few,
         "success_threshold": few,
         "minimum_calls": few,
-        "slots": st.sampled_from([0, 2]),
-        "multiplier": st.sampled_from([1000, 1500, 2000, 100_000]),
-        "max_delay": span | st.just(0),
-        "reset": span | st.just(0),
+        "spare_probes": st.sampled_from([0, 2]),
+        "backoff_permille": st.sampled_from([1000, 1500, 2000, 100_000]),
+        "max_interval": span | st.just(0),
+        "reset_timeout": span | st.just(0),
         "window": st.just(0) | span,
-        "failure_rate": st.sampled_from([0, 1, 500, 1000]),
-        "slow_rate": st.sampled_from([0, 500, 1000]),
-        "ramp": st.just(0) | span,
+        "failure_permille": st.sampled_from([0, 1, 500, 1000]),
+        "slow_permille": st.sampled_from([0, 500, 1000]),
+        "slow_start": st.just(0) | span,
         "shadow": st.sampled_from([0] * 7 + [1]),
         "fingerprint": st.sampled_from([0, 1, 2]),
     }
@@ -76,7 +76,7 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
 def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple[int, ...]]:
     if policy.name == "breaker":
         testimony = [
-            # good, age, bad, slow, span
+            # successes, success_age, failures, slow_calls, duration
             (0, 0, 0, 0, 0),
             (1, 0, 0, 0, 0),
             (2, unit, 0, 0, 0),
@@ -101,8 +101,8 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
     each = {
         "op": range(OPERATIONS[policy.name]),
         "cost": [cost],
-        "slots": [most - cost],
-        "floor": [0, 0, unit, 5 * unit],
+        "spare_leases": [most - cost],
+        "not_before": [0, 0, unit, 5 * unit],
         "max_wait": [0, 3 * unit, 20 * unit],
         "period": [unit, 5 * unit],
     }
@@ -132,7 +132,7 @@ def scenarios(draw: st.DrawFn, policy: Policy, unit: int) -> tuple[Config, list[
 def plain_config(policy: Policy, unit: int) -> Config:
     """One that makes things happen soon, where policies are mixed."""
     values = dict.fromkeys(policy.config, 4 * unit)
-    values |= {"limit": 3, "burst": 3, "failure_threshold": 2, "success_threshold": 1, "slots": 0}
-    values |= {"multiplier": 2000, "window": 0, "minimum_calls": 1, "failure_rate": 0, "slow_rate": 0}
-    values |= {"ramp": 0, "shadow": 0}
+    values |= {"limit": 3, "burst": 3, "failure_threshold": 2, "success_threshold": 1, "spare_probes": 0}
+    values |= {"backoff_permille": 2000, "window": 0, "minimum_calls": 1, "failure_permille": 0, "slow_permille": 0}
+    values |= {"slow_start": 0, "shadow": 0}
     return {name: values[name] for name in policy.config}

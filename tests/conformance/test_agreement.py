@@ -97,19 +97,19 @@ def test_calls_asked_together_are_decided_all_or_none_and_what_is_in_use_is_list
 
 
 DAMAGE = [
-    ("breaker", "failures >= failure_threshold", "failures > failure_threshold"),
+    ("breaker", "failure_count >= failure_threshold", "failure_count > failure_threshold"),
     ("breaker", "if (state == 1 and (", "if (state == 2 and ("),
-    ("breaker", "(mine == 0 and room_at > now)", "(mine == 0 and room_at < now)"),
-    ("breaker", "seen == generation", "seen <= generation"),
+    ("breaker", "(own_end == 0 and capacity_at > now)", "(own_end == 0 and capacity_at < now)"),
+    ("breaker", "generation == current_generation", "generation <= current_generation"),
     ("breaker", "mode_until <= now", "mode_until < now"),
     ("breaker", "if mode == 1 then", "if mode == 2 then"),
     ("counter", "ends = (now + period)", "ends = (now - period)"),
-    ("breaker", "'ZREVRANGE', leases, slots, slots", "'ZREVRANGE', leases, 0, 0"),
+    ("breaker", "'ZREVRANGE', leases, spare_probes, spare_probes", "'ZREVRANGE', leases, 0, 0"),
     ("concurrency", "kept = (kept - cost)", "kept = (kept + cost)"),
     ("concurrency", "ends = (now + timeout)", "ends = (now - timeout)"),
     ("fixed_window", "(count + cost) > limit", "(count + cost) >= limit"),
     ("fixed_window", "(start - period)", "(start + period)"),
-    ("sliding_window", "current > limit", "current >= limit"),
+    ("sliding_window", "ending_in_period > limit", "ending_in_period >= limit"),
     ("sliding_window", "'(' .. now_text, '+inf'", "now_text, '+inf'"),
     ("sliding_window_counter", "c0 > room", "c0 >= room"),
     ("sliding_window_counter", "math.min(0, c3)", "math.max(0, c3)"),
@@ -119,7 +119,7 @@ DAMAGE = [
     ("sliding_window", "'ZREMRANGEBYSCORE', leases, '-inf', text(now)", "'ZREMRANGEBYSCORE', leases, '-inf', '+inf'"),
     ("sliding_window", "for part = 1, drop do", "for part = 2, drop do"),
     ("sliding_window", "member) == 0 then", "member) == 2 then"),
-    ("fixed_window", "start, count = was_start, was_count", "start, count = was_count, was_start"),
+    ("fixed_window", "start, count = stored_start, stored_count", "start, count = stored_count, stored_start"),
     ("fixed_window", "version == 1", "version == 0"),
 ]
 

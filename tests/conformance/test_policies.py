@@ -54,7 +54,7 @@ class One:
     def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
         most = self.config.get("limit", self.config.get("burst", 0))
         cost = event.get("cost", 1)
-        values = {"op": op, "cost": cost, "slots": most - cost, "floor": 0, "max_wait": AGES, **event}
+        values = {"op": op, "cost": cost, "spare_leases": most - cost, "not_before": 0, "max_wait": AGES, **event}
         asked = tuple(values.get(name, 0) for name in self.policy.event)
         config = tuple(self.config[name] for name in self.policy.config)
         return self.store.apply([Call(self.policy, KEY, asked, config, ticket)])[0]
@@ -110,7 +110,7 @@ def test_a_sliding_window_never_lets_more_than_the_limit_run_in_any_period(
     for elapsed, op, ticket, floor in moves:
         one.clock.now += elapsed
         now, cost, held = one.clock.now, min(limit, COST[ticket]), one.held(ticket)
-        verdict = one.ask(op, ticket, cost=cost, floor=floor)
+        verdict = one.ask(op, ticket, cost=cost, not_before=floor)
         if not verdict[ALLOWED]:
             continue
         if op == HIT:
@@ -187,7 +187,7 @@ def test_a_token_bucket_lets_at_most_burst_and_limit_run_in_any_period_and_late_
                 one.ask(REFUND, ticket, cost=cost)
                 ran.take_back(ticket)
             continue
-        verdict = one.ask(op, ticket, cost=cost, floor=floor)
+        verdict = one.ask(op, ticket, cost=cost, not_before=floor)
         if not verdict[ALLOWED]:
             continue
         reserved |= op == RESERVE
@@ -371,18 +371,18 @@ def test_what_is_stored_outlasts_now_and_a_look_changes_nothing(policy: Policy) 
 DEFAULTS = {
     "failure_threshold": 5,
     "success_threshold": 1,
-    "slots": 0,
-    "recovery": 60,
-    "multiplier": 2000,
-    "max_delay": 300,
-    "reset": 300,
+    "spare_probes": 0,
+    "recovery_timeout": 60,
+    "backoff_permille": 2000,
+    "max_interval": 300,
+    "reset_timeout": 300,
     "probe_timeout": 60,
-    "keep": 86_400,
+    "record_ttl": 86_400,
     "window": 0,
     "minimum_calls": 10,
-    "failure_rate": 0,
-    "slow_rate": 0,
-    "ramp": 0,
+    "failure_permille": 0,
+    "slow_permille": 0,
+    "slow_start": 0,
     "shadow": 0,
     "fingerprint": 7,
 }
@@ -395,13 +395,13 @@ class Breaker(One):
         self.state = CLOSED
 
     def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
-        verdict = super().ask(op, ticket, **{"seen": self.generation, **event})
+        verdict = super().ask(op, ticket, **{"generation": self.generation, **event})
         self.state, self.generation = verdict[RECORD : RECORD + 2]
         return verdict
 
     def trip(self) -> None:
         while self.state == CLOSED:
-            self.ask(REPORT, bad=1)
+            self.ask(REPORT, failures=1)
         assert self.state == OPEN
 
     def probe(self) -> None:
@@ -415,27 +415,27 @@ class Breaker(One):
 def test_it_opens_at_the_threshold_of_consecutive_failures() -> None:
     breaker = Breaker()
     for _ in range(4):
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     breaker.clock.now += 1
-    breaker.ask(ASK, good=1)
+    breaker.ask(ASK, successes=1)
     for _ in range(4):
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     assert breaker.state == CLOSED
-    breaker.ask(REPORT, bad=1)
+    breaker.ask(REPORT, failures=1)
     assert breaker.state == OPEN
 
 
 def test_a_success_resets_the_count_only_if_it_is_newer_than_the_last_failure() -> None:
     breaker = Breaker(failure_threshold=2)
-    breaker.ask(REPORT, bad=1)
+    breaker.ask(REPORT, failures=1)
     breaker.clock.now += 10
-    breaker.ask(ASK, good=7, age=10)
-    assert breaker.ask(REPORT, bad=1)[RECORD] == OPEN
+    breaker.ask(ASK, successes=7, success_age=10)
+    assert breaker.ask(REPORT, failures=1)[RECORD] == OPEN
     breaker = Breaker(failure_threshold=2)
-    breaker.ask(REPORT, bad=1)
+    breaker.ask(REPORT, failures=1)
     breaker.clock.now += 10
-    breaker.ask(ASK, good=7, age=9)
-    assert breaker.ask(REPORT, bad=1)[RECORD] == CLOSED
+    breaker.ask(ASK, successes=7, success_age=9)
+    assert breaker.ask(REPORT, failures=1)[RECORD] == CLOSED
 
 
 def test_the_wait_grows_once_per_opening() -> None:
@@ -444,10 +444,10 @@ def test_the_wait_grows_once_per_opening() -> None:
     waits = []
     for _ in range(5):
         for _ in range(20):  # in flight at the moment of opening
-            breaker.ask(REPORT, bad=1)
+            breaker.ask(REPORT, failures=1)
         waits.append(breaker.ask(ASK)[WAIT])
         breaker.probe()
-        breaker.ask(REPORT, "probe", bad=1)
+        breaker.ask(REPORT, "probe", failures=1)
     assert waits == [60, 120, 240, 300, 300]
 
 
@@ -456,7 +456,7 @@ def test_so_long_closed_and_the_wait_begins_anew(quiet: int, wait: int) -> None:
     breaker = Breaker()
     breaker.trip()
     breaker.probe()
-    breaker.ask(REPORT, "probe", good=1)
+    breaker.ask(REPORT, "probe", successes=1)
     assert breaker.state == CLOSED
     breaker.clock.now += quiet
     breaker.trip()
@@ -467,16 +467,16 @@ def test_retry_after_opens_for_exactly_that_long_and_does_not_keep_what_was_forg
     breaker = Breaker()
     breaker.trip()
     breaker.probe()
-    breaker.ask(REPORT, "probe", good=1)
+    breaker.ask(REPORT, "probe", successes=1)
     breaker.clock.now += 300
-    assert breaker.ask(REPORT, bad=1, span=7)[WAIT] == 7
+    assert breaker.ask(REPORT, failures=1, duration=7)[WAIT] == 7
     breaker.probe()
-    assert breaker.ask(REPORT, "probe", bad=1)[WAIT] == 60, "a first opening of this outage"
+    assert breaker.ask(REPORT, "probe", failures=1)[WAIT] == 60, "a first opening of this outage"
 
 
 @pytest.mark.parametrize("calls", [1, 3])
 def test_so_many_probes_at_a_time_and_a_dead_ones_place_is_free_at_its_deadline(calls: int) -> None:
-    breaker = Breaker(slots=calls - 1)
+    breaker = Breaker(spare_probes=calls - 1)
     breaker.trip()
     breaker.clock.now += 60
     assert [breaker.ask(ASK, str(i))[ALLOWED] for i in range(calls + 2)] == [1] * calls + [0, 0]
@@ -492,18 +492,18 @@ def test_a_late_outcome_of_the_same_generation_still_counts_and_of_another_never
     opened = breaker.generation
     breaker.probe()
     breaker.clock.now += 1000
-    breaker.ask(REPORT, "probe", seen=opened, good=1)
+    breaker.ask(REPORT, "probe", generation=opened, successes=1)
     assert breaker.state == HALF_OPEN
-    breaker.ask(REPORT, "probe", good=1)
+    breaker.ask(REPORT, "probe", successes=1)
     assert breaker.state == CLOSED
 
 
 def test_a_permit_whose_holder_asks_again_after_the_next_opening_is_a_probe() -> None:
-    breaker = Breaker(recovery=10, max_delay=10, slots=1)
+    breaker = Breaker(recovery_timeout=10, max_interval=10, spare_probes=1)
     breaker.trip()
     breaker.clock.now += 10
     assert all(breaker.ask(ASK, ticket)[ALLOWED] for ticket in "ab")
-    breaker.ask(REPORT, "b", bad=1)
+    breaker.ask(REPORT, "b", failures=1)
     breaker.clock.now += 10
     assert breaker.ask(ASK, "a")[ALLOWED]
     assert breaker.state == HALF_OPEN, "or its outcome would count for nothing"
@@ -515,34 +515,34 @@ def test_a_permit_whose_holder_asks_again_after_the_next_opening_is_a_probe() ->
 )
 def test_rates_count_over_the_window(pause: int, more: int) -> None:
     """After 5 good and 4 bad calls: how many more bad ones make 10, of which half are bad."""
-    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_rate=500)
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_permille=500)
     for _ in range(5):
-        breaker.ask(REPORT, good=1)
+        breaker.ask(REPORT, successes=1)
     for _ in range(4):
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     breaker.clock.now += pause
     for _ in range(more):
         assert breaker.state == CLOSED
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     assert breaker.state == OPEN
 
 
 @pytest.mark.parametrize(("age", "state"), [(99, OPEN), (100, CLOSED)])
 def test_a_success_that_is_older_than_the_window_does_not_count_in_it(age: int, state: int) -> None:
-    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_rate=500)
-    breaker.ask(REPORT, bad=1)
-    breaker.ask(ASK, good=1, age=age)
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=10, failure_permille=500)
+    breaker.ask(REPORT, failures=1)
+    breaker.ask(ASK, successes=1, success_age=age)
     for _ in range(8):
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     assert breaker.state == state
 
 
 @pytest.mark.parametrize(("bad", "state"), [(4, CLOSED), (5, OPEN)])
 def test_a_rate_is_of_the_calls_and_not_of_the_failures_alone(bad: int, state: int) -> None:
-    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=2, failure_rate=250)
-    breaker.ask(REPORT, good=15)
+    breaker = Breaker(failure_threshold=1000, window=100, minimum_calls=2, failure_permille=250)
+    breaker.ask(REPORT, successes=15)
     for _ in range(bad):
-        breaker.ask(REPORT, bad=1)
+        breaker.ask(REPORT, failures=1)
     assert breaker.state == state
 
 
@@ -552,7 +552,13 @@ def test_what_holds_for_every_breaker_whatever_happens(calls: int) -> None:
     @given(scenarios(BREAKER, 1))
     def check(scenario: tuple[Config, list[Step]]) -> None:
         config, steps = scenario
-        config = {**config, "slots": calls - 1, "keep": 100 * 365 * 86_400 * 10**6, "ramp": 0, "shadow": 0}
+        config = {
+            **config,
+            "spare_probes": calls - 1,
+            "slow_start": 0,
+            "shadow": 0,
+            "record_ttl": 100 * 365 * 86_400 * 10**6,
+        }
         one = One(BREAKER, **config)
         generation, state = 0, CLOSED
         for step in steps:
@@ -582,7 +588,7 @@ def test_what_holds_for_every_breaker_whatever_happens(calls: int) -> None:
         for ticket in "abcd":
             one.ask(REPORT, ticket)
         verdict = one.ask(ASK, "last")
-        longest = max(config["recovery"], config["max_delay"], 5)
+        longest = max(config["recovery_timeout"], config["max_interval"], 5)
         if not verdict[ALLOWED]:
             assert verdict[WAIT] <= longest
             one.clock.now += verdict[WAIT]

@@ -32,7 +32,12 @@ UNIT = 60 * SECOND
 def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, ticket: str = "ticket") -> Call:
     """A call that takes one of three (of a breaker: reports a failure), for four minutes."""
     config = plain_config(policy, UNIT)
-    values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": 1, "slots": config.get("limit", 1) - 1, "bad": 1}
+    values = dict.fromkeys(policy.event, 0) | {
+        "op": op,
+        "cost": 1,
+        "spare_leases": config.get("limit", 1) - 1,
+        "failures": 1,
+    }
     values["period"] = 4 * UNIT
     return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), ticket)
 
@@ -110,7 +115,7 @@ def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) 
 
 
 def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Backend, clock: ManualClock) -> None:
-    config = plain_config(BREAKER, UNIT) | {"failure_threshold": 1, "keep": 100 * UNIT, "slots": 2}
+    config = plain_config(BREAKER, UNIT) | {"failure_threshold": 1, "record_ttl": 100 * UNIT, "spare_probes": 2}
     values = tuple(config.values())
     report, asking = (1, 0, 0, 0, 1, 0, 0, 0, 0), (0,) * 9
     store.apply([Call(BREAKER, ("p", ""), report, values, "a")])

@@ -18,7 +18,7 @@ from tests.conformance.scenarios import plain_config
 ROUNDS = 10
 THREADS = 4
 
-_CONFIG = plain_config(BREAKER, 60 * SECOND) | {"failure_threshold": 1, "recovery": 1, "max_delay": 1}
+_CONFIG = plain_config(BREAKER, 60 * SECOND) | {"failure_threshold": 1, "recovery_timeout": 1, "max_interval": 1}
 
 
 def _call(number: int, **event: int) -> Call:
@@ -28,7 +28,7 @@ def _call(number: int, **event: int) -> Call:
 
 def opening(number: int) -> Call:
     """A failure that opens breaker ``number``, for 1 µs."""
-    return _call(number, op=REPORT, bad=1)
+    return _call(number, op=REPORT, failures=1)
 
 
 def main(alias: str, prefix: str) -> None:

@@ -40,6 +40,7 @@ from tests.servers import eventually
 from .test_tables import DAY, emptied
 from .test_transactions import asked_in, hits, left, rows, waiting
 
+SHARED = {"lock_record", "write_verdict"}
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
 
@@ -88,7 +89,7 @@ def backend(postgresql: str, prefix: str, clock: ManualClock) -> Iterator[Databa
 def test_a_decision_is_one_statement_from_the_third_in_a_session(backend: DatabaseBackend, policy: Policy) -> None:
     for _ in range(2):
         backend.apply([use(policy)])
-    assert functions(backend) == {policy.name}
+    assert functions(backend) == {policy.name, *SHARED}
     with statements(backend) as sent:
         backend.apply([use(policy)])
         backend.apply([use(policy, ("new", ""))])
@@ -106,7 +107,7 @@ def test_so_are_several_together_denied_or_not(backend: DatabaseBackend, postgre
         denied = backend.apply([ask(FIXED_WINDOW, ("new", "")), *calls])
         assert sorted({verdict[ALLOWED] for verdict in denied}) == [0, 1]
         assert sent() == 2
-    assert functions(backend) == {call.policy.name for call in calls} | {"apply_together"}
+    assert functions(backend) == {call.policy.name for call in calls} | {"apply_together", *SHARED}
     assert rows(postgresql, prefix) == before
 
 
@@ -138,14 +139,12 @@ def test_functions_that_are_gone_are_made_again_and_the_question_is_put_once_mor
 ) -> None:
     hits(backend, 2)
     if change == "DROP FUNCTION":  # there is still a schema
-        for (name,) in in_its_session(
-            backend, "SELECT oid::regprocedure FROM pg_proc WHERE proname ~ '^fixed_window_'"
-        ):
-            change = f"DROP FUNCTION {name}"
+        made = "SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = pg_my_temp_schema()"
+        change = "DROP FUNCTION " + ", ".join(str(name) for (name,) in in_its_session(backend, made))
     in_its_session(backend, change)
     assert functions(backend) == set()
     assert hits(backend, 2) == [1, 0]
-    assert functions(backend) == {"fixed_window"}
+    assert functions(backend) == {"fixed_window", *SHARED}
 
 
 def test_none_are_made_in_sessions_that_end_with_each_question(
@@ -237,7 +236,7 @@ def test_what_takes_too_long_is_not_done_after_all(postgresql: str, prefix: str,
         "CREATE TRIGGER nap BEFORE INSERT ON ratelimit_core_record FOR EACH ROW EXECUTE FUNCTION pg_temp.nap()",
     )
     try:
-        with pytest.raises(BackendError, match="nobody waits"):
+        with pytest.raises(BackendError, match="the time for this call is over"):
             backend.apply([ask(FIXED_WINDOW, ("new", ""))])
     finally:
         in_its_session(backend, "DROP TRIGGER nap ON ratelimit_core_record")
@@ -249,18 +248,18 @@ def test_what_takes_too_long_is_not_done_after_all(postgresql: str, prefix: str,
 
 DAMAGE = [
     ("fixed_window", '("count" + "cost") > "limit"', '("count" + "cost") >= "limit"'),
-    ("fixed_window", "_version = 1", "_version = 0"),
-    ("fixed_window", "_record <> _was", "_record = _was"),
+    ("fixed_window", "_row_version = _version", "_row_version <> _version"),
+    ("fixed_window", "_verdict[6:_last] <> _stored[3:]", "_verdict[6:_last] = _stored[3:]"),
     ("token_bucket", '"wait" > "max_wait"', '"wait" >= "max_wait"'),
     ("token_bucket", '/ "interval")', '/ "burst")'),
     ("concurrency", '"kept" := ("kept" - "cost")', '"kept" := ("kept" + "cost")'),
-    ("concurrency", "l.part <= _verdict[6]", "l.part < _verdict[6]"),
-    ("concurrency", 'offset "slots"', "offset 0"),
-    ("sliding_window", '"current" > "limit"', '"current" >= "limit"'),
-    ("sliding_window", "_verdict[7] > 0 then _owner", "_verdict[7] <> 0 then _owner"),
+    ("concurrency", "l.part <= _drop", "l.part < _drop"),
+    ("concurrency", 'offset "spare_leases"', "offset 0"),
+    ("sliding_window", '"ending_in_period" > "limit"', '"ending_in_period" >= "limit"'),
+    ("sliding_window", "_add > 0 then _owner", "_add <> 0 then _owner"),
     ("sliding_window", "set owner = ''", "set owner = _owner"),
-    ("sliding_window_counter", '"c0" := _new[1]; "c1" := _new[2]', '"c0" := _new[2]; "c1" := _new[1]'),
-    ("breaker", '"failures" >= "failure_threshold"', '"failures" > "failure_threshold"'),
+    ("sliding_window_counter", '"c1" := "c0"; "c0" := 0', '"c0" := 0; "c1" := "c0"'),
+    ("breaker", '"failure_count" >= "failure_threshold"', '"failure_count" > "failure_threshold"'),
 ]
 
 
@@ -268,10 +267,13 @@ DAMAGE = [
 def test_damaged_functions_do_not_agree(
     postgresql: str, monkeypatch: pytest.MonkeyPatch, name: str, right: str, wrong: str
 ) -> None:
-    sound = database_functions._function(name)
-    assert right in sound.create
-    damaged = sound._replace(create=sound.create.replace(right, wrong))
-    monkeypatch.setattr(database_functions, "_function", lambda asked: {name: damaged}[asked])
+    function = database_functions._function
+    damaged = {}
+    for each in (name, *SHARED):
+        sound = function(each)
+        damaged[each] = sound._replace(create=sound.create.replace(right, wrong))
+    assert damaged != {each: function(each) for each in damaged}
+    monkeypatch.setattr(database_functions, "_function", damaged.__getitem__)
     asked = DatabaseBackend(postgresql, timeout=20)
 
     @hypothesis.settings(examples(1000), phases=[hypothesis.Phase.generate])

@@ -126,7 +126,7 @@ def _id(backend: DatabaseBackend) -> str:
 
 def test_a_large_cost_is_as_many_leases(backend: DatabaseBackend, alias: str, prefix: str) -> None:
     config = {"limit": 2500, "period": 60 * SECOND, "spacing": SECOND}
-    event = dict.fromkeys(SLIDING_WINDOW.event, 0) | {"cost": 1200, "slots": 1300}
+    event = dict.fromkeys(SLIDING_WINDOW.event, 0) | {"cost": 1200, "spare_leases": 1300}
     call = Call(SLIDING_WINDOW, ("n", ""), tuple(event.values()), tuple(config.values()))
     answers = [backend.apply([call._replace(ticket=str(i))])[0] for i in range(3)]
     assert [(each[ALLOWED], each[ANSWER]) for each in answers] == [(1, 1300), (1, 100), (0, 100)]

@@ -155,7 +155,9 @@ def test_a_decision_takes_five_statements(alias: str, prefix: str, policy: Polic
     most = 4 if alias.startswith("sqlite") and policy is FIXED_WINDOW else 5
     for number in range(5):
         call = ask(policy, ticket=f"ticket {number}")
-        event = tuple(99 if name == "slots" else value for name, value in zip(policy.event, call.event, strict=True))
+        event = tuple(
+            99 if name == "spare_leases" else value for name, value in zip(policy.event, call.event, strict=True)
+        )
         call = call._replace(event=event, config=tuple(config[name] for name in policy.config))
         with CaptureQueriesContext(asked_in(backend)) as queries:
             assert backend.apply([call])[0][ALLOWED]

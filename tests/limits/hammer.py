@@ -37,7 +37,7 @@ Spans = list[tuple[int, int]]
 def decided_at(call: Call, verdict: Verdict) -> int:
     """When the store decided it to have been, by what it answered to who was let through."""
     if call.policy is TOKEN_BUCKET:
-        return verdict[RECORD + TOKEN_BUCKET.record.index("seen")]
+        return verdict[RECORD + TOKEN_BUCKET.record.index("updated_at")]
     if call.policy is CONCURRENCY:
         op, *_ = call.event
         return verdict[EXPIRES] - (0 if op == REFUND else PLACE_TIMEOUT * SECOND)

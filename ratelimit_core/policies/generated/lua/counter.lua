@@ -25,16 +25,16 @@ policies.counter = {
     local count, ends = 0, 0
     local stored, lasts = redis.call('GET', KEYS[key]), 0
     if stored and #stored == 25 then
-      local version, expires, was_count, was_ends = struct.unpack('>Bi8i8i8', stored)
+      local version, expires, stored_count, stored_ends = struct.unpack('>Bi8i8i8', stored)
       if version == 1 and expires > now then
-        count, ends = was_count, was_ends
+        count, ends = stored_count, stored_ends
         lasts = expires
       end
     end
-    local allowed, wait, first, second, expires, new_count, new_ends = counter(count, ends, op, cost, period, now)
-    local verdict = {allowed, wait, first, second, expires, new_count, new_ends}
-    if expires > 0 and (new_count ~= count or new_ends ~= ends) then
-      return verdict, expires, struct.pack('>Bi8i8i8', 1, expires, new_count, new_ends)
+    local allowed, wait, first, second, expires, decided_count, decided_ends = counter(count, ends, op, cost, period, now)
+    local verdict = {allowed, wait, first, second, expires, decided_count, decided_ends}
+    if expires > 0 and (decided_count ~= count or decided_ends ~= ends) then
+      return verdict, expires, struct.pack('>Bi8i8i8', 1, expires, decided_count, decided_ends)
     end
     return verdict, lasts
   end,

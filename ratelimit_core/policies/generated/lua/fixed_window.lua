@@ -35,16 +35,16 @@ policies.fixed_window = {
     local start, count = 0, 0
     local stored, lasts = redis.call('GET', KEYS[key]), 0
     if stored and #stored == 25 then
-      local version, expires, was_start, was_count = struct.unpack('>Bi8i8i8', stored)
+      local version, expires, stored_start, stored_count = struct.unpack('>Bi8i8i8', stored)
       if version == 1 and expires > now then
-        start, count = was_start, was_count
+        start, count = stored_start, stored_count
         lasts = expires
       end
     end
-    local allowed, wait, first, second, expires, new_start, new_count = fixed_window(start, count, op, cost, now, limit, period)
-    local verdict = {allowed, wait, first, second, expires, new_start, new_count}
-    if expires > 0 and (new_start ~= start or new_count ~= count) then
-      return verdict, expires, struct.pack('>Bi8i8i8', 1, expires, new_start, new_count)
+    local allowed, wait, first, second, expires, decided_start, decided_count = fixed_window(start, count, op, cost, now, limit, period)
+    local verdict = {allowed, wait, first, second, expires, decided_start, decided_count}
+    if expires > 0 and (decided_start ~= start or decided_count ~= count) then
+      return verdict, expires, struct.pack('>Bi8i8i8', 1, expires, decided_start, decided_count)
     end
     return verdict, lasts
   end,

@@ -77,16 +77,16 @@ policies.sliding_window_counter = {
     local start, c0, c1, c2, c3, c4 = 0, 0, 0, 0, 0, 0
     local stored, lasts = redis.call('GET', KEYS[key]), 0
     if stored and #stored == 57 then
-      local version, expires, was_start, was_c0, was_c1, was_c2, was_c3, was_c4 = struct.unpack('>Bi8i8i8i8i8i8i8', stored)
+      local version, expires, stored_start, stored_c0, stored_c1, stored_c2, stored_c3, stored_c4 = struct.unpack('>Bi8i8i8i8i8i8i8', stored)
       if version == 1 and expires > now then
-        start, c0, c1, c2, c3, c4 = was_start, was_c0, was_c1, was_c2, was_c3, was_c4
+        start, c0, c1, c2, c3, c4 = stored_start, stored_c0, stored_c1, stored_c2, stored_c3, stored_c4
         lasts = expires
       end
     end
-    local allowed, wait, first, second, expires, new_start, new_c0, new_c1, new_c2, new_c3, new_c4 = sliding_window_counter(start, c0, c1, c2, c3, c4, op, cost, now, limit, quarter)
-    local verdict = {allowed, wait, first, second, expires, new_start, new_c0, new_c1, new_c2, new_c3, new_c4}
-    if expires > 0 and (new_start ~= start or new_c0 ~= c0 or new_c1 ~= c1 or new_c2 ~= c2 or new_c3 ~= c3 or new_c4 ~= c4) then
-      return verdict, expires, struct.pack('>Bi8i8i8i8i8i8i8', 1, expires, new_start, new_c0, new_c1, new_c2, new_c3, new_c4)
+    local allowed, wait, first, second, expires, decided_start, decided_c0, decided_c1, decided_c2, decided_c3, decided_c4 = sliding_window_counter(start, c0, c1, c2, c3, c4, op, cost, now, limit, quarter)
+    local verdict = {allowed, wait, first, second, expires, decided_start, decided_c0, decided_c1, decided_c2, decided_c3, decided_c4}
+    if expires > 0 and (decided_start ~= start or decided_c0 ~= c0 or decided_c1 ~= c1 or decided_c2 ~= c2 or decided_c3 ~= c3 or decided_c4 ~= c4) then
+      return verdict, expires, struct.pack('>Bi8i8i8i8i8i8i8', 1, expires, decided_start, decided_c0, decided_c1, decided_c2, decided_c3, decided_c4)
     end
     return verdict, lasts
   end,

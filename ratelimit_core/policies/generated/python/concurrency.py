@@ -4,18 +4,18 @@ from . import Decide, Ends, Record, Verdict
 LEASES = True
 
 
-def hit(slots: int, limit: int, timeout: int) -> Decide:
+def hit(spare_leases: int, limit: int, timeout: int) -> Decide:
     def decide(record: Record, now: int, by_end: Ends, first: int) -> Verdict:
-        held = len(by_end) - first
-        room_at = by_end[-1 - slots][0] if slots < len(by_end) - first else 0
+        active = len(by_end) - first
+        capacity_at = by_end[-1 - spare_leases][0] if spare_leases < len(by_end) - first else 0
         allowed = 1
         wait = 0
         add = 0
         ends = 0
-        kept = held
-        if room_at > now:
+        kept = active
+        if capacity_at > now:
             allowed = 0
-            wait = room_at - now
+            wait = capacity_at - now
         else:
             add = 1
             ends = now + timeout

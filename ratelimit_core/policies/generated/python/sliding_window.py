@@ -4,23 +4,23 @@ from . import Decide, Ends, Record, Verdict
 LEASES = True
 
 
-def hit(slots: int, limit: int, period: int, spacing: int) -> Decide:
+def hit(spare_leases: int, limit: int, period: int, spacing: int) -> Decide:
     def decide(record: Record, now: int, by_end: Ends, first: int) -> Verdict:
-        held = len(by_end) - first
-        newest = by_end[-1][0] if first < len(by_end) else 0
-        room_at = by_end[-1 - slots][0] if slots < len(by_end) - first else 0
+        active = len(by_end) - first
+        last_end = by_end[-1][0] if first < len(by_end) else 0
+        capacity_at = by_end[-1 - spare_leases][0] if spare_leases < len(by_end) - first else 0
         allowed = 1
         wait = 0
         add = 0
         ends = 0
-        slot = now if now > room_at else room_at
-        wait = slot - now
+        free_at = now if now > capacity_at else capacity_at
+        wait = free_at - now
         if wait > 0:
             allowed = 0
         else:
             add = 1
             ends = now + period
-        kept = held + (add if add > (x1 := (-add)) else x1)
-        empty_at = max(newest, ends, now)
+        kept = active + (add if add > (x1 := (-add)) else x1)
+        empty_at = max(last_end, ends, now)
         return (allowed, wait, 0 if 0 > (x2 := (limit - kept)) else x2, empty_at - now, empty_at, 0, add, ends)
     return decide

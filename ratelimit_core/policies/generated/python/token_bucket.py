@@ -8,21 +8,21 @@ def hit(interval: int, burst: int, tolerance: int) -> Decide:
     depth = burst * interval
     price = interval
     def decide(record: Record, now: int, by_end: Ends, first: int) -> Verdict:
-        full_at, seen = record
+        full_at, updated_at = record
         allowed = 1
         wait = 0
-        if now < seen - depth:
+        if now < updated_at - depth:
             full_at = 0
         base = full_at if full_at > now else now
-        slot = now if now > (x1 := (base + price - depth)) else x1
-        wait = slot - now
+        free_at = now if now > (x1 := (base + price - depth)) else x1
+        wait = free_at - now
         if wait > 0:
             allowed = 0
         else:
             full_at = base + price
         expires = 0
-        seen = now
+        updated_at = now
         expires = full_at if full_at > (x2 := (now + depth)) else x2
         full_in = 0 if 0 > (x3 := (full_at - now)) else x3
-        return (allowed, wait, (0 if 0 > (x4 := (depth - full_in)) else x4) // interval, full_in, expires, full_at, seen, 0, 0, 0)
+        return (allowed, wait, (0 if 0 > (x4 := (depth - full_in)) else x4) // interval, full_in, expires, full_at, updated_at, 0, 0, 0)
     return decide

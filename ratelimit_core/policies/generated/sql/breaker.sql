@@ -2,261 +2,195 @@
 create or replace function {name}(
   _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint,
   _owner text,
-  "op" bigint, "seen" bigint, "good" bigint, "age" bigint, "bad" bigint, "slow" bigint, "span" bigint, "dice" bigint, "to" bigint, "failure_threshold" bigint, "success_threshold" bigint, "slots" bigint, "recovery" bigint, "multiplier" bigint, "max_delay" bigint, "reset" bigint, "probe_timeout" bigint, "keep" bigint, "window" bigint, "minimum_calls" bigint, "failure_rate" bigint, "slow_rate" bigint, "ramp" bigint, "shadow" bigint, "fingerprint" bigint
+  "op" bigint, "generation" bigint, "successes" bigint, "success_age" bigint, "failures" bigint, "slow_calls" bigint, "duration" bigint, "random_permille" bigint, "new_mode" bigint, "failure_threshold" bigint, "success_threshold" bigint, "spare_probes" bigint, "recovery_timeout" bigint, "backoff_permille" bigint, "max_interval" bigint, "reset_timeout" bigint, "probe_timeout" bigint, "record_ttl" bigint, "window" bigint, "minimum_calls" bigint, "failure_permille" bigint, "slow_permille" bigint, "slow_start" bigint, "shadow" bigint, "fingerprint" bigint
 ) returns bigint[] language plpgsql as $$
 declare
-  _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
-  _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
-  _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "state" bigint; "generation" bigint; "failures" bigint; "last_failure" bigint; "changed_at" bigint; "retry_at" bigint; "delay" bigint; "passed" bigint; "window_start" bigint; "calls" bigint; "failed" bigint; "slowed" bigint; "calls_before" bigint; "failed_before" bigint; "slowed_before" bigint; "mode" bigint; "mode_until" bigint; "settings" bigint; "now" bigint; "held" bigint; "room_at" bigint; "mine" bigint;
+  _stored bigint[]; _verdict bigint[]; _new bigint[];
+  "now" bigint; "state" bigint; "current_generation" bigint; "failure_count" bigint; "last_failure_at" bigint; "changed_at" bigint; "retry_at" bigint; "open_interval" bigint; "probe_successes" bigint; "window_start" bigint; "calls" bigint; "failed" bigint; "slowed" bigint; "calls_before" bigint; "failed_before" bigint; "slowed_before" bigint; "mode" bigint; "mode_until" bigint; "last_fingerprint" bigint; "active" bigint; "capacity_at" bigint; "own_end" bigint;
 begin
-  _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
-  _setting := set_config('synchronous_commit', 'off', true);
   loop
-    select r.version, r.expires, r.data, r.kept_until into _version, _expires, _data, _kept_until
-      from ratelimit_core_record r where r.id = _id for update;
-    _found := found;
-    _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
-    _was := '0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0';
-    if _version = 2 and _expires > _now and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16}){17}$' then
-      _was := _data;
-    end if;
-    _fields := string_to_array(_was, ' ')::bigint[];
-    "state" := _fields[1]; "generation" := _fields[2]; "failures" := _fields[3]; "last_failure" := _fields[4]; "changed_at" := _fields[5]; "retry_at" := _fields[6]; "delay" := _fields[7]; "passed" := _fields[8]; "window_start" := _fields[9]; "calls" := _fields[10]; "failed" := _fields[11]; "slowed" := _fields[12]; "calls_before" := _fields[13]; "failed_before" := _fields[14]; "slowed_before" := _fields[15]; "mode" := _fields[16]; "mode_until" := _fields[17]; "settings" := _fields[18];
-    select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now order by l.ends desc limit 1 offset "slots"), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
-      into "held", "room_at", "mine";
-    "now" := _now;
+    _stored := {lock_record}(_id, 2, 18, _clock, _ms);
+    "now" := _stored[1];
+    "state" := _stored[3]; "current_generation" := _stored[4]; "failure_count" := _stored[5]; "last_failure_at" := _stored[6]; "changed_at" := _stored[7]; "retry_at" := _stored[8]; "open_interval" := _stored[9]; "probe_successes" := _stored[10]; "window_start" := _stored[11]; "calls" := _stored[12]; "failed" := _stored[13]; "slowed" := _stored[14]; "calls_before" := _stored[15]; "failed_before" := _stored[16]; "slowed_before" := _stored[17]; "mode" := _stored[18]; "mode_until" := _stored[19]; "last_fingerprint" := _stored[20];
+    select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > "now"), 0),
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > "now" order by l.ends desc limit 1 offset "spare_probes"), 0),
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > "now" and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+      into "active", "capacity_at", "own_end";
     <<decide>>
-    declare "was" bigint; "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "trip" bigint; "into" bigint; "weight" bigint; "total" bigint; "expires" bigint;
+    declare "state_before" bigint; "tripped" bigint; "passed" bigint; "elapsed" bigint; "weight" bigint; "calls_2" bigint; "failed_2" bigint; "slowed_2" bigint; "wait" bigint; "allowed" bigint; "closed_for" bigint; "drop" bigint; "add" bigint; "ends" bigint; "expires" bigint;
     begin
-      "was" := "state";
-      "allowed" := 1::bigint;
-      "wait" := 0::bigint;
-      "drop" := 0::bigint;
-      "add" := 0::bigint;
-      "ends" := 0::bigint;
-      "trip" := 0::bigint;
-      if ("op" = 1::bigint and "mine" > 0::bigint) then
-        "drop" := 1::bigint;
-      end if;
+      "state_before" := "state";
       if "op" = 3::bigint then
-        "mode" := "to";
-        "mode_until" := 0::bigint;
-        if "span" > 0::bigint then
-          "mode_until" := ("now" + "span");
+        if "duration" > 0::bigint then
+          "mode" := "new_mode"; "mode_until" := ("now" + "duration");
+        else
+          "mode" := "new_mode"; "mode_until" := 0::bigint;
         end if;
       elsif (0::bigint < "mode_until" and "mode_until" <= "now") then
-        "mode" := 0::bigint;
-        "mode_until" := 0::bigint;
+        "mode" := 0::bigint; "mode_until" := 0::bigint;
       end if;
-      if ("op" = 1::bigint and "seen" = 0::bigint and ("now" - "age") >= "changed_at") then
-        "seen" := "generation";
+      if ("op" = 1::bigint and "generation" = 0::bigint and ("now" - "success_age") >= "changed_at") then
+        "generation" := "current_generation";
       end if;
-      if ("op" < 2::bigint and "mode" <> 3::bigint and "seen" = "generation" and ("good" + "bad") > 0::bigint) then
+      "tripped" := 0::bigint;
+      "passed" := 0::bigint;
+      if ("op" < 2::bigint and "mode" <> 3::bigint and "generation" = "current_generation" and ("successes" + "failures") > 0::bigint) then
         if "state" = 0::bigint then
-          if ("good" > 0::bigint and ("age" <= 0::bigint or ("now" - "age") > "last_failure")) then
-            "failures" := 0::bigint;
+          if ("successes" > 0::bigint and ("success_age" <= 0::bigint or ("now" - "success_age") > "last_failure_at")) then
+            "failure_count" := 0::bigint;
           end if;
-          if "bad" > 0::bigint then
-            "failures" := ("failures" + "bad");
-            "last_failure" := "now";
+          if "failures" = 0::bigint then
+            "tripped" := 0::bigint;
+          else
+            "failure_count" := ("failure_count" + "failures");
+            if ("failure_count" >= "failure_threshold" or "duration" > 0::bigint) then
+              "last_failure_at" := "now"; "tripped" := 1::bigint;
+            else
+              "last_failure_at" := "now"; "tripped" := 0::bigint;
+            end if;
           end if;
           if "window" > 0::bigint then
-            "into" := ("now" - "window_start");
-            if ("into" >= (2::bigint * "window") or "into" < 0::bigint) then
-              "window_start" := "now";
-              "into" := 0::bigint;
-              "calls" := 0::bigint;
-              "failed" := 0::bigint;
-              "slowed" := 0::bigint;
-              "calls_before" := 0::bigint;
-              "failed_before" := 0::bigint;
-              "slowed_before" := 0::bigint;
-            elsif "into" >= "window" then
-              "window_start" := ("window_start" + "window");
-              "into" := ("into" - "window");
-              "calls_before" := "calls"; "calls" := 0::bigint;
-              "failed_before" := "failed"; "failed" := 0::bigint;
-              "slowed_before" := "slowed"; "slowed" := 0::bigint;
+            "elapsed" := ("now" - "window_start");
+            if ("elapsed" >= (2::bigint * "window") or "elapsed" < 0::bigint) then
+              "window_start" := "now"; "calls" := 0::bigint; "failed" := 0::bigint; "slowed" := 0::bigint; "calls_before" := 0::bigint; "failed_before" := 0::bigint; "slowed_before" := 0::bigint;
+            elsif "elapsed" >= "window" then
+              "window_start" := ("window_start" + "window"); "calls_before" := "calls"; "calls" := 0::bigint; "failed_before" := "failed"; "failed" := 0::bigint; "slowed_before" := "slowed"; "slowed" := 0::bigint;
             end if;
-            if "age" < "window" then
-              "calls" := ("calls" + "good");
+            if "success_age" < "window" then
+              "calls" := ("calls" + "successes");
             end if;
-            "calls" := ("calls" + "bad");
-            "failed" := ("failed" + "bad");
-            "slowed" := ("slowed" + "slow");
-            "weight" := (((("window" - "into") * 1000::bigint) - (((("window" - "into") * 1000::bigint) % "window" + "window") % "window")) / "window");
-            "total" := (("calls" * 1000::bigint) + ("calls_before" * "weight"));
-            if ("total" >= ("minimum_calls" * 1000::bigint) and ("bad" + "slow") > 0::bigint) then
-              if ("failure_rate" > 0::bigint and ((("failed" * 1000::bigint) + ("failed_before" * "weight")) * 1000::bigint) >= ("failure_rate" * "total")) then
-                "trip" := 1::bigint;
-              end if;
-              if ("slow_rate" > 0::bigint and ((("slowed" * 1000::bigint) + ("slowed_before" * "weight")) * 1000::bigint) >= ("slow_rate" * "total")) then
-                "trip" := 1::bigint;
-              end if;
-            end if;
+            "calls" := ("calls" + "failures");
+            "failed" := ("failed" + "failures");
+            "slowed" := ("slowed" + "slow_calls");
           end if;
-          if ("bad" > 0::bigint and ("failures" >= "failure_threshold" or "span" > 0::bigint)) then
-            "trip" := 1::bigint;
+          if ("window" > 0::bigint and "tripped" = 0::bigint and ("failures" + "slow_calls") > 0::bigint) then
+            "weight" := ((((("window_start" + "window") - "now") * 1000::bigint) - ((((("window_start" + "window") - "now") * 1000::bigint) % "window" + "window") % "window")) / "window");
+            "calls_2" := (("calls" * 1000::bigint) + ("calls_before" * "weight"));
+            "failed_2" := (("failed" * 1000::bigint) + ("failed_before" * "weight"));
+            "slowed_2" := (("slowed" * 1000::bigint) + ("slowed_before" * "weight"));
+            if "calls_2" < ("minimum_calls" * 1000::bigint) then
+              "tripped" := 0::bigint;
+            elsif ("failure_permille" > 0::bigint and ("failed_2" * 1000::bigint) >= ("failure_permille" * "calls_2")) then
+              "tripped" := 1::bigint;
+            elsif ("slow_permille" > 0::bigint and ("slowed_2" * 1000::bigint) >= ("slow_permille" * "calls_2")) then
+              "tripped" := 1::bigint;
+            else
+              "tripped" := 0::bigint;
+            end if;
           end if;
         elsif "state" = 2::bigint then
-          if ("bad" > 0::bigint or ("slow_rate" > 0::bigint and "slow" > 0::bigint)) then
-            "failures" := ("failures" + "bad");
-            "last_failure" := "now";
-            "trip" := 1::bigint;
+          if ("failures" > 0::bigint or ("slow_permille" > 0::bigint and "slow_calls" > 0::bigint)) then
+            "failure_count" := ("failure_count" + "failures");
+            "last_failure_at" := "now";
+            "tripped" := 1::bigint;
           else
-            "passed" := ("passed" + "good");
-            if "passed" >= "success_threshold" then
-              "state" := 0::bigint;
-              "generation" := greatest(("generation" + 1::bigint), "now");
-              "changed_at" := "now";
-              "retry_at" := 0::bigint;
-              "failures" := 0::bigint;
-              "calls" := 0::bigint;
-              "failed" := 0::bigint;
-              "slowed" := 0::bigint;
-              "calls_before" := 0::bigint;
-              "failed_before" := 0::bigint;
-              "slowed_before" := 0::bigint;
+            "probe_successes" := ("probe_successes" + "successes");
+            if "probe_successes" >= "success_threshold" then
+              "passed" := 1::bigint;
             end if;
           end if;
         end if;
       end if;
-      if ("trip" = 1::bigint and "mode" <> 1::bigint and "mode" <> 2::bigint) then
-        if ("state" = 0::bigint and ("now" - "changed_at") >= "reset") then
-          "delay" := 0::bigint;
+      if "passed" = 1::bigint then
+        "state" := 0::bigint; "current_generation" := greatest(("current_generation" + 1::bigint), "now"); "changed_at" := "now";
+        "retry_at" := 0::bigint;
+        "failure_count" := 0::bigint;
+        "calls" := 0::bigint; "failed" := 0::bigint; "slowed" := 0::bigint;
+        "calls_before" := 0::bigint; "failed_before" := 0::bigint; "slowed_before" := 0::bigint;
+      elsif ("tripped" = 1::bigint and "mode" <> 1::bigint and "mode" <> 2::bigint) then
+        if ("state" = 0::bigint and ("now" - "changed_at") >= "reset_timeout") then
+          "open_interval" := 0::bigint;
         end if;
-        if "span" > 0::bigint then
-          "retry_at" := ("now" + "span");
+        if "duration" > 0::bigint then
+          "retry_at" := ("now" + "duration");
+        elsif "open_interval" = 0::bigint then
+          "open_interval" := "recovery_timeout"; "retry_at" := ("now" + "recovery_timeout");
         else
-          if "delay" = 0::bigint then
-            "delay" := "recovery";
-          else
-            "delay" := greatest("recovery", least("max_delay", (((("delay" * "multiplier") + 999::bigint) - (((("delay" * "multiplier") + 999::bigint) % 1000::bigint + 1000::bigint) % 1000::bigint)) / 1000::bigint)));
-          end if;
-          "retry_at" := ("now" + "delay");
+          "open_interval" := greatest("recovery_timeout", least("max_interval", (((("open_interval" * "backoff_permille") + 999::bigint) - (((("open_interval" * "backoff_permille") + 999::bigint) % 1000::bigint + 1000::bigint) % 1000::bigint)) / 1000::bigint)));
+          "retry_at" := ("now" + "open_interval");
         end if;
-        "state" := 1::bigint;
-        "generation" := greatest(("generation" + 1::bigint), "now");
-        "changed_at" := "now";
-        "passed" := 0::bigint;
+        "state" := 1::bigint; "current_generation" := greatest(("current_generation" + 1::bigint), "now"); "changed_at" := "now";
+        "probe_successes" := 0::bigint;
+      end if;
+      "wait" := 0::bigint;
+      if ("state" = 1::bigint and ("changed_at" <= "now" and "now" < "retry_at")) then
+        "wait" := ("retry_at" - "now");
       end if;
       if "mode" = 1::bigint then
-        "wait" := "recovery";
         if "mode_until" > 0::bigint then
-          "wait" := ("mode_until" - "now");
-        end if;
-        if ("state" = 1::bigint and "changed_at" <= "now") then
-          "wait" := greatest("wait", ("retry_at" - "now"));
+          "wait" := greatest("wait", ("mode_until" - "now"));
+        else
+          "wait" := greatest("wait", "recovery_timeout");
         end if;
         if "op" = 0::bigint then
           "allowed" := 0::bigint;
+        else
+          "allowed" := 1::bigint;
         end if;
       elsif ("mode" = 2::bigint or "mode" = 3::bigint) then
-        "wait" := 0::bigint;
-      elsif "state" = 0::bigint then
-        if ("op" = 0::bigint and (0::bigint <= ("now" - "changed_at") and ("now" - "changed_at") < "ramp")) then
-          "wait" := ("ramp" - ("now" - "changed_at"));
-          if "dice" >= greatest(100::bigint, (((("now" - "changed_at") * 1000::bigint) - (((("now" - "changed_at") * 1000::bigint) % "ramp" + "ramp") % "ramp")) / "ramp")) then
-            "allowed" := 0::bigint;
-            "wait" := least("wait", ((("ramp" - (("ramp" % 10::bigint + 10::bigint) % 10::bigint)) / 10::bigint) + 1::bigint));
+        "allowed" := 1::bigint; "wait" := 0::bigint;
+      elsif "op" = 0::bigint then
+        if "state" = 0::bigint then
+          "closed_for" := ("now" - "changed_at");
+          if ("closed_for" < 0::bigint or "closed_for" >= "slow_start") then
+            "allowed" := 1::bigint; "wait" := 0::bigint;
+          elsif "random_permille" < greatest(100::bigint, ((("closed_for" * 1000::bigint) - ((("closed_for" * 1000::bigint) % "slow_start" + "slow_start") % "slow_start")) / "slow_start")) then
+            "allowed" := 1::bigint; "wait" := ("slow_start" - "closed_for");
+          else
+            "allowed" := 0::bigint; "wait" := least(("slow_start" - "closed_for"), ((("slow_start" - (("slow_start" % 10::bigint + 10::bigint) % 10::bigint)) / 10::bigint) + 1::bigint));
           end if;
+        elsif "wait" > 0::bigint then
+          "allowed" := 0::bigint;
+        elsif ("own_end" = 0::bigint and "capacity_at" > "now") then
+          "allowed" := 0::bigint; "wait" := least(("capacity_at" - "now"), "recovery_timeout");
+        else
+          "allowed" := 1::bigint; "wait" := 0::bigint;
         end if;
       else
-        if ("state" = 1::bigint and ("changed_at" <= "now" and "now" < "retry_at")) then
-          "wait" := ("retry_at" - "now");
-        elsif ("op" = 1::bigint and "bad" > 0::bigint) then
-          "wait" := greatest(1::bigint, least(("room_at" - "now"), "recovery"));
+        if ("op" = 1::bigint and "state" <> 0::bigint and "failures" > 0::bigint and "wait" = 0::bigint) then
+          "wait" := greatest(1::bigint, least(("capacity_at" - "now"), "recovery_timeout"));
         end if;
-        if "op" = 0::bigint then
-          if "wait" > 0::bigint then
-            "allowed" := 0::bigint;
-          elsif ("mine" = 0::bigint and "room_at" > "now") then
-            "allowed" := 0::bigint;
-            "wait" := least(("room_at" - "now"), "recovery");
-          else
-            if "mine" = 0::bigint then
-              "add" := 1::bigint;
-              "ends" := ("now" + "probe_timeout");
-            end if;
-            if "state" = 1::bigint then
-              "state" := 2::bigint;
-              "generation" := greatest(("generation" + 1::bigint), "now");
-              "changed_at" := "now";
-              "passed" := 0::bigint;
-            end if;
-          end if;
+        "allowed" := 1::bigint;
+      end if;
+      "drop" := 0::bigint;
+      "add" := 0::bigint;
+      "ends" := 0::bigint;
+      if ("op" = 1::bigint and "own_end" > 0::bigint) then
+        "drop" := 1::bigint;
+      end if;
+      if ("op" = 0::bigint and "allowed" = 1::bigint and "state" <> 0::bigint and "mode" <> 2::bigint and "mode" <> 3::bigint) then
+        if "own_end" = 0::bigint then
+          "add" := 1::bigint;
+          "ends" := ("now" + "probe_timeout");
+        end if;
+        if "state" = 1::bigint then
+          "state" := 2::bigint; "current_generation" := greatest(("current_generation" + 1::bigint), "now"); "changed_at" := "now";
+          "probe_successes" := 0::bigint;
         end if;
       end if;
       if ("mode" = 4::bigint or ("shadow" = 1::bigint and "mode" = 0::bigint)) then
         "allowed" := 1::bigint;
         "wait" := 0::bigint;
       end if;
-      if ("op" = 0::bigint and "seen" <> "generation" and "fingerprint" > 0::bigint) then
-        "settings" := "fingerprint";
+      if ("op" = 0::bigint and "generation" <> "current_generation" and "fingerprint" > 0::bigint) then
+        "last_fingerprint" := "fingerprint";
       end if;
-      if (("op" = 0::bigint or "op" = 3::bigint) and "generation" = 0::bigint) then
-        "generation" := "now";
+      if (("op" = 0::bigint or "op" = 3::bigint) and "current_generation" = 0::bigint) then
+        "current_generation" := "now";
       end if;
       "expires" := 0::bigint;
       if "op" <> 2::bigint then
-        "expires" := (greatest("now", "retry_at", "mode_until") + "keep");
         if ("mode" <> 0::bigint and "mode_until" = 0::bigint) then
           "expires" := 9000000000000000::bigint;
+        else
+          "expires" := (greatest("now", "retry_at", "mode_until") + "record_ttl");
         end if;
       end if;
-      _verdict := array["allowed", "wait", "was", "held", "expires", "state", "generation", "failures", "last_failure", "changed_at", "retry_at", "delay", "passed", "window_start", "calls", "failed", "slowed", "calls_before", "failed_before", "slowed_before", "mode", "mode_until", "settings", "drop", "add", "ends"]; exit decide;
+      _verdict := array["allowed", "wait", "state_before", "active", "expires", "state", "current_generation", "failure_count", "last_failure_at", "changed_at", "retry_at", "open_interval", "probe_successes", "window_start", "calls", "failed", "slowed", "calls_before", "failed_before", "slowed_before", "mode", "mode_until", "last_fingerprint", "drop", "add", "ends"]; exit decide;
     end;
-    _record := array_to_string(_verdict[6:23], ' ');
-    _changes := _verdict[5] > 0 and _record <> _was;
-    if _verdict[1] = 0 or not (_changes or _verdict[24] <> 0 or _verdict[25] <> 0) then
-      return _verdict;
-    end if;
-    exit when _found;
-    insert into ratelimit_core_record (id, prefix, policy, name, qualifier, version, expires, data, kept_until)
-      values (_id, _prefix, 'breaker', _name, _qualifier, 0, 0, '', 0) on conflict do nothing;
-    _newcomer := true;
+    exit when _verdict[1] = 0 or {write_verdict}(
+      _id, _prefix, 'breaker', _name, _qualifier, 2, _ms, _owner, "own_end", _stored, _verdict
+    );
   end loop;
-  if clock_timestamp() > statement_timestamp() + _ms * interval '1 ms' then
-    raise query_canceled using message = 'nobody waits any more for what was asked';
-  end if;
-  if _changes then
-    _version := 2; _expires := _verdict[5]; _data := _record;
-    if _expires > _kept_until then
-      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
-    elsif _kept_until > 2 * _expires - _now + 315360000000000 then -- it was to last for ever
-      _kept_until := greatest(2 * _expires - _now, (select max(l.ends) from ratelimit_core_lease l where l.record = _id));
-    end if;
-  end if;
-  if _verdict[24] <> 0 or _verdict[25] <> 0 then
-    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
-    if _verdict[24] > 0 then
-      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[24];
-    end if;
-    if "mine" > 0 and _verdict[24] < _verdict[25] then
-      update ratelimit_core_lease l set owner = ''
-        where l.record = _id and l.owner = _owner and l.part <= _verdict[25];
-    end if;
-    insert into ratelimit_core_lease (record, owner, part, ends)
-      select _id, case when _verdict[25] > 0 then _owner else '' end, s.part, _verdict[26]
-      from generate_series(1, abs(_verdict[25])) as s(part);
-    if _verdict[25] <> 0 and _verdict[26] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[26] - _now; -- likewise
-    end if;
-  end if;
-  if _changes then
-    update ratelimit_core_record r
-      set version = _version, expires = _expires, data = _data, kept_until = _kept_until where r.id = _id;
-  end if;
-  if _newcomer then -- sweeps out two that have ended
-    for _ended in select r.id from ratelimit_core_record r where r.kept_until <= _now
-      order by r.kept_until limit 2 for update skip locked
-    loop
-      delete from ratelimit_core_lease l where l.record = _ended;
-      delete from ratelimit_core_record r where r.id = _ended;
-    end loop;
-  end if;
   return _verdict;
 end $$;

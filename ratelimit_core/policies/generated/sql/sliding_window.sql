@@ -2,78 +2,71 @@
 create or replace function {name}(
   _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint,
   _owner text,
-  "op" bigint, "cost" bigint, "slots" bigint, "floor" bigint, "max_wait" bigint, "limit" bigint, "period" bigint, "spacing" bigint
+  "op" bigint, "cost" bigint, "spare_leases" bigint, "not_before" bigint, "max_wait" bigint, "limit" bigint, "period" bigint, "spacing" bigint
 ) returns bigint[] language plpgsql as $$
 declare
-  _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
-  _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
-  _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "now" bigint; "held" bigint; "current" bigint; "next_end" bigint; "newest" bigint; "room_at" bigint; "mine" bigint;
+  _stored bigint[]; _verdict bigint[]; _new bigint[];
+  "now" bigint; "active" bigint; "ending_in_period" bigint; "first_end" bigint; "last_end" bigint; "capacity_at" bigint; "own_end" bigint;
 begin
-  _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
-  _setting := set_config('synchronous_commit', 'off', true);
   loop
-    select r.version, r.expires, r.data, r.kept_until into _version, _expires, _data, _kept_until
-      from ratelimit_core_record r where r.id = _id for update;
-    _found := found;
-    _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
-    select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
-      coalesce((select max(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now order by l.ends desc limit 1 offset "slots"), 0),
-      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
-      into "held", "newest", "room_at", "mine";
-    "current" := 0; "next_end" := 0;
+    _stored := {lock_record}(_id, 1, 0, _clock, _ms);
+    "now" := _stored[1];
+    select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > "now"), 0),
+      coalesce((select max(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > "now"), 0),
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > "now" order by l.ends desc limit 1 offset "spare_leases"), 0),
+      coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > "now" and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+      into "active", "last_end", "capacity_at", "own_end";
+    "ending_in_period" := 0; "first_end" := 0;
     if "op" <> 0 then
-      select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.ends <= _now + "period"), 0),
-        coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > _now), 0)
-        into "current", "next_end";
+      select coalesce((select count(*) from ratelimit_core_lease l where l.record = _id and l.ends > "now" and l.ends <= "now" + "period"), 0),
+        coalesce((select min(l.ends) from ratelimit_core_lease l where l.record = _id and l.ends > "now"), 0)
+        into "ending_in_period", "first_end";
     end if;
-    "now" := _now;
     <<decide>>
-    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "slot" bigint; "keeps" bigint; "kept" bigint; "empty_at" bigint;
+    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "free_at" bigint; "keeps" bigint; "kept" bigint; "empty_at" bigint;
     begin
       "allowed" := 1::bigint;
       "wait" := 0::bigint;
       "drop" := 0::bigint;
       "add" := 0::bigint;
       "ends" := 0::bigint;
-      if ("op" = 4::bigint and "mine" > "now") then
-        "wait" := greatest(0::bigint, (("mine" - "period") - "now"));
-        if ("wait" = 0::bigint and "current" > "limit") then
-          "wait" := ("next_end" - "now");
+      if ("op" = 4::bigint and "own_end" > "now") then
+        "wait" := greatest(0::bigint, (("own_end" - "period") - "now"));
+        if ("wait" = 0::bigint and "ending_in_period" > "limit") then
+          "wait" := ("first_end" - "now");
         end if;
         if "wait" > 0::bigint then
           "allowed" := 0::bigint;
-          "ends" := "mine";
+          "ends" := "own_end";
         else
           "drop" := "cost";
           "add" := (-"cost");
           "ends" := ("now" + "period");
         end if;
       elsif "op" = 2::bigint then
-        if "mine" > 0::bigint then
+        if "own_end" > 0::bigint then
           "drop" := "cost";
         end if;
       else
-        "slot" := greatest("now", "room_at");
+        "free_at" := greatest("now", "capacity_at");
         "keeps" := 0::bigint;
         if "op" = 3::bigint then
-          if ("mine" > "now" and greatest("now", ("mine" - "period")) >= ("now" + "floor")) then
+          if ("own_end" > "now" and greatest("now", ("own_end" - "period")) >= ("now" + "not_before")) then
             "keeps" := 1::bigint;
-            "slot" := greatest("now", ("mine" - "period"));
+            "free_at" := greatest("now", ("own_end" - "period"));
           else
-            if "slot" > "now" then
-              "slot" := greatest("slot", (("newest" - "period") + "spacing"));
+            if "free_at" > "now" then
+              "free_at" := greatest("free_at", (("last_end" - "period") + "spacing"));
             end if;
-            "slot" := greatest("slot", ("now" + "floor"));
+            "free_at" := greatest("free_at", ("now" + "not_before"));
           end if;
         end if;
-        "wait" := ("slot" - "now");
+        "wait" := ("free_at" - "now");
         if ("op" = 3::bigint and "wait" <= "max_wait") then
           if "keeps" = 0::bigint then
             "add" := "cost";
-            "ends" := ("slot" + "period");
-            if "mine" > ("now" + "period") then
+            "ends" := ("free_at" + "period");
+            if "own_end" > ("now" + "period") then
               "drop" := "cost";
             end if;
           end if;
@@ -87,48 +80,13 @@ begin
           "ends" := ("now" + "period");
         end if;
       end if;
-      "kept" := (("held" - "drop") + greatest("add", (-"add")));
-      "empty_at" := greatest("newest", "ends", "now");
+      "kept" := (("active" - "drop") + greatest("add", (-"add")));
+      "empty_at" := greatest("last_end", "ends", "now");
       _verdict := array["allowed", "wait", greatest(0::bigint, ("limit" - "kept")), ("empty_at" - "now"), "empty_at", "drop", "add", "ends"]; exit decide;
     end;
-    if _verdict[1] = 0 or not (_verdict[6] <> 0 or _verdict[7] <> 0) then
-      return _verdict;
-    end if;
-    exit when _found;
-    insert into ratelimit_core_record (id, prefix, policy, name, qualifier, version, expires, data, kept_until)
-      values (_id, _prefix, 'sliding_window', _name, _qualifier, 0, 0, '', 0) on conflict do nothing;
-    _newcomer := true;
+    exit when _verdict[1] = 0 or {write_verdict}(
+      _id, _prefix, 'sliding_window', _name, _qualifier, 1, _ms, _owner, "own_end", _stored, _verdict
+    );
   end loop;
-  if clock_timestamp() > statement_timestamp() + _ms * interval '1 ms' then
-    raise query_canceled using message = 'nobody waits any more for what was asked';
-  end if;
-  if _verdict[6] <> 0 or _verdict[7] <> 0 then
-    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
-    if _verdict[6] > 0 then
-      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[6];
-    end if;
-    if "mine" > 0 and _verdict[6] < _verdict[7] then
-      update ratelimit_core_lease l set owner = ''
-        where l.record = _id and l.owner = _owner and l.part <= _verdict[7];
-    end if;
-    insert into ratelimit_core_lease (record, owner, part, ends)
-      select _id, case when _verdict[7] > 0 then _owner else '' end, s.part, _verdict[8]
-      from generate_series(1, abs(_verdict[7])) as s(part);
-    if _verdict[7] <> 0 and _verdict[8] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[8] - _now; -- likewise
-    end if;
-  end if;
-  if _changes then
-    update ratelimit_core_record r
-      set version = _version, expires = _expires, data = _data, kept_until = _kept_until where r.id = _id;
-  end if;
-  if _newcomer then -- sweeps out two that have ended
-    for _ended in select r.id from ratelimit_core_record r where r.kept_until <= _now
-      order by r.kept_until limit 2 for update skip locked
-    loop
-      delete from ratelimit_core_lease l where l.record = _ended;
-      delete from ratelimit_core_record r where r.id = _ended;
-    end loop;
-  end if;
   return _verdict;
 end $$;

@@ -4,25 +4,13 @@ create or replace function {name}(
   "op" bigint, "cost" bigint, "limit" bigint, "quarter" bigint
 ) returns bigint[] language plpgsql as $$
 declare
-  _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
-  _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
-  _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "start" bigint; "c0" bigint; "c1" bigint; "c2" bigint; "c3" bigint; "c4" bigint; "now" bigint;
+  _stored bigint[]; _verdict bigint[]; _new bigint[];
+  "now" bigint; "start" bigint; "c0" bigint; "c1" bigint; "c2" bigint; "c3" bigint; "c4" bigint;
 begin
-  _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
-  _setting := set_config('synchronous_commit', 'off', true);
   loop
-    select r.version, r.expires, r.data, r.kept_until into _version, _expires, _data, _kept_until
-      from ratelimit_core_record r where r.id = _id for update;
-    _found := found;
-    _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
-    _was := '0 0 0 0 0 0';
-    if _version = 1 and _expires > _now and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16}){5}$' then
-      _was := _data;
-    end if;
-    _fields := string_to_array(_was, ' ')::bigint[];
-    "start" := _fields[1]; "c0" := _fields[2]; "c1" := _fields[3]; "c2" := _fields[4]; "c3" := _fields[5]; "c4" := _fields[6];
-    "now" := _now;
+    _stored := {lock_record}(_id, 1, 6, _clock, _ms);
+    "now" := _stored[1];
+    "start" := _stored[3]; "c0" := _stored[4]; "c1" := _stored[5]; "c2" := _stored[6]; "c3" := _stored[7]; "c4" := _stored[8];
     <<decide>>
     declare "allowed" bigint; "wait" bigint; "room" bigint; "empty_in" bigint; "left" bigint; "expires" bigint;
     begin
@@ -34,27 +22,27 @@ begin
       end if;
       if "now" >= ("start" + "quarter") then
         "start" := ("start" + "quarter");
-        _new := array[0::bigint, "c0", "c1", "c2", "c3"]; "c0" := _new[1]; "c1" := _new[2]; "c2" := _new[3]; "c3" := _new[4]; "c4" := _new[5];
+        "c4" := "c3"; "c3" := "c2"; "c2" := "c1"; "c1" := "c0"; "c0" := 0::bigint;
       end if;
       if "now" >= ("start" + "quarter") then
         "start" := ("start" + "quarter");
-        _new := array[0::bigint, "c0", "c1", "c2", "c3"]; "c0" := _new[1]; "c1" := _new[2]; "c2" := _new[3]; "c3" := _new[4]; "c4" := _new[5];
+        "c4" := "c3"; "c3" := "c2"; "c2" := "c1"; "c1" := "c0"; "c0" := 0::bigint;
       end if;
       if "now" >= ("start" + "quarter") then
         "start" := ("start" + "quarter");
-        _new := array[0::bigint, "c0", "c1", "c2", "c3"]; "c0" := _new[1]; "c1" := _new[2]; "c2" := _new[3]; "c3" := _new[4]; "c4" := _new[5];
+        "c4" := "c3"; "c3" := "c2"; "c2" := "c1"; "c1" := "c0"; "c0" := 0::bigint;
       end if;
       if "now" >= ("start" + "quarter") then
         "start" := ("start" + "quarter");
-        _new := array[0::bigint, "c0", "c1", "c2", "c3"]; "c0" := _new[1]; "c1" := _new[2]; "c2" := _new[3]; "c3" := _new[4]; "c4" := _new[5];
+        "c4" := "c3"; "c3" := "c2"; "c2" := "c1"; "c1" := "c0"; "c0" := 0::bigint;
       end if;
       "room" := ("limit" - "cost");
       if "op" = 2::bigint then
         "c4" := ("c4" - "cost");
-        _new := array[greatest(0::bigint, "c4"), ("c3" + least(0::bigint, "c4"))]; "c4" := _new[1]; "c3" := _new[2];
-        _new := array[greatest(0::bigint, "c3"), ("c2" + least(0::bigint, "c3"))]; "c3" := _new[1]; "c2" := _new[2];
-        _new := array[greatest(0::bigint, "c2"), ("c1" + least(0::bigint, "c2"))]; "c2" := _new[1]; "c1" := _new[2];
-        _new := array[greatest(0::bigint, "c1"), greatest(0::bigint, ("c0" + least(0::bigint, "c1")))]; "c1" := _new[1]; "c0" := _new[2];
+        "c3" := ("c3" + least(0::bigint, "c4")); "c4" := greatest(0::bigint, "c4");
+        "c2" := ("c2" + least(0::bigint, "c3")); "c3" := greatest(0::bigint, "c3");
+        "c1" := ("c1" + least(0::bigint, "c2")); "c2" := greatest(0::bigint, "c2");
+        "c0" := greatest(0::bigint, ("c0" + least(0::bigint, "c1"))); "c1" := greatest(0::bigint, "c1");
       elsif (((("c0" + "c1") + "c2") + "c3") + "c4") > "room" then
         "allowed" := 0::bigint;
         "wait" := (("start" + "quarter") - "now");
@@ -92,38 +80,9 @@ begin
       end if;
       _verdict := array["allowed", "wait", "left", "empty_in", "expires", "start", "c0", "c1", "c2", "c3", "c4"]; exit decide;
     end;
-    _record := array_to_string(_verdict[6:11], ' ');
-    _changes := _verdict[5] > 0 and _record <> _was;
-    if _verdict[1] = 0 or not (_changes) then
-      return _verdict;
-    end if;
-    exit when _found;
-    insert into ratelimit_core_record (id, prefix, policy, name, qualifier, version, expires, data, kept_until)
-      values (_id, _prefix, 'sliding_window_counter', _name, _qualifier, 0, 0, '', 0) on conflict do nothing;
-    _newcomer := true;
+    exit when _verdict[1] = 0 or {write_verdict}(
+      _id, _prefix, 'sliding_window_counter', _name, _qualifier, 1, _ms, '', 0, _stored, _verdict
+    );
   end loop;
-  if clock_timestamp() > statement_timestamp() + _ms * interval '1 ms' then
-    raise query_canceled using message = 'nobody waits any more for what was asked';
-  end if;
-  if _changes then
-    _version := 1; _expires := _verdict[5]; _data := _record;
-    if _expires > _kept_until then
-      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
-    elsif _kept_until > 2 * _expires - _now + 315360000000000 then -- it was to last for ever
-      _kept_until := greatest(2 * _expires - _now, 0);
-    end if;
-  end if;
-  if _changes then
-    update ratelimit_core_record r
-      set version = _version, expires = _expires, data = _data, kept_until = _kept_until where r.id = _id;
-  end if;
-  if _newcomer then -- sweeps out two that have ended
-    for _ended in select r.id from ratelimit_core_record r where r.kept_until <= _now
-      order by r.kept_until limit 2 for update skip locked
-    loop
-      delete from ratelimit_core_lease l where l.record = _ended;
-      delete from ratelimit_core_record r where r.id = _ended;
-    end loop;
-  end if;
   return _verdict;
 end $$;

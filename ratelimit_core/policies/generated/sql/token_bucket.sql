@@ -2,35 +2,23 @@
 create or replace function {name}(
   _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint,
   _owner text,
-  "op" bigint, "cost" bigint, "floor" bigint, "max_wait" bigint, "interval" bigint, "burst" bigint, "tolerance" bigint
+  "op" bigint, "cost" bigint, "not_before" bigint, "max_wait" bigint, "interval" bigint, "burst" bigint, "tolerance" bigint
 ) returns bigint[] language plpgsql as $$
 declare
-  _now bigint; _version int; _expires bigint; _data text; _kept_until bigint;
-  _found boolean; _newcomer boolean := false; _verdict bigint[]; _new bigint[]; _setting text;
-  _ended text; _was text; _fields bigint[]; _record text; _changes boolean := false;
-  "full_at" bigint; "seen" bigint; "now" bigint; "mine" bigint;
+  _stored bigint[]; _verdict bigint[]; _new bigint[];
+  "now" bigint; "full_at" bigint; "updated_at" bigint; "own_end" bigint;
 begin
-  _setting := set_config('lock_timeout', (_ms * 9 / 10)::text, true);
-  _setting := set_config('synchronous_commit', 'off', true);
   loop
-    select r.version, r.expires, r.data, r.kept_until into _version, _expires, _data, _kept_until
-      from ratelimit_core_record r where r.id = _id for update;
-    _found := found;
-    _now := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
-    _was := '0 0';
-    if _version = 1 and _expires > _now and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16}){1}$' then
-      _was := _data;
-    end if;
-    _fields := string_to_array(_was, ' ')::bigint[];
-    "full_at" := _fields[1]; "seen" := _fields[2];
-    "mine" := 0;
+    _stored := {lock_record}(_id, 1, 2, _clock, _ms);
+    "now" := _stored[1];
+    "full_at" := _stored[3]; "updated_at" := _stored[4];
+    "own_end" := 0;
     if "op" <> 0 then
-      select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > _now and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
-        into "mine";
+      select coalesce((select l.ends from ratelimit_core_lease l where l.record = _id and l.ends > "now" and l.owner = _owner and l.part = 1 order by l.ends desc limit 1), 0)
+        into "own_end";
     end if;
-    "now" := _now;
     <<decide>>
-    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "depth" bigint; "price" bigint; "base" bigint; "slot" bigint; "expires" bigint; "full_in" bigint;
+    declare "allowed" bigint; "wait" bigint; "drop" bigint; "add" bigint; "ends" bigint; "depth" bigint; "price" bigint; "base" bigint; "free_at" bigint; "reserved_at" bigint; "expires" bigint; "full_in" bigint;
     begin
       "allowed" := 1::bigint;
       "wait" := 0::bigint;
@@ -39,44 +27,44 @@ begin
       "ends" := 0::bigint;
       "depth" := ("burst" * "interval");
       "price" := ("cost" * "interval");
-      if "now" < ("seen" - "depth") then
+      if "now" < ("updated_at" - "depth") then
         "full_at" := 0::bigint;
       end if;
       "base" := greatest("full_at", "now");
-      "slot" := greatest("now", (("base" + "price") - "depth"));
-      if ("op" = 4::bigint and "mine" > 0::bigint) then
-        "wait" := greatest(0::bigint, (("mine" - "tolerance") - "now"));
+      "free_at" := greatest("now", (("base" + "price") - "depth"));
+      if ("op" = 4::bigint and "own_end" > 0::bigint) then
+        "wait" := greatest(0::bigint, (("own_end" - "tolerance") - "now"));
         if "wait" > 0::bigint then
           "allowed" := 0::bigint;
-          "ends" := "mine";
+          "ends" := "own_end";
         else
           "drop" := 1::bigint;
         end if;
       elsif "op" = 2::bigint then
-        if "mine" > 0::bigint then
+        if "own_end" > 0::bigint then
           "drop" := 1::bigint;
-          "slot" := ("mine" - "tolerance");
-          if ("slot" > "now" and ("full_at" = ("slot" + "depth") or "full_at" = ("slot" + "price"))) then
+          "reserved_at" := ("own_end" - "tolerance");
+          if ("reserved_at" > "now" and ("full_at" = ("reserved_at" + "depth") or "full_at" = ("reserved_at" + "price"))) then
             "full_at" := ("full_at" - "price");
           end if;
         else
           "full_at" := greatest("now", ("base" - "price"));
         end if;
       elsif "op" = 3::bigint then
-        "slot" := greatest("slot", ("now" + "floor"));
-        "wait" := ("slot" - "now");
+        "free_at" := greatest("free_at", ("now" + "not_before"));
+        "wait" := ("free_at" - "now");
         if "wait" > "max_wait" then
           "allowed" := 0::bigint;
         else
-          "full_at" := (greatest("base", "slot") + "price");
+          "full_at" := (greatest("base", "free_at") + "price");
           "add" := 1::bigint;
-          "ends" := ("slot" + "tolerance");
-          if "mine" > 0::bigint then
+          "ends" := ("free_at" + "tolerance");
+          if "own_end" > 0::bigint then
             "drop" := 1::bigint;
           end if;
         end if;
       else
-        "wait" := ("slot" - "now");
+        "wait" := ("free_at" - "now");
         if "wait" > 0::bigint then
           "allowed" := 0::bigint;
         elsif "op" <> 1::bigint then
@@ -85,60 +73,15 @@ begin
       end if;
       "expires" := 0::bigint;
       if "op" <> 1::bigint then
-        "seen" := "now";
+        "updated_at" := "now";
         "expires" := greatest("full_at", ("now" + "depth"));
       end if;
       "full_in" := greatest(0::bigint, ("full_at" - "now"));
-      _verdict := array["allowed", "wait", ((greatest(0::bigint, ("depth" - "full_in")) - ((greatest(0::bigint, ("depth" - "full_in")) % "interval" + "interval") % "interval")) / "interval"), "full_in", "expires", "full_at", "seen", "drop", "add", "ends"]; exit decide;
+      _verdict := array["allowed", "wait", ((greatest(0::bigint, ("depth" - "full_in")) - ((greatest(0::bigint, ("depth" - "full_in")) % "interval" + "interval") % "interval")) / "interval"), "full_in", "expires", "full_at", "updated_at", "drop", "add", "ends"]; exit decide;
     end;
-    _record := array_to_string(_verdict[6:7], ' ');
-    _changes := _verdict[5] > 0 and _record <> _was;
-    if _verdict[1] = 0 or not (_changes or _verdict[8] <> 0 or _verdict[9] <> 0) then
-      return _verdict;
-    end if;
-    exit when _found;
-    insert into ratelimit_core_record (id, prefix, policy, name, qualifier, version, expires, data, kept_until)
-      values (_id, _prefix, 'token_bucket', _name, _qualifier, 0, 0, '', 0) on conflict do nothing;
-    _newcomer := true;
+    exit when _verdict[1] = 0 or {write_verdict}(
+      _id, _prefix, 'token_bucket', _name, _qualifier, 1, _ms, _owner, "own_end", _stored, _verdict
+    );
   end loop;
-  if clock_timestamp() > statement_timestamp() + _ms * interval '1 ms' then
-    raise query_canceled using message = 'nobody waits any more for what was asked';
-  end if;
-  if _changes then
-    _version := 1; _expires := _verdict[5]; _data := _record;
-    if _expires > _kept_until then
-      _kept_until := 2 * _expires - _now; -- so that it need not be moved each time
-    elsif _kept_until > 2 * _expires - _now + 315360000000000 then -- it was to last for ever
-      _kept_until := greatest(2 * _expires - _now, (select max(l.ends) from ratelimit_core_lease l where l.record = _id));
-    end if;
-  end if;
-  if _verdict[8] <> 0 or _verdict[9] <> 0 then
-    delete from ratelimit_core_lease l where l.record = _id and l.ends <= _now;
-    if _verdict[8] > 0 then
-      delete from ratelimit_core_lease l where l.record = _id and l.owner = _owner and l.part <= _verdict[8];
-    end if;
-    if "mine" > 0 and _verdict[8] < _verdict[9] then
-      update ratelimit_core_lease l set owner = ''
-        where l.record = _id and l.owner = _owner and l.part <= _verdict[9];
-    end if;
-    insert into ratelimit_core_lease (record, owner, part, ends)
-      select _id, case when _verdict[9] > 0 then _owner else '' end, s.part, _verdict[10]
-      from generate_series(1, abs(_verdict[9])) as s(part);
-    if _verdict[9] <> 0 and _verdict[10] > _kept_until then
-      _changes := true; _kept_until := 2 * _verdict[10] - _now; -- likewise
-    end if;
-  end if;
-  if _changes then
-    update ratelimit_core_record r
-      set version = _version, expires = _expires, data = _data, kept_until = _kept_until where r.id = _id;
-  end if;
-  if _newcomer then -- sweeps out two that have ended
-    for _ended in select r.id from ratelimit_core_record r where r.kept_until <= _now
-      order by r.kept_until limit 2 for update skip locked
-    loop
-      delete from ratelimit_core_lease l where l.record = _ended;
-      delete from ratelimit_core_record r where r.id = _ended;
-    end loop;
-  end if;
   return _verdict;
 end $$;
