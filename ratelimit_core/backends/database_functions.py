@@ -18,43 +18,65 @@ from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
-from ..policies import POLICIES, Verdict
+from ..policies import EXPIRES, POLICIES, Policy, Verdict
 from .calls import Call
 from .database_sql import Row, foldless, places
 
 TOGETHER = "apply_together"
 """The function that decides several records at once. It calls the policies' functions."""
 
-_SHARED = ("lock_record", "write_verdict")
-"""The functions that every policy's function calls."""
-
 
 class _Function(NamedTuple):
     """How a function of this package is made, and called."""
 
-    name: str
     create: str
     ask: str
     ask_together: str = ""
-    """The same where its arguments stand in arrays: see ``apply_together.sql``."""
+    """The same with its arguments in arrays: see ``apply_together.sql``."""
 
 
 @cache  # there are few
 def _function(name: str) -> _Function:
-    """Read a function. Its name ends in a digest of its text, and of the functions that it calls."""
-    folder = "policies/generated/sql" if name in POLICIES else "backends/database"
-    text = files("ratelimit_core").joinpath(folder, f"{name}.sql").read_text("utf-8")
-    if name in POLICIES:
-        for each in _SHARED:
-            text = text.replace(f"{{{each}}}", _function(each).name)
-    named = f"pg_temp.{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    create = text.replace("{name}", named, 1)
-    if name not in POLICIES:
-        return _Function(named, create, f"SELECT {named}{places(range(9))}")
+    if name == TOGETHER:
+        named, create = _named(name, _sql("backends/database", name))
+        return _Function(create, f"SELECT {named}{places(range(9))}")
     policy = POLICIES[name]
-    texts, numbers = 6 + bool(policy.leases), len(policy.event) + len(policy.config)
-    arguments = [f"${i + 1}" for i in range(texts)] + [f"$8[{i + 1}]" for i in range(numbers)]
-    return _Function(named, create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
+    named, create = _named(name, _text_of(policy))
+    numbers = len(policy.event) + len(policy.config)
+    arguments = [f"${i + 1}" for i in range(7)] + [f"$8[{i + 1}]" for i in range(numbers)]
+    return _Function(create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
+
+
+def _text_of(policy: Policy) -> str:
+    """Return the function of a policy: its generated block, in the text that is the same for all."""
+    last = EXPIRES + 1 + len(policy.record)  # in arrays of SQL the first place is 1
+    drop, add, ends = (f"_verdict[{last + i}]" if policy.leases else "0" for i in (1, 2, 3))
+    parts = {
+        "parameters": ", ".join(f'"{name}" bigint' for name in (*policy.event, *policy.config)),
+        "decide": _sql("policies/generated/sql", policy.name),
+        "policy": policy.name,
+        "version": str(policy.version),
+        "width": str(len(policy.record)),
+        "last": str(last),
+        "blank": f"{{{','.join(map(str, policy.blank))}}}",
+        "drop": drop,
+        "add": add,
+        "ends": ends,
+    }
+    text = _sql("backends/database", "apply_call")
+    for part, value in parts.items():
+        text = text.replace(f"{{{part}}}", value)
+    return text
+
+
+def _sql(folder: str, name: str) -> str:
+    return files("ratelimit_core").joinpath(folder, f"{name}.sql").read_text("utf-8")
+
+
+def _named(name: str, text: str) -> tuple[str, str]:
+    """Return the function's name, which ends in a digest of its text, and the statement that creates it."""
+    named = f"pg_temp.{name}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return named, text.replace("{name}", named, 1)
 
 
 class Question:
@@ -62,7 +84,7 @@ class Question:
 
     def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
         self._calls, self._rows = calls, rows
-        self.functions = {*_SHARED, *(call.policy.name for call in calls)}
+        self.functions = {call.policy.name for call in calls}
         """The functions that have to exist in the session."""
         if len(calls) > 1:
             self.functions.add(TOGETHER)
@@ -72,8 +94,8 @@ class Question:
         if len(self._calls) > 1:
             return self._put_together(cursor, now, ms)
         (call,), (row,) = self._calls, self._rows
-        owner = [foldless(call.ticket)] if call.policy.leases else []
-        values = [row.id, row.prefix, row.name, row.qualifier, now, ms, *owner, *call.event, *call.config]
+        owner = foldless(call.ticket) if call.policy.leases else ""
+        values = [row.id, row.prefix, row.name, row.qualifier, now, ms, owner, *call.event, *call.config]
         cursor.execute(_function(call.policy.name).ask, values)
         return [tuple(cursor.fetchone()[0])]
 

@@ -1,11 +1,11 @@
-"""PL/pgSQL from policies: for each policy a function that locks a record, decides, and writes the verdict.
+"""PL/pgSQL from policies: for each policy a block that decides.
 
-Its parameters are the row's columns that never change, the time (NULL for the server's own), how many ms it may take,
-the ticket's owner if the policy has leases, then event and configuration. It returns the verdict. What all policies
-share is in two functions that are written by hand, ``lock_record`` and ``write_verdict`` in ``backends/database/``.
+``backends/database/apply_call.sql`` is the function around it: it gives the block ``now``, the record's ``_fields`` and
+the function's parameters, and expects ``_verdict`` and ``own_end``. A function that each block calls would be read more
+easily, but PostgreSQL prepares its expressions again in each transaction: that made decisions slower by a tenth.
 
 Names of the policy are quoted, so that they may be words of SQL. Names that begin with an underscore are the
-generator's. Columns are always qualified.
+function's. Columns are always qualified.
 """
 
 from __future__ import annotations
@@ -42,9 +42,7 @@ class PlpgsqlFunction(Function):
         yield "<<decide>>"
         if self.locals:
             yield f"declare {_each(self.locals, '{} bigint;')}"
-        yield "begin"
-        yield from self.body
-        yield "end;"
+        yield from ("begin", *self.body, "end;")
 
     def name(self, name: str) -> str:
         return f'"{name}"'
@@ -99,44 +97,27 @@ _LEASE_READS = {
 
 
 def plpgsql_of(policy: Policy) -> str:
-    """Return the generated file of one policy. Names in braces stand for those of the functions."""
-    lines = [heading(policy), *_lines(policy, PlpgsqlFunction.of_policy(policy))]
+    """Return the generated file of one policy."""
+    reads = tuple(dict.fromkeys((*policy.leases, "own_end"))) if policy.leases else ()
+    wanted = leases_of_hit(policy) if policy in LIMITS else {*reads}
+    wanted |= {"own_end"} if wanted else set()  # the function needs it to write leases
+    always, rest = [name for name in reads if name in wanted], [name for name in reads if name not in wanted]
+    function = PlpgsqlFunction.of_policy(policy)
+    declared = [f'"{name}" bigint := _fields[{i}];' for i, name in enumerate(policy.record, 1)]  # SQL counts from 1
+    declared += [f'"{name}" bigint := 0;' for name in rest if name != "own_end"]
+    declared += [f'"{name}" bigint;' for name in (*always, *function.locals) if name != "own_end"]
+    lines = [
+        heading(policy),
+        "<<decide>>",
+        "declare",
+        *(f"  {line}" for line in declared),
+        "begin",
+        *_reading(policy, always, "  "),
+        *([f'  if "op" <> {HIT} then', *_reading(policy, rest, "    "), "  end if;"] if rest else []),
+        *function.body,
+        "end;",
+    ]
     return "\n".join(lines) + "\n"
-
-
-def _lines(policy: Policy, function: Function) -> Iterator[str]:
-    record, leases = policy.record, policy.leases
-    reads = tuple(dict.fromkeys((*leases, "own_end"))) if leases else ()
-    yield "create or replace function {name}("
-    yield "  _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint,"
-    yield from ["  _owner text,"] if leases else []
-    yield "  " + _each((*policy.event, *policy.config), "{} bigint,").removesuffix(",")
-    yield ") returns bigint[] language plpgsql as $$"
-    yield "declare"
-    yield "  _stored bigint[]; _verdict bigint[]; _new bigint[];"
-    yield f"  {_each(('now', *record, *reads), '{} bigint;')}"
-    yield "begin"
-    yield "  loop"
-    yield f"    _stored := {{lock_record}}(_id, {policy.version}, {len(record)}, _clock, _ms);"
-    yield '    "now" := _stored[1];'
-    if record:  # in arrays of SQL the first place is 1
-        yield "    " + " ".join(f'"{name}" := _stored[{i}];' for i, name in enumerate(record, 3))
-    always = leases_of_hit(policy) if policy in LIMITS else {*reads}
-    always |= {"own_end"} if always else set()  # write_verdict needs it
-    yield from _reading(policy, [name for name in reads if name in always], "    ")
-    if rest := [name for name in reads if name not in always]:
-        yield "    " + _each(rest, "{} := 0;")
-        yield f'    if "op" <> {HIT} then'
-        yield from _reading(policy, rest, "      ")
-        yield "    end if;"
-    yield from (f"    {line}" for line in function.lines())
-    owner = '_owner, "own_end"' if leases else "'', 0"
-    yield "    exit when _verdict[1] = 0 or {write_verdict}("
-    yield f"      _id, _prefix, '{policy.name}', _name, _qualifier, {policy.version}, _ms, {owner}, _stored, _verdict"
-    yield "    );"
-    yield "  end loop;"
-    yield "  return _verdict;"
-    yield "end $$;"
 
 
 def _reading(policy: Policy, names: Sequence[str], pad: str) -> Iterator[str]:

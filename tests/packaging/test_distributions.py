@@ -59,7 +59,7 @@ def test_the_wheel_has_every_file_and_no_other(built: tuple[Path, Path]) -> None
         "policies/generated/python/token_bucket.py",
         "backends/redis/apply.lua",
         "backends/database/apply_together.sql",
-        "backends/database/write_verdict.sql",
+        "backends/database/apply_call.sql",
         "django/assets/dashboard.css",
         "py.typed",
     ):

@@ -318,10 +318,10 @@ def test_a_function_that_is_not_there_or_awaits_is_refused() -> None:
     assert refusal("async def f(a):\n    return a, a") == "policy.py: there is no function 'f'"
 
 
-@pytest.mark.parametrize("name", ["expires", "allowed", "wait", "ends", "new_x", "tonumber", "lasts"])
+@pytest.mark.parametrize("name", ["expires", "allowed", "wait", "ends", "decided_x", "tonumber", "lasts"])
 def test_a_parameter_may_not_be_named_as_what_stands_around_the_policy(name: str) -> None:
     names: dict[str, Any] = {}
-    exec(f"def f(x, {name}, /, op, now, mine):\n    return 1, 0, 0, 0, 0, x, {name}, 0, 0, 0", names)
+    exec(f"def f(x, {name}, /, op, now, own_end):\n    return 1, 0, 0, 0, 0, x, {name}, 0, 0, 0", names)
     with pytest.raises(Untranslatable, match=name):
         list(_adapter(Policy.of(names["f"])))
 
