@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,21 @@ from shop import charge
 CircuitBreaker("payments").force_open("ada", "they are moving", ttl=3)
 print(charge.delay(2).id)
 """
+SCRAPE = """
+from django.conf import settings
+settings.configure(RATELIMIT_METRICS_TOKEN="scraper")
+from django.test import RequestFactory
+from ratelimit_core.django.metrics import metrics
+response = metrics(RequestFactory().get("/", headers={"Authorization": "Bearer scraper"}))
+print(response.status_code, response.text)
+"""
+EXTRAS = {
+    "ratelimit_core.django.drf": "drf",
+    "ratelimit_core.metrics.opentelemetry": "opentelemetry",
+    "ratelimit_core.metrics.prometheus": "prometheus",
+    "resilient_tasks.watch": "cli",
+}
+"""The modules that need an extra."""
 
 
 @pytest.fixture
@@ -49,3 +65,20 @@ def test_readmes_first_example_runs(shop: Path, bare_python: str) -> None:
         process.wait_for(f"Task shop.charge[{refused}] retry: Retry in")
         assert "info: resilient-tasks" in python(*"-m resilient_tasks check -A shop".split())
         process.wait_for(f"Task shop.charge[{refused}] succeeded")
+
+
+def test_each_module_can_be_imported_or_names_the_extra_that_it_needs(bare_python: str, tmp_path: Path) -> None:
+    program = str(ROOT / "tests" / "packaging" / "imports.py")
+    found = json.loads(run(bare_python, "-I", program, cwd=tmp_path))
+    assert found["modules"] > 100
+    assert found["failed"].pop("ratelimit_core.pytest_plugin") == "No module named 'pytest'"  # which loads it
+    assert found["failed"].keys() == EXTRAS.keys()
+    for module, extra in EXTRAS.items():
+        assert f"pip install 'resilient-tasks[{extra}]'" in found["failed"][module]
+    assert found["absent"] == ["opentelemetry", "prometheus_client", "pytest", "rest_framework", "rich"]
+
+
+def test_the_page_for_prometheus_says_which_extra_it_needs(bare_python: str, tmp_path: Path) -> None:
+    answer = run(bare_python, "-I", "-c", SCRAPE, cwd=tmp_path)
+    assert answer.startswith("501 ")
+    assert "pip install 'resilient-tasks[prometheus]'" in answer
