@@ -1,19 +1,14 @@
-"""How long to wait before trying again.
-
-Source of the jitters: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
-"""
+"""How long to wait before the next attempt: exponential growth, a cap and jitter."""
 
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Literal, get_args
 
-from .errors import ConfigurationError, not_one_of
+from ._util.suggest import not_one_of
+from .errors import ConfigurationError
 
 Jitter = Literal["full", "equal", "decorrelated", "none"]
 
@@ -75,38 +70,3 @@ class Backoff:
 
 
 _random = random.SystemRandom()  # a forked child would repeat its parent's draws
-
-
-def retry_after_of(error: BaseException) -> float | None:
-    """The seconds that an error asks to wait, or None.
-
-    Read from a ``retry_after`` of its own, or from the ``Retry-After`` header of its ``response`` (requests,
-    httpx) in either form: seconds or a date. None, too, where that is over, or 30 days away or more.
-    """
-    try:
-        return _asked(error)
-    except Exception:  # whatever a stranger's error or its headers raise, they hold no Retry-After
-        return None
-
-
-def _asked(error: BaseException) -> float | None:
-    own = getattr(error, "retry_after", None)
-    if isinstance(own, int | float):
-        return _sane(own)
-    headers = getattr(getattr(error, "response", None), "headers", None)
-    if headers is None:
-        headers = getattr(error, "headers", None)
-    text = headers.get("Retry-After") if headers is not None else None
-    if not isinstance(text, str):
-        return None
-    try:
-        return _sane(float(text))
-    except ValueError:
-        when = parsedate_to_datetime(text)
-    if when.tzinfo is None:  # "-0000" is UTC too
-        when = when.replace(tzinfo=UTC)
-    return _sane(when.timestamp() - time.time())
-
-
-def _sane(seconds: float) -> float | None:
-    return float(seconds) if 0 < seconds < 30 * 86400 else None

@@ -1,13 +1,8 @@
-"""What goes wrong, in one small tree. Whatever says no also says when to ask again: ``retry_after``."""
+"""The errors of this library: one small tree. An error that refuses a call carries ``retry_after``."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Self
-
-interruptions: set[type[Exception]] = set()
-"""What handlers of signals raise in the middle of anything: it says nothing about whoever was at work there."""
 
 
 class ResilienceError(Exception):
@@ -137,44 +132,3 @@ class ConfigurationError(ResilienceError, ValueError):
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
-
-
-def unknown_option(where: str, name: str, known: Iterable[str]) -> ConfigurationError:
-    """The error for an option that does not exist, with the nearest one that does."""
-    hint = did_you_mean(name, known) or f"; known are: {', '.join(sorted(known))}"
-    return ConfigurationError(f"{where}: unknown option {name!r}{hint}")
-
-
-def not_one_of(option: str, value: object, known: Iterable[str]) -> ConfigurationError:
-    """The error for a value that is none of those that there are, with the nearest one."""
-    listed = ", ".join(map(repr, known))
-    return ConfigurationError(f"{option}={value!r} should be one of {listed}{did_you_mean(value, known)}")
-
-
-def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """What an error about ``given`` ends with: the nearest of ``known``, or nothing."""
-    near = nearest(given, known)
-    return "" if near is None else f"; did you mean {near!r}?"
-
-
-def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | None:
-    """Which of ``known`` was probably meant by ``given``, if any. Capitals are no difference."""
-    import difflib
-
-    if not isinstance(given, str):
-        return None
-    folded = {each.casefold(): each for each in known}
-    near = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=cutoff)
-    return folded[near[0]] if near else None
-
-
-def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
-    """Return ``error``, which kept ``module`` from being imported, with a message that says which extra to install."""
-    message = f"{module} can't be imported: {error}. Install what it needs: pip install 'resilient-tasks[{extra}]'"
-    return type(error)(message, name=error.name)
-
-
-def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
-    """What to add to Python's own error for an argument that does not exist: the nearest of ``known``, or nothing."""
-    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on, it may know itself
-    return did_you_mean(found[1], known) if found else ""

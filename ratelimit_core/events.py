@@ -12,8 +12,8 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
-from .errors import interruptions
-from .texts import printable
+from ._util.interrupts import interruptions
+from ._util.text import printable
 
 logger = logging.getLogger("ratelimit_core")
 

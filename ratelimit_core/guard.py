@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .backends.calls import Call
-from .breaker_state import BreakerState
+from ._util.ids import new_ticket
 from .circuit_breaker import CircuitBreaker
+from .circuit_breaker.cache import BreakerState
+from .circuit_breaker.permit import Permit
 from .errors import BackendError, CircuitBreakerError, ConfigurationError
-from .limiter import Limiter
-from .limits import Decision, Question, decide
-from .permit import Permit
+from .limiter import Decision, Limiter
+from .limiter.batch import Question, decide
 from .policies import ALLOWED
-from .steps import run
-from .tickets import new_ticket
+from .protocol.call import Call
+from .store.drive import run
 
 R = TypeVar("R")
 

@@ -16,14 +16,16 @@ from celery.result import EagerResult
 from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
-from ratelimit_core.backoff import retry_after_of
 from ratelimit_core.errors import CircuitBreakerError
+from ratelimit_core.retry_after import retry_after_of
 
-from .brokers import queue_of
+from .execution.deferral import hold_back, in_parts, not_published
+from .execution.run import Coalesced, Run
+from .execution.wait_header import HEADER
 from .protection import Protection
-from .run import Coalesced, Run
+from .queues import queue_of
 from .settings import check_settings
-from .waiting import HEADER, hold_back, in_parts, not_published
+from .table import route
 
 
 class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes no parameters at run time
@@ -35,15 +37,13 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     """
 
     abstract = True
-    Request = "resilient_tasks.request:ResilientRequest"
+    Request = "resilient_tasks.worker.request:ResilientRequest"
     resilience: Protection | None = None
     resilience_of_queue: Callable[[str], Protection | None] | None = None
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
         """Find out what protects the task, where no decorator said so."""
-        from .routing import route  # which derives tasks from this class
-
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
@@ -191,7 +191,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 def _prepare(app: Celery) -> None:
     """Have workers of ``app`` watch their queues, and refuse settings that do not exist."""
     check_settings(app)
-    app.steps["consumer"].add("resilient_tasks.gate:Gate")
+    app.steps["consumer"].add("resilient_tasks.worker.gate:Gate")
 
 
 _state: Any = celery_state

@@ -18,8 +18,8 @@ from celery.signals import task_failure
 
 from ratelimit_core.errors import CircuitBreakerError, RateLimited, ResilienceError
 
-from . import waiting
-from .gate import usual_queue
+from .execution import deferral
+from .queues import usual_queue
 from .signals import task_deferred
 from .task import ResilientTask
 
@@ -93,7 +93,7 @@ def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
         "delivery_info": {"exchange": "", "routing_key": usual_queue(task.app, task)},
     }
     task.push_request(**request)
-    with recorded() as seen, patch.object(waiting, "publish", lambda message: None):
+    with recorded() as seen, patch.object(deferral, "publish", lambda message: None):
         try:
             result = task(*args, **kwargs)
         except Retry as retry:

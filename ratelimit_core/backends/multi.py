@@ -10,16 +10,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
-from ..clock import SECOND, Clock, microseconds, monotonic
+from .._util.clock import SECOND, Clock, microseconds, monotonic
+from .._util.fork import renewed_after_fork
+from .._util.redact import without_secrets
+from ..config.sources import checked, setting
 from ..errors import BackendError, CircuitBreakerError, ConfigurationError
-from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, FIXED_WINDOW, Policy, Verdict
 from ..policies.breaker import FORCE
 from ..policies.fixed_window import HIT
-from ..settings import checked, setting
-from ..texts import without_secrets
+from ..protocol.call import Call, Key
+from ..protocol.names import known_by
 from .base import Backend
-from .calls import Call, Key, known_by
 
 R = TypeVar("R")
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest
 
-from ..awaiting import bound_method
+from .._util.callables import bound_method
 from ..backends.base import Backend
+from ..config.schema import WhenDown
 from ..errors import ConfigurationError
-from ..limits import Algorithm
-from ..settings import WhenDown
-from .passing import arun, run
-from .view_limit import Listed, Rates, ViewLimit
+from ..limiter import Algorithm
+from .limits.enforcement import arun, run
+from .limits.view_limit import Listed, Rates, ViewLimit
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -54,7 +54,7 @@ def rate_limit(
 
     A request over the limit is answered by ``429`` with ``Retry-After`` and does not reach the view; it costs nothing
     of the limit. Every response tells of the limits that were asked, and of the one with the least left among all
-    decorators of the view: see :mod:`~ratelimit_core.django.headers`. It decorates functions, methods, what
+    decorators of the view: see :mod:`~ratelimit_core.django.limits.headers`. It decorates functions, methods, what
     ``as_view()`` returns, and is good for ``method_decorator``; an asynchronous view does not block its event loop.
 
     Functions that are given here get the request that the view gets, are plain ones for asynchronous views too, and
@@ -66,7 +66,7 @@ def rate_limit(
 
     Args:
         key: whose the request is: ``"ip"``, ``"user"``, ``"header:X-Api-Key"``, a function, ...: see
-            :mod:`~ratelimit_core.django.keys`, also for what a function may return.
+            :mod:`~ratelimit_core.django.limits.keys`, also for what a function may return.
         rate: one or several, as ``"10/s;1000/h"``; or a function of the request that returns that, or None for a
             request that is not limited. A different rate has counters of its own. Nonsense is logged once, and such
             requests pass (with ``when_down="closed"``: get ``503``).
@@ -76,7 +76,7 @@ def rate_limit(
         algorithm: as for :class:`~ratelimit_core.Limiter`; the setting ``RATELIMIT_ALGORITHM`` by default.
         algorithm_config: ``{"burst": 20}`` for a token bucket.
         response_callback: a function of ``(request)`` or ``(request, refusal)`` that makes the response in place of
-            ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.responses.Refusal`.
+            ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.limits.responses.Refusal`.
         cost: how much a request takes, or a function of it, where 0 is free and nonsense is logged once and counts as
             1. More than the limit is refused for good: ``429`` without ``Retry-After``.
         shadow: decide and tell (log and signals), but refuse nothing and show nothing to the client.

@@ -19,11 +19,12 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from ..errors import ConfigurationError, did_you_mean, missing_extra
+from .._util.suggest import did_you_mean, missing_extra
+from ..errors import ConfigurationError
 from ..rates import parse_rates
-from .keys import by_address, by_user
-from .passing import ask
-from .view_limit import ViewLimit
+from .limits.enforcement import ask
+from .limits.keys import by_address, by_user
+from .limits.view_limit import ViewLimit
 
 try:
     from rest_framework.exceptions import APIException, PermissionDenied

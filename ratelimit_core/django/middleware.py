@@ -10,13 +10,14 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from ..errors import ConfigurationError, unknown_option
-from ..settings import setting
-from . import headers
-from .configured import configured
-from .passing import arun, run
-from .responses import Refusal, default_response, finished
-from .view_limit import ViewLimit
+from .._util.suggest import unknown_option
+from ..config.sources import setting
+from ..errors import ConfigurationError
+from .limits import headers
+from .limits.enforcement import arun, run
+from .limits.responses import Refusal, default_response, finished
+from .limits.view_limit import ViewLimit
+from .settings_cache import view_settings
 
 _SCOPE = "middleware"
 _OPTIONS = [name for name in inspect.signature(ViewLimit).parameters if name not in ("key", "rate")]
@@ -131,7 +132,7 @@ class ResilienceMiddleware:
         refusal = Refusal.of_error(exception)
         if refusal is None:
             return None
-        handler = configured().exception_handler
+        handler = view_settings().exception_handler
         response = None if handler is None else handler(request, exception)
         if response is None:
             handler, response = default_response, default_response(request, refusal)

@@ -27,9 +27,9 @@ from ratelimit_core import (
     get_backend,
 )
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.guard import Guard
 from ratelimit_core.policies import FIXED_WINDOW
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker.fleet import fail
 

@@ -24,8 +24,8 @@ from ratelimit_core import (
     get_backend,
 )
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.settings import setting
+from ratelimit_core.config.sources import setting
+from ratelimit_core.testing import ManualClock
 from tests import servers
 
 from .conftest import MakeBackend

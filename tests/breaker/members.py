@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
+from ratelimit_core._util.clock import wall
+from ratelimit_core._util.ids import new_ticket
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.clock import wall
-from ratelimit_core.permit import Permit
-from ratelimit_core.tickets import new_ticket
+from ratelimit_core.circuit_breaker.permit import Permit
 from tests import databases
 
 

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, conf
+from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.backends.calls import Call
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.circuit_breaker.permit import Permit
 from ratelimit_core.events import BreakerChanged, Event, StoreChanged
-from ratelimit_core.permit import Permit
 from ratelimit_core.policies import BREAKER, Verdict
-from ratelimit_core.steps import run
-from ratelimit_core.store import Store
+from ratelimit_core.protocol.call import Call
+from ratelimit_core.store import configured
+from ratelimit_core.store.drive import run
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker.fleet import Fleet, ask, broken, fail, probe, refused, succeed
 from tests.servers import eventually
@@ -507,7 +508,7 @@ class Outage:
         self.backend = RedisBackend(url, clock=clock, socket_timeout=timeout)
         self.store = Store(self.backend, retry_after=5, clock=clock)
         self.store.local = MemoryBackend(clock=clock)
-        conf._stores[self.backend] = self.store
+        configured._stores[self.backend] = self.store
         self.fleet = Fleet(self.backend, clock)
 
     def begin(self) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import BackendError, CircuitBreaker, history
+from ratelimit_core import BackendError, CircuitBreaker
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.circuit_breaker import history
 from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker import racers
 from tests.breaker.fleet import Fleet, fail, probe, succeed

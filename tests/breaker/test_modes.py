@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, breaker_state, conf
+from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.circuit_breaker import cache, circuit_breaker_registry
 from ratelimit_core.events import BreakerChanged, Event, ModeChanged
 from ratelimit_core.policies import BREAKER
-from ratelimit_core.store import Store
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
@@ -275,7 +276,7 @@ def test_whoever_asks_for_limits_too_sees_it(store: Backend, clock: ManualClock)
 def test_the_fleet_status_shows_it_with_its_author(store: Backend, clock: ManualClock) -> None:
     breaker = Fleet(store, clock).process()
     breaker.force_open("ann", "migration", ttl=60)
-    conf.configure(backend=store)
+    configured.configure(backend=store)
     circuit_breaker_registry._breakers.clear()
     found = circuit_breaker_registry.get_fleet_status()["upstream"]
     assert (found["state"], found["mode"], found["author"], found["reason"]) == (
@@ -345,7 +346,7 @@ class Away:
         self.backend = FaultyMemory(clock=clock, circuit_breaker_config={"failure_threshold": 3})
         store = Store(self.backend, retry_after=5, clock=clock)
         store.local = MemoryBackend(clock=clock)
-        conf._stores[self.backend] = store
+        configured._stores[self.backend] = store
         self.fleet = Fleet(self.backend, clock)
 
     def begin(self) -> None:
@@ -443,7 +444,7 @@ def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
 def test_a_word_with_an_end_ends_by_this_processs_clock_while_the_store_is_away(
     away: Away, act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker_state, "wall", away.clock)
+    monkeypatch.setattr(cache, "wall", away.clock)
     breaker = away.fleet.process(failure_threshold=1)
     getattr(breaker, act)("ann", "an hour's peace", ttl=3600)
     away.begin()

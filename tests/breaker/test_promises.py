@@ -13,10 +13,11 @@ import pytest
 import requests
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core._util.clock import SECOND, microseconds
+from ratelimit_core._util.interrupts import interruptions
 from ratelimit_core.backends import Backend
-from ratelimit_core.clock import SECOND, ManualClock, microseconds
-from ratelimit_core.errors import interruptions
 from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
 # 1: consecutive failures, in the order in which the store learns of them

@@ -10,9 +10,9 @@ import pytest
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Call, MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.events import Event
 from ratelimit_core.policies import BREAKER, Verdict
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
 
@@ -20,7 +20,7 @@ from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 def luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in every run."""
     dice = random.Random(42)
-    monkeypatch.setattr("ratelimit_core.breaker_state.random", dice)
+    monkeypatch.setattr("ratelimit_core.circuit_breaker.cache.random", dice)
 
 
 def closed_again(fleet: Fleet, **options: Any) -> CircuitBreaker:

@@ -14,13 +14,13 @@ from ratelimit_core import (
     CircuitBreakerConfig,
     CircuitBreakerError,
     circuit_breaker_registry,
-    conf,
     configure,
 )
+from ratelimit_core._util.clock import LONGEST, SECOND
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.clock import LONGEST, SECOND
 from ratelimit_core.errors import ConfigurationError
+from ratelimit_core.store import configured
 from tests.breaker.fleet import Fleet, ask, fail, probe, succeed
 
 # 8: one name, one definition
@@ -342,4 +342,4 @@ def test_a_refusal_by_busy_probes_names_no_time_that_has_passed(fleet: Fleet) ->
 
 
 def test_the_default_backend_is_memory() -> None:
-    assert isinstance(conf.get_backend(), MemoryBackend)
+    assert isinstance(configured.get_backend(), MemoryBackend)

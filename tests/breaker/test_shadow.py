@@ -9,8 +9,8 @@ import redis
 
 from ratelimit_core import CircuitBreaker, circuit_breaker_registry, configure
 from ratelimit_core.backends import Backend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
 

@@ -17,7 +17,8 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
 from ratelimit_core import Backoff, CircuitBreakerError
-from resilient_tasks import breaker_task, gate, metrics, protection, rate_limited_task, signals
+from resilient_tasks import breaker_task, metrics, protection, rate_limited_task, signals
+from resilient_tasks.worker import gate
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
 app = Celery("fleet", backend=f"{URL}/1")

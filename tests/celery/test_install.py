@@ -242,7 +242,7 @@ def test_installed_twice_or_after_the_tasks_it_is_all_the_same() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None:
-    from resilient_tasks.advice import advise
+    from resilient_tasks.worker.warnings import advise
 
     app = new_app(resilience={"biling.*": {"breaker": "x"}, "queue:celery": {"breaker": "y"}})
     install(app)
@@ -257,7 +257,7 @@ def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None
 
 
 def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> None:
-    from resilient_tasks.advice import advise
+    from resilient_tasks.worker.warnings import advise
 
     app = new_app(
         resilience={"a.*": {"breaker": "sharing", "on_open": "pause"}}, task_routes={"[ab].*": {"queue": "shared"}}

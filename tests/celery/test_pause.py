@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resilient_tasks.waiting import HEADER, SLOT, Waiting
+from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
 from tests.celery.conftest import Fleet, connect_anew
 from tests.servers import Process, eventually
 

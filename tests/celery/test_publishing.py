@@ -11,7 +11,7 @@ import pytest
 from celery import chain
 
 from ratelimit_core import CircuitBreakerError
-from resilient_tasks.dead_letters import replay
+from resilient_tasks.execution.dead_letters import replay
 from tests.celery.conftest import Fleet
 from tests.servers import Process, eventually
 

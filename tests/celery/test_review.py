@@ -13,8 +13,8 @@ from kombu.utils.json import dumps, loads
 from ratelimit_core import CircuitBreakerError, RateLimited
 from ratelimit_core.errors import BackendError
 from resilient_tasks import WaitedTooLong, breaker_task
-from resilient_tasks.brokers import longest_countdown
-from resilient_tasks.waiting import NotDeferred
+from resilient_tasks.execution.deferral import NotDeferred
+from resilient_tasks.queues import longest_countdown
 from tests.celery.conftest import Fleet
 from tests.servers import eventually
 

@@ -12,11 +12,11 @@ from django.db import connections
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, DatabaseBackend, RedisBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS
-from ratelimit_core.breaker_record import MODES
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS
 from ratelimit_core.events import Event, SettingsDiffer, subscribe
 from ratelimit_core.policies import EXPIRES, POLICIES
+from ratelimit_core.protocol.breaker import MODES
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, fail, probe, succeed
 from tests.compatibility.record import PREFIX, RECORDED, START, asked, calls
 

@@ -12,8 +12,8 @@ from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
+from ratelimit_core.testing import ManualClock
 from tests import databases
 
 from .meter import Instructions, blocks_kept, instructions, nothing

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core import CircuitBreaker
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.errors import BackendError, ConfigurationError
 from ratelimit_core.policies import (
     ALLOWED,
@@ -27,6 +27,7 @@ from ratelimit_core.policies import (
     POLICIES,
     SLIDING_WINDOW,
 )
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.conformance.profiles import examples
 from tests.conformance.test_stores import AWKWARD, ask, texts, use

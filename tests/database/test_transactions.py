@@ -19,15 +19,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
 from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS
-from ratelimit_core.backends.database_threads import Threads
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS
+from ratelimit_core.backends.database.threads import Threads
 from ratelimit_core.errors import BackendBusy, BackendError, ConfigurationError
 from ratelimit_core.events import subscribe
 from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
-from ratelimit_core.store import Store
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.breaker.fleet import fail, refused, succeed
 from tests.conformance.test_stores import ask

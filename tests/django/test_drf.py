@@ -16,11 +16,11 @@ from rest_framework.views import APIView
 
 from ratelimit_core import ConfigurationError
 from ratelimit_core.backends import MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django import drf
 from ratelimit_core.django.checks import check_throttles
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.django.middleware import ResilienceMiddleware
+from ratelimit_core.testing import ManualClock
 from tests.django.conftest import Configure
 from tests.servers import free_port
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.django import headers as fields
 from ratelimit_core.django.decorators import rate_limit
-from ratelimit_core.django.headers import Policies, note, retry_after, show
-from ratelimit_core.limits import Decision
+from ratelimit_core.django.limits import headers as fields
+from ratelimit_core.django.limits.headers import Policies, note, retry_after, show
+from ratelimit_core.limiter import Decision
+from ratelimit_core.testing import ManualClock
 
 POLICY = r'"[0-9a-z.-]+";q=\d+(;w=\d+|;qu="concurrent-requests")'
 

@@ -15,10 +15,10 @@ from django.test import Client, RequestFactory
 
 from ratelimit_core import ConfigurationError, Rate, configure
 from ratelimit_core.backends import MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import aratelimit, rate_limit, ratelimit
-from ratelimit_core.django.responses import Refusal
+from ratelimit_core.django.limits.responses import Refusal
 from ratelimit_core.django.signals import rate_limit_allowed, rate_limit_denied
+from ratelimit_core.testing import ManualClock
 from tests.django import settings
 from tests.django.conftest import Configure
 from tests.django.views import LAST_MODIFIED

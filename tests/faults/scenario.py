@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar, get_args
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, configure
 from ratelimit_core.backends import Backend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.limits import Decision
-from ratelimit_core.settings import WhenDown
+from ratelimit_core.config.schema import WhenDown
+from ratelimit_core.limiter import Decision
 from tests.servers import eventually
 
 from .table import Row

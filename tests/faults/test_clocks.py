@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core.clock import SECOND, wall
+from ratelimit_core._util.clock import SECOND, wall
 from tests import databases
 from tests.breaker.test_races import Member
 from tests.limits import hammer

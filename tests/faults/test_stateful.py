@@ -25,16 +25,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, conf, events
+from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core._util.clock import SECOND, Clock
 from ratelimit_core.backends import Backend, MemoryBackend
 from ratelimit_core.backends.records import Records
-from ratelimit_core.breaker_record import FAILURES, GENERATION, MODE, RETRY_AT, STATE, state_of
-from ratelimit_core.breaker_state import BreakerState
-from ratelimit_core.clock import SECOND, Clock, ManualClock
-from ratelimit_core.permit import Permit
+from ratelimit_core.circuit_breaker.cache import BreakerState
+from ratelimit_core.circuit_breaker.permit import Permit
 from ratelimit_core.policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
 from ratelimit_core.policies.breaker import CLOSED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN
-from ratelimit_core.store import Store
+from ratelimit_core.protocol.breaker import FAILURES, GENERATION, MODE, RETRY_AT, STATE, state_of
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory, FaultyRedis
 from tests.breaker.fleet import Fleet, ask, broken
 from tests.conformance.profiles import examples
@@ -154,7 +156,7 @@ class Breaker(RuleBasedStateMachine):
         backend: Any = self.make()
         store = Store(backend, clock=self.clock)
         store.local = MemoryBackend(clock=self.clock, enable_circuit_breaker=False)
-        conf._stores[backend] = store
+        configured._stores[backend] = store
         return Process(Fleet(backend, self.clock).process(**self.options), backend)
 
     # What there is to look at

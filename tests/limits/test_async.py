@@ -10,8 +10,8 @@ import pytest
 
 from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, Limiter, RateLimited
 from ratelimit_core.backends import Call, MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 
 from .conftest import ALGORITHMS, MakeLimiter

@@ -9,8 +9,8 @@ import pytest
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, ConfigurationError, Limiter, RateLimited
 from ratelimit_core.backends import Backend, MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.guard import Guard, Leave
+from ratelimit_core.testing import ManualClock
 
 from .conftest import MakeLimiter
 

@@ -13,7 +13,7 @@ import pytest
 
 from ratelimit_core import ConfigurationError, Limiter
 from ratelimit_core.backends import Backend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 
 from .conftest import MakeLimiter
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError, Limiter, RateLimited
 from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
+from ratelimit_core.testing import ManualClock
 
 from .conftest import ALGORITHMS, RESERVING, MakeLimiter
 

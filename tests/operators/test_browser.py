@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.django.words import address
+from ratelimit_core.django.console.url_names import address
 from tests.operators.conftest import Site
 from tests.servers import free_port, missing
 

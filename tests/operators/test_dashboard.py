@@ -9,8 +9,8 @@ from urllib.request import urlopen
 import pytest
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.backends.calls import known_by
-from ratelimit_core.django.words import address
+from ratelimit_core.django.console.url_names import address
+from ratelimit_core.protocol.names import known_by
 from tests.operators.browser import Browser
 from tests.operators.conftest import Site
 from tests.servers import eventually

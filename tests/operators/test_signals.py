@@ -11,9 +11,9 @@ from django.utils.asyncio import async_unsafe
 
 from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, events
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django import signals
-from ratelimit_core.store import Store
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.operators.conftest import Site
 

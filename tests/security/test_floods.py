@@ -14,10 +14,10 @@ from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.circuit_breaker import _MAX_FAMILY
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.django.addresses import Proxies
+from ratelimit_core.circuit_breaker.breaker import _MAX_FAMILY
+from ratelimit_core.django.limits.addresses import Proxies
 from ratelimit_core.policies import POLICIES
+from ratelimit_core.testing import ManualClock
 from tests.servers import ROOT
 
 FLOOD = 4000
@@ -125,10 +125,10 @@ def test_a_database_sweeps_out_what_has_ended(sqlite: str, clock: ManualClock) -
 
 WITHOUT_BOUND = {"cache", "functools.cache", "lru_cache(maxsize=None)", "lru_cache(None)"}
 UNBOUNDED = {
-    "ratelimit_core/backends/redis_backend.py": "sets of policies' names",
-    "ratelimit_core/backends/database_functions.py": "policies' names",
-    "ratelimit_core/backends/records.py": "policies",
-    "ratelimit_core/django/dashboard.py": "no argument",
+    "ratelimit_core/backends/redis/backend.py": "sets of policies' names",
+    "ratelimit_core/backends/database/functions.py": "policies' names",
+    "ratelimit_core/backends/leases.py": "policies",
+    "ratelimit_core/django/console/views.py": "no argument",
     "resilient_tasks/protection.py": "no argument",
 }
 """By the module: what its caches without a bound are of, which no client chooses."""

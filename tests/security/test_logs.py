@@ -22,13 +22,13 @@ from ratelimit_core import (
     get_backend,
 )
 from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.errors import BackendError
 from ratelimit_core.events import BreakerChanged, Event, ModeChanged, SettingsDiffer, StoreChanged, emit
 from ratelimit_core.guard import Guard
 from ratelimit_core.policies import BREAKER
-from resilient_tasks import check, cli
+from ratelimit_core.testing import ManualClock
+from resilient_tasks.ops import check, cli
 from tests import servers
 from tests.security.names import HOSTILE
 from tests.security.test_names import fine

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core import Backoff, Limiter
+from ratelimit_core._util.ids import new_ticket
 from ratelimit_core.backends import Backend
-from ratelimit_core.tickets import new_ticket
-from resilient_tasks.dead_letters import replay
-from resilient_tasks.protection import Options
-from resilient_tasks.run import PROBE, Run, ticket_of
-from resilient_tasks.waiting import HEADER, SLOT, Waiting
+from resilient_tasks.execution.dead_letters import replay
+from resilient_tasks.execution.run import PROBE, Run, ticket_of
+from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
+from resilient_tasks.options import Options
 from tests.celery.conftest import Fleet, app_settings
 from tests.celery.test_waiting import JSON
 from tests.security.names import HOSTILE

@@ -11,14 +11,15 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, RateLimited, configure
+from ratelimit_core._util.text import printable
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.backends.calls import escape
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.policies import BREAKER
-from ratelimit_core.texts import printable
-from resilient_tasks import control, rate_limited_task
+from ratelimit_core.protocol.names import escape
+from ratelimit_core.testing import ManualClock
+from resilient_tasks import rate_limited_task
+from resilient_tasks.worker import commands
 from tests.security.names import HOSTILE
 
 NAMES = list(HOSTILE.values())
@@ -160,7 +161,7 @@ def test_a_control_command_is_about_the_breaker_that_it_names_and_no_other(clock
     store = MemoryBackend(clock=clock)
     configure(backend=store)
     for i, name in enumerate(NAMES):
-        answer: Any = control.breaker_open(SimpleNamespace(), name, reason=name[:100], author=name[:100])
+        answer: Any = commands.breaker_open(SimpleNamespace(), name, reason=name[:100], author=name[:100])
         if "error" in answer:  # a template, which stands for many
             with pytest.raises(ConfigurationError):
                 assert CircuitBreaker(name).state

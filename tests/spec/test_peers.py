@@ -30,11 +30,12 @@ from ratelimit_core import (
     configure,
     rate_limit,
 )
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.limits import Algorithm
+from ratelimit_core.limiter import Algorithm
 from ratelimit_core.policies import COUNTER
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker import test_guard, test_races
 from tests.database import test_admission as database

@@ -112,7 +112,7 @@ def test_time_passes_when_it_is_told_to(suite: pytest.Pytester) -> None:
 
 
         def test_time_goes_on_by_itself_elsewhere():
-            from ratelimit_core import clock
+            from ratelimit_core._util import clock
             now = clock.monotonic(), clock.wall()
             while now == (clock.monotonic(), clock.wall()):
                 pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, assert_type
 
+import ratelimit_core
 from ratelimit_core import (
     Backoff,
     CircuitBreaker,
@@ -166,3 +167,19 @@ def tasks() -> None:
     result.get()
     bare.apply_async((1,), countdown=5)
     limited.s(1)
+
+
+@ratelimit_core.circuit_breaker("payments")
+def guarded_by_the_module(order: int) -> str:
+    return str(order)
+
+
+@ratelimit_core.circuit_breaker
+def guarded_without_a_name(order: int) -> str:
+    return str(order)
+
+
+def the_module_that_is_the_decorator_keeps_signatures() -> None:
+    assert_type(guarded_by_the_module(1), str)
+    assert_type(guarded_without_a_name(1), str)
+    guarded_by_the_module("1")  # type: ignore[arg-type] # an order is a number

@@ -21,10 +21,11 @@ from ratelimit_core import (
     get_backend,
     register_backend,
 )
+from ratelimit_core._util.suggest import not_one_of, unknown_option
 from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.conf import make_backend
-from ratelimit_core.errors import BackendBusy, not_one_of, unknown_option
+from ratelimit_core.errors import BackendBusy
+from ratelimit_core.store.factory import make_backend
 
 ERRORS = [
     CircuitBreakerError(
