@@ -17,10 +17,10 @@ if TYPE_CHECKING:
         circuit_breaker_registry,
     )
     from .django.decorators import aratelimit, rate_limit, ratelimit
-    from .errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimited, ResilienceError
+    from .errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimitExceeded, ResilienceError
     from .limiter import Decision, Limiter
     from .rates import Rate
-    from .retry_after import retry_after_of
+    from .retry_after import parse_retry_after
     from .store.configured import configure, get_backend
     from .store.factory import register_backend
 
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Backoff": "backoff",
-    "retry_after_of": "retry_after",
+    "parse_retry_after": "retry_after",
     "CircuitBreaker": "circuit_breaker",
     "CircuitBreakerConfig": "circuit_breaker",
     "circuit_breaker": "circuit_breaker",  # the module, which is the decorator too
@@ -42,7 +42,7 @@ _HOMES = {
     "BackendError": "errors",
     "CircuitBreakerError": "errors",
     "ConfigurationError": "errors",
-    "RateLimited": "errors",
+    "RateLimitExceeded": "errors",
     "ResilienceError": "errors",
     "Decision": "limiter",
     "Limiter": "limiter",
@@ -59,17 +59,17 @@ __all__ = [
     "Decision",
     "Limiter",
     "Rate",
-    "RateLimited",
+    "RateLimitExceeded",
     "ResilienceError",
     "aratelimit",
     "circuit_breaker",
     "circuit_breaker_registry",
     "configure",
     "get_backend",
+    "parse_retry_after",
     "rate_limit",
     "ratelimit",
     "register_backend",
-    "retry_after_of",
 ]
 
 

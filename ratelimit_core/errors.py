@@ -28,7 +28,7 @@ class CircuitBreakerError(_Refused):
 
     Attributes:
         breaker_name: whose refusal it is.
-        state: ``"open"``; ``"half_open"`` when all probes are taken; ``"ramping_up"`` when it has closed of late.
+        state: ``"open"``; ``"half_open"`` when all probes are taken; ``"slow_start"`` when it has closed of late.
         retry_after: seconds until the next probe may be let through.
         failure_count: consecutive failures, as the store counts them.
         last_failure_time, next_attempt_time: seconds since the epoch on the store's clock, or None.
@@ -62,7 +62,7 @@ class CircuitBreakerError(_Refused):
         return f"{type(self).__name__}({self})"
 
 
-class RateLimited(_Refused):
+class RateLimitExceeded(_Refused):
     """A call was refused because a limit is reached. It says which; not whose call it was, since that may be a person.
 
     Attributes:
@@ -70,8 +70,8 @@ class RateLimited(_Refused):
         limit, remaining: of the limit that has the least left.
         retry_after: seconds until asking again makes sense, the largest over all limits asked.
         reset_after: seconds until all that was used is back.
-        which: the limit that makes wait longest, by its place.
-        keeps_slot: whether a reserved slot that was presented is still held.
+        denied_by: the limit that makes wait longest, by its place.
+        reservation_kept: whether a reserved slot that was presented is still held.
     """
 
     def __init__(
@@ -83,8 +83,8 @@ class RateLimited(_Refused):
         limit: int = 0,
         remaining: int = 0,
         reset_after: float = 0.0,
-        which: int = 0,
-        keeps_slot: bool = False,
+        denied_by: int = 0,
+        reservation_kept: bool = False,
     ) -> None:
         super().__init__(name or key, retry_after)
         self.key = key
@@ -92,8 +92,8 @@ class RateLimited(_Refused):
         self.limit = limit
         self.remaining = remaining
         self.reset_after = reset_after
-        self.which = which
-        self.keeps_slot = keeps_slot
+        self.denied_by = denied_by
+        self.reservation_kept = reservation_kept
 
     def __str__(self) -> str:
         return f"{self.args[0]!r} limited, retry in {_seconds(self.retry_after)}"
@@ -117,7 +117,7 @@ class BackendError(ResilienceError):
         self.retry_after = retry_after
 
 
-class BackendBusy(BackendError):
+class BackendContention(BackendError):
     """The store is there, but others held what this question needs for longer than it may take.
 
     It says nothing of the store, so nobody takes that for away; ``retry_after`` is what this question has waited.

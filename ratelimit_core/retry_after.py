@@ -7,7 +7,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 
-def retry_after_of(error: BaseException) -> float | None:
+def parse_retry_after(error: BaseException) -> float | None:
     """The seconds that an error asks to wait, or None.
 
     Read from a ``retry_after`` of its own, or from the ``Retry-After`` header of its ``response`` (requests,

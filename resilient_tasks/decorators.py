@@ -29,7 +29,7 @@ _CELERY_OPTIONS = frozenset(
     "dont_autoretry_for retry_kwargs retry_backoff retry_backoff_max retry_jitter".split()
 )
 _HOOKS = frozenset("before_start on_success on_failure on_retry after_return Request Strategy".split())
-_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "on_publish_open", "release_rate"}
+_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "on_publish_while_open", "resume_rate"}
 
 
 @overload

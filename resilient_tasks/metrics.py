@@ -11,7 +11,7 @@ from ratelimit_core.errors import CircuitBreakerError
 from ratelimit_core.metrics import exporter
 
 from .protection import Protection
-from .signals import rate_limited, task_deferred, task_released
+from .signals import rate_limited, task_deferred, task_resumed
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -46,7 +46,7 @@ def install_opentelemetry(meter: Meter | None = None, *, fleet: bool = True) -> 
 
 def _count_tasks() -> None:
     task_deferred.connect(_deferred)
-    task_released.connect(_released)
+    task_resumed.connect(_released)
     rate_limited.connect(_limited)
     task_postrun.connect(_ended)
     worker_process_shutdown.connect(_leaving)

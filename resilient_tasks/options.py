@@ -15,7 +15,7 @@ from ratelimit_core.limiter import Algorithm
 from ratelimit_core.rates import Rate
 
 OnOpen = Literal["defer", "pause", "fail", "skip"]
-OnPublishOpen = Literal["allow", "raise"]
+OnPublishWhileOpen = Literal["allow", "raise"]
 
 _DAY = 86400.0
 
@@ -36,18 +36,19 @@ class Options:
         on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
             (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with
             ``skip_result``) or a function that is called in place of the task, with its arguments.
-        on_publish_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
+        on_publish_while_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
             ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and whose answer is the
             result. Retries and deferrals are always allowed.
         retry_for: exceptions after which to try again, up to ``max_retries`` times, as ``backoff`` says.
         max_wait: a task that has waited so long, all waits together, fails.
         max_deferrals: a task that was put off so often fails; None for no bound.
-        max_held: a worker that holds so many tasks that wait leaves their queue alone until it holds fewer.
+        max_deferred_in_worker: a worker that holds so many waiting tasks stops consuming their queue until it holds
+            fewer.
         dead_letter: a queue that a task which gave up waiting is published to. ``celery resilience replay`` brings
             it back.
         coalesce: of several waiting calls with the same arguments only the first waits; another one ends at once,
             with ``skip_result``. For tasks that beat sends.
-        release_rate: how fast tasks that waited for a breaker come back; by default its fastest rate, else
+        resume_rate: how fast tasks that waited for a breaker come back; by default its fastest rate, else
             ``100/s``, as where the rate is counted by ``rate_key``.
     """
 
@@ -59,21 +60,21 @@ class Options:
     concurrency: int | None = None
     cost: int | Callable[..., int] = 1
     on_open: OnOpen | Callable[..., Any] = "defer"
-    on_publish_open: OnPublishOpen | Callable[..., Any] = "allow"
+    on_publish_while_open: OnPublishWhileOpen | Callable[..., Any] = "allow"
     skip_result: Any = None
     retry_for: tuple[type[Exception], ...] = ()
     backoff: Backoff = field(default_factory=Backoff)
     max_wait: float = _DAY
     max_deferrals: int | None = None
-    max_held: int = 1000
+    max_deferred_in_worker: int = 1000
     dead_letter: str | None = None
     coalesce: bool = False
-    release_rate: str | Rate | None = None
+    resume_rate: str | Rate | None = None
 
     def __post_init__(self) -> None:
         max_wait: Any = self.max_wait  # whatever the types say, it is a user who wrote it
         names: tuple[Any, ...] = (self.breaker, self.dead_letter)
-        for option, known in (("on_open", OnOpen), ("on_publish_open", OnPublishOpen)):
+        for option, known in (("on_open", OnOpen), ("on_publish_while_open", OnPublishWhileOpen)):
             value = getattr(self, option)
             if not callable(value) and value not in get_args(known):
                 expected = ", ".join(map(repr, get_args(known)))
@@ -83,8 +84,10 @@ class Options:
             raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
         if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
             raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number or None")
-        if type(self.max_held) is not int or self.max_held < 1:
-            raise ConfigurationError(f"max_held={self.max_held!r} should be a whole number, 1 or more")
+        if type(self.max_deferred_in_worker) is not int or self.max_deferred_in_worker < 1:
+            raise ConfigurationError(
+                f"max_deferred_in_worker={self.max_deferred_in_worker!r} should be a whole number, 1 or more"
+            )
         for option, name in zip(("breaker", "dead_letter"), names, strict=True):
             if name is not None and not (isinstance(name, str) and name):
                 raise ConfigurationError(f"{option}={name!r} should be a name, as in {option}='payments'")

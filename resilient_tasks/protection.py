@@ -14,7 +14,7 @@ from ratelimit_core._util.clock import SECOND
 from ratelimit_core._util.templates import Template, is_template
 from ratelimit_core.circuit_breaker import CircuitBreaker
 from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
-from ratelimit_core.guard import Guard, Leave
+from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.limiter import Decision, Limiter
 from ratelimit_core.protocol.internal_keys import turns_of, waiting_call
 from ratelimit_core.rates import Rate, parse_rates
@@ -27,7 +27,7 @@ _LONGEST_RUN = 300.0
 """So long a run without a hard time limit holds its place; its worker renews that."""
 _TOO_LATE = 10
 """So many more that come back too late than in time, and none takes a slot."""
-_SLACK = 0.02
+_SPACING_MARGIN = 0.02
 """What is given up of a rate that tasks wait for, so that those that come late don't hold up all others for ever."""
 
 
@@ -77,9 +77,9 @@ class Protection:
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
         self.limiter, self.guard = self._limited(time_limit)
-        release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
-        self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
-        self.between_turns = release_rate.spacing_us / SECOND
+        resume_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
+        self.release = Limiter(resume_rate, key=turns_of(self._name), algorithm="leaky_bucket")
+        self.between_turns = resume_rate.spacing_us / SECOND
         self._late = 0
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
@@ -88,7 +88,7 @@ class Protection:
     def run_for(self, time_limit: float | None) -> None:
         """Have leases last as long as a run may: its hard time limit is known when the task is bound to its app."""
         if self.breaker is not None and time_limit:
-            self.breaker.probes_run_for(time_limit)
+            self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)
 
     def _limited(self, time_limit: float | None) -> tuple[Limiter | None, Guard]:
@@ -103,8 +103,8 @@ class Protection:
             burst=options.burst,
             concurrency=options.concurrency,
             timeout=time_limit or _LONGEST_RUN,
-            when_down="closed",  # a task can wait
-            slack=_SLACK,
+            on_store_failure="deny",  # a task can wait
+            spacing_margin=_SPACING_MARGIN,
         )
         if not callable(options.cost):
             limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
@@ -124,8 +124,8 @@ class Protection:
         return self._late < _TOO_LATE
 
     def _release_rate(self) -> Rate | str | list[str | Rate]:
-        if self.options.release_rate is not None:
-            return self.options.release_rate
+        if self.options.resume_rate is not None:
+            return self.options.resume_rate
         if self.options.rate is None or self.options.rate_key is not None:  # that one is nobody's in particular
             return "100/s"
         return self.options.rate
@@ -138,7 +138,7 @@ class Protection:
         if self._of_arguments and breaker is not None:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            breaker = breaker.of(**bound.arguments)
+            breaker = breaker.bind(**bound.arguments)
             name = breaker.name
         key = name
         if callable(options.rate_key):
@@ -148,7 +148,7 @@ class Protection:
         cost = options.cost(*args, **kwargs) if callable(options.cost) else options.cost
         return Subject(breaker, name, key, cost)
 
-    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Leave:
+    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Admission:
         """Leave to run once. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
@@ -172,11 +172,11 @@ class Protection:
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
         """What somebody who publishes a call with these arguments is told, if that is not simply allowed."""
-        if self.options.on_publish_open == "allow" or self.breaker is None or not ENABLED:
+        if self.options.on_publish_while_open == "allow" or self.breaker is None or not ENABLED:
             return None
         breaker = self.subject(args, kwargs).breaker
         assert breaker is not None
-        _, wait = breaker.look()
+        _, wait = breaker.peek()
         return breaker.refused(wait) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:

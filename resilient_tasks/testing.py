@@ -16,7 +16,7 @@ from uuid import uuid4
 from celery.exceptions import Ignore, Retry
 from celery.signals import task_failure
 
-from ratelimit_core.errors import CircuitBreakerError, RateLimited, ResilienceError
+from ratelimit_core.errors import CircuitBreakerError, RateLimitExceeded, ResilienceError
 
 from .execution import deferral
 from .queues import usual_queue
@@ -42,14 +42,14 @@ class Recorded:
     """What :func:`recorded` has seen so far: what was put off, and the refusals that tasks ended by."""
 
     deferrals: list[Deferral] = field(default_factory=list)
-    refusals: list[CircuitBreakerError | RateLimited] = field(default_factory=list)
+    refusals: list[CircuitBreakerError | RateLimitExceeded] = field(default_factory=list)
 
     def _deferred(self, sender: Any, request: Any, reason: ResilienceError, countdown: float, **_: Any) -> None:
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.deferrals.append(Deferral(sender.name, args, kwargs, reason, countdown))
 
     def _failed(self, exception: BaseException, **_: Any) -> None:
-        if isinstance(exception, CircuitBreakerError | RateLimited):
+        if isinstance(exception, CircuitBreakerError | RateLimitExceeded):
             self.refusals.append(exception)
 
 

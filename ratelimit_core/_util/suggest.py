@@ -7,10 +7,26 @@ from collections.abc import Iterable
 
 from ..errors import ConfigurationError
 
+RENAMED = {
+    "when_down": "on_store_failure",
+    "ramp": "slow_start",
+    "verdict_ttl": "cache_ttl",
+    "obey_retry_after": "respect_retry_after",
+    "failure_result": "is_failure",
+    "store_retry_after": "store_retry_interval",
+    "on_publish_open": "on_publish_while_open",
+    "max_held": "max_deferred_in_worker",
+    "release_rate": "resume_rate",
+}
+"""Options by the names that they had before the first release."""
+
 
 def unknown_option(where: str, name: str, known: Iterable[str]) -> ConfigurationError:
-    """The error for an option that does not exist, with the nearest one that does."""
-    hint = did_you_mean(name, known) or f"; known are: {', '.join(sorted(known))}"
+    """Return the error for an option that does not exist, with its new name or the nearest one that exists."""
+    known = list(known)
+    renamed = RENAMED.get(name)
+    hint = f"; it is called {renamed!r} now" if renamed in known else did_you_mean(name, known)
+    hint = hint or f"; known are: {', '.join(sorted(known))}"
     return ConfigurationError(f"{where}: unknown option {name!r}{hint}")
 
 

@@ -44,7 +44,7 @@ class StoreBreaker:
         self._generation = 0
         self.calm = True
         """Nothing has failed since the last success: there is nothing to ask."""
-        self.stats = {"successes": 0, "failures": 0, "refusals": 0}
+        self.stats = {"successes": 0, "failures": 0, "rejections": 0}
         _instances.add(self)
         if config is not None:
             self.config  # noqa: B018 - a wrong option is refused where it is written
@@ -70,7 +70,7 @@ class StoreBreaker:
         ticket = new_ticket()
         verdict = self._apply(ASK, ticket=ticket)
         if not verdict[ALLOWED]:
-            self.stats["refusals"] += 1
+            self.stats["rejections"] += 1
             raise refusal(self._name, verdict, verdict[WAIT])
         return ticket
 

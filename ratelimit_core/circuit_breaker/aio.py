@@ -25,9 +25,9 @@ async def judged(permit: Permit, function: Callable[[], Any]) -> Any:
         permit.cancel()
         raise
     except BaseException as error:
-        await settled(permit, permit.judging(error))
+        await settled(permit, permit.record_steps(error))
         raise
-    await settled(permit, permit.judging_result(result))
+    await settled(permit, permit.record_result_steps(result))
     return result
 
 

@@ -30,7 +30,7 @@ from ..store import configured
 from ..store.drive import arun, run
 from .aio import judged, settled
 from .cache import BreakerState
-from .operator import Overrulable
+from .operator import ManualControl
 from .permit import Permit
 from .registry import CircuitBreakerRegistry
 
@@ -38,7 +38,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class CircuitBreaker(Overrulable):
+class CircuitBreaker(ManualControl):
     """A breaker by its name. All objects of one name, in all processes on one backend, are one breaker.
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
@@ -47,7 +47,7 @@ class CircuitBreaker(Overrulable):
     only refers to a breaker, so does everything.
 
     A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same settings: one for
-    each tenant. It decorates functions that have such an argument; :meth:`of` names one.
+    each tenant. It decorates functions that have such an argument; :meth:`bind` names one.
 
     It guards a call in whichever form suits::
 
@@ -57,7 +57,7 @@ class CircuitBreaker(Overrulable):
         permit = breaker.acquire(); ...; permit.success()
 
     Cost of a call: no round trip while the breaker is closed and the last answer younger than
-    ``verdict_ttl``; one for a failure, one for each refresh.
+    ``cache_ttl``; one for a failure, one for each refresh.
 
     Args:
         breaker: the name, or a whole configuration.
@@ -94,12 +94,12 @@ class CircuitBreaker(Overrulable):
             CircuitBreakerConfig(name).with_options(options)  # wrong options are refused here, not at first use
             circuit_breaker_registry._define(self)
 
-    def of(self, **values: Any) -> CircuitBreaker:
-        """Of a template, the breaker for these values: ``CircuitBreaker("payments:{tenant_id}").of(tenant_id=7)``."""
+    def bind(self, **values: Any) -> CircuitBreaker:
+        """Of a template, the breaker for these values: ``CircuitBreaker("payments:{tenant_id}").bind(tenant_id=7)``."""
         try:
             return self._named(self.name.format_map(values))
         except (KeyError, AttributeError, IndexError) as error:
-            raise ConfigurationError(f"breaker {self.name!r}: of({', '.join(values)}) leaves out {error}") from None
+            raise ConfigurationError(f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}") from None
 
     def _named(self, name: str) -> CircuitBreaker:
         """One of a template's. A process keeps those in use of late; their state is in the store."""
@@ -127,7 +127,7 @@ class CircuitBreaker(Overrulable):
             if is_template(self.name):
                 raise ConfigurationError(
                     f"breaker {self.name!r} stands for many: decorate a function that has these arguments, or name "
-                    "one, as in breaker.of(tenant_id=7)"
+                    "one, as in breaker.bind(tenant_id=7)"
                 )
             definition = circuit_breaker_registry._breakers.setdefault(self.name, self)
             if definition is not self:
@@ -137,7 +137,7 @@ class CircuitBreaker(Overrulable):
                 self._state = self._made()
         return self._state
 
-    def probes_run_for(self, seconds: float) -> None:
+    def extend_probe_timeout(self, seconds: float) -> None:
         """No call through this breaker lasts longer; so ``probe_timeout`` need not be longer, nor may it be shorter.
 
         Of several such limits the longest counts, and whoever set ``probe_timeout`` knows better.
@@ -192,7 +192,7 @@ class CircuitBreaker(Overrulable):
         return permit
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call ``function`` and judge the outcome; refused, call ``fallback_function`` if there is one.
+        """Call ``function`` and record the outcome; refused, call ``fallback_function`` if there is one.
 
         Of a coroutine function it returns what is to be awaited, and asks only then.
 
@@ -228,7 +228,7 @@ class CircuitBreaker(Overrulable):
         try:
             result = permit.run(function, *args, **kwargs)
         except BaseException as error:
-            permit.judge(error)
+            permit.record(error)
             raise
         return self._settled(permit, result)
 
@@ -251,7 +251,7 @@ class CircuitBreaker(Overrulable):
         """
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(
-                f"breaker {self.name!r} can't judge the generator {function.__qualname__}(), which runs only after "
+                f"breaker {self.name!r} can't record the generator {function.__qualname__}(), which runs only after "
                 "it was called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
             )
         pick = self._picker(function)
@@ -299,7 +299,7 @@ class CircuitBreaker(Overrulable):
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
-                state.permit_of(known, began).judge(error)
+                state.permit_of(known, began).record(error)
                 raise
             if state.known is known and type(result) is not CoroutineType:
                 state.successes += 1
@@ -329,7 +329,7 @@ class CircuitBreaker(Overrulable):
                 raise
             except BaseException as error:
                 permit = state.permit_of(known, began)
-                await settled(permit, permit.judging(error))
+                await settled(permit, permit.record_steps(error))
                 raise
             if state.known is known:
                 state.successes += 1
@@ -337,7 +337,7 @@ class CircuitBreaker(Overrulable):
                 state.good += 1
             else:
                 permit = state.permit_of(known, began)
-                await settled(permit, permit.judging_result(result))
+                await settled(permit, permit.record_result_steps(result))
             return result
 
         return guarded
@@ -346,7 +346,7 @@ class CircuitBreaker(Overrulable):
         """Judge what a function returned; what is awaited still, when it is."""
         if isinstance(result, CoroutineType):
             return judged(permit, lambda: result)
-        permit.judge_result(result)
+        permit.record_result(result)
         return result
 
     def _picker(self, function: Callable[..., Any]) -> Callable[[Any, Any], CircuitBreaker]:
@@ -366,7 +366,7 @@ class CircuitBreaker(Overrulable):
     ) -> None:
         permit = self._take(_entered)
         if permit is not None:  # or else this process was forked within the block, which is its parent's to end
-            permit.judge(error)
+            permit.record(error)
 
     async def __aenter__(self) -> Permit:
         permit = await self.aacquire()
@@ -378,7 +378,7 @@ class CircuitBreaker(Overrulable):
     ) -> None:
         permit = self._take(_entered)
         if permit is not None:
-            await settled(permit, permit.judging(error))
+            await settled(permit, permit.record_steps(error))
 
     def is_allowed(self) -> bool:
         """Whether a call may be made now. If so, follow it with one of the two reports below.
@@ -409,25 +409,25 @@ class CircuitBreaker(Overrulable):
                 return permit
         return None
 
-    def look(self, anew: bool = False) -> tuple[str, float]:
+    def peek(self, refresh: bool = False) -> tuple[str, float]:
         """How it stands, for somebody who makes no call: its state, and for how many seconds it refuses.
 
         Open or half-open and 0: it may be probed. Takes no probe's place and, unlike :meth:`acquire`, is never told
-        of an outcome. No round trip while the last answer may be reused, unless ``anew``; else one. While the store is
-        away a known opening holds to its deadline; else it is closed.
+        of an outcome. No round trip while the last answer may be reused, unless ``refresh``; else one. While the
+        store is unavailable, a known opening holds to its deadline; else it is closed.
         """
-        return self._known.look(anew)
+        return self._known.look(refresh)
 
-    def testify(
-        self, error: BaseException | None, *, ago: float, ticket: str = "", riders: Sequence[Call] = ()
+    def report_external(
+        self, error: BaseException | None, *, started_ago: float, ticket: str = "", extra_calls: Sequence[Call] = ()
     ) -> None:
         """Say how a call ended whose own process can't: one that was killed, say. One round trip.
 
-        It began ``ago`` seconds ago, and counts if the breaker has not changed since. ``error`` is a failure,
+        It began ``started_ago`` seconds ago, and counts if the breaker has not changed since. ``error`` is a failure,
         whatever else is expected; None says nothing of the call. Either way the probe's place of ``ticket`` is free.
-        ``riders`` go along. While the store is away nothing is said.
+        ``extra_calls`` go along. While the store is away nothing is said.
         """
-        self._known.testify(error, ago, ticket, riders)
+        self._known.report_external(error, started_ago, ticket, extra_calls)
 
     def refusal(self, retry_after: float) -> CircuitBreakerError:
         """The error that tells somebody to wait ``retry_after`` seconds for this breaker."""
@@ -444,7 +444,7 @@ class CircuitBreaker(Overrulable):
 
     @property
     def stats(self) -> dict[str, int]:
-        """What this process saw: ``successes``, ``failures``, ``refusals``, ``shadow_refusals``. No round trip.
+        """What this process saw: ``successes``, ``failures``, ``rejections``, ``shadow_rejections``. No round trip.
 
         The last are the calls that would have been refused, but for the shadow.
         """

@@ -16,8 +16,8 @@ from typing import Any
 from .._util.clock import SECOND, Clock, microseconds, wall
 from .._util.fork import renewed_after_fork
 from ..config.breaker import CircuitBreakerConfig
-from ..errors import BackendError, CircuitBreakerError, RateLimited
-from ..events import BreakerChanged, SettingsDiffer
+from ..errors import BackendError, CircuitBreakerError, RateLimitExceeded
+from ..events import ConfigMismatch, StateChanged
 from ..policies import ALLOWED, ANSWER, BREAKER, TOKEN_BUCKET, WAIT, Verdict
 from ..policies.breaker import (
     ASK,
@@ -50,7 +50,7 @@ from ..protocol.breaker import (
 )
 from ..protocol.call import Call
 from ..protocol.internal_keys import turns_of
-from ..retry_after import retry_after_of
+from ..retry_after import parse_retry_after
 from ..store.drive import Steps, run
 from ..store.fallback import Store
 from . import history
@@ -80,14 +80,14 @@ class BreakerState:
         self._store: Store | None = None
         *settings, fingerprint = config.for_policy()
         self._policy_config = *settings, fingerprint if defined else 0
-        self._ttl = microseconds(config.verdict_ttl)
+        self._ttl = microseconds(config.cache_ttl)
         self._key = (config.name, "")
         self.successes = 0
         self.failures = 0
-        self.refusals = 0
-        self.shadow_refusals = 0
+        self.rejections = 0
+        self.shadow_rejections = 0
         self.probes = 0
-        self._answers_alike = config.slow_call_duration is None and config.failure_result is None
+        self._answers_alike = config.slow_call_duration is None and config.is_failure is None
         self._compares = defined
         self.forget()
         _states.add(self)
@@ -117,7 +117,7 @@ class BreakerState:
     def _after_fork(self) -> None:
         """What is pending is the parent's to report. A known refusal holds in the child too."""
         self.known = _NOTHING
-        self.good = self.successes = self.failures = self.refusals = self.shadow_refusals = self.probes = 0
+        self.good = self.successes = self.failures = self.rejections = self.shadow_rejections = self.probes = 0
 
     @property
     def store(self) -> Store:
@@ -138,7 +138,7 @@ class BreakerState:
         _, fresh_until, _, generation, local = self.known
         if now < fresh_until:
             if self._only_shadow:
-                self.shadow_refusals += 1
+                self.shadow_rejections += 1
             return Permit(self, generation, ticket="", probe=False, local=local)
         for probe in probes.get():
             if probe._state is self and probe.generation == generation and not probe.settled:
@@ -188,14 +188,14 @@ class BreakerState:
         yield from self._learning(verdict, local=local, written=bool(verdict[ALLOWED]), asked=True)
         if self._compares and not local and verdict[SETTINGS] not in (0, self._policy_config[-1]):
             self._compares = False
-            yield "announce", SettingsDiffer(self.config.name)
+            yield "announce", ConfigMismatch(self.config.name)
         if not verdict[ALLOWED]:
             raise self.refused(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
         if probe:
             self.probes += 1
         elif state_of(verdict) != CLOSED:
-            self.shadow_refusals += 1
+            self.shadow_rejections += 1
         return Permit(self, verdict[GENERATION], ticket=call.ticket, probe=probe, local=local)
 
     def observed(self, call: Call, verdict: Verdict) -> None:
@@ -227,13 +227,13 @@ class BreakerState:
         return (yield from self.answering(call, verdicts[0]))
 
     def asking_without_store(self, ticket: str, error: BackendError) -> Steps[Permit]:
-        """The answer while the store is away, by ``when_down``; no round trip."""
+        """The answer while the store is away, by ``on_store_failure``; no round trip."""
         now = self.clock()
         self.known = 0, 0, 0, self.generation, self.local
-        if self.config.when_down == "open":
+        if self.config.on_store_failure == "allow":
             return Permit(self, 0, ticket="", probe=False, local=True)
-        if self.config.when_down == "closed":
-            self.refusals += 1
+        if self.config.on_store_failure == "deny":
+            self.rejections += 1
             raise CircuitBreakerError(self.config.name, "open", error.retry_after or 0.0)
         if (wait := self._known_to_refuse(now)) > 0:  # that much of the shared state is honoured
             raise self.refused(wait)
@@ -264,7 +264,7 @@ class BreakerState:
 
     def refused(self, wait: int) -> CircuitBreakerError:
         """The same, for a call that is refused: it is counted."""
-        self.refusals += 1
+        self.rejections += 1
         return self.refusal(wait)
 
     # Settling
@@ -274,7 +274,7 @@ class BreakerState:
         config = self.config
         if error is None or isinstance(error, config.success_exceptions):
             return True
-        if isinstance(error, CircuitBreakerError | RateLimited):
+        if isinstance(error, CircuitBreakerError | RateLimitExceeded):
             return None  # somebody was not called: that says nothing about who was
         if isinstance(error, config.expected_exception) and not isinstance(error, config.ignored_exceptions):
             return False
@@ -312,29 +312,31 @@ class BreakerState:
                     self._known_failures = 0  # one thread is enough
                     yield from self._reporting(permit, 0, 0, 0, 0)
                     return 0.0
-            if permit.riders:
-                yield "tell", permit.riders, permit.local
+            if permit.extra_calls:
+                yield "tell", permit.extra_calls, permit.local
             return 0.0
         span = 0
         if bad and error is not None:
-            if self.config.obey_retry_after:
-                span = microseconds(retry_after_of(error) or 0)
+            if self.config.respect_retry_after:
+                span = microseconds(parse_retry_after(error) or 0)
             with suppress(AttributeError):  # one with slots
                 error.__dict__.setdefault(_HEARD, {})[self.config.name] = self.clock()
         wait = yield from self._reporting(permit, good, bad, slow, span)
         return wait / SECOND
 
-    def testify(self, error: BaseException | None, ago: float, ticket: str, riders: Sequence[Call]) -> None:
-        """See :meth:`CircuitBreaker.testify`."""
+    def report_external(
+        self, error: BaseException | None, ago: float, ticket: str, extra_calls: Sequence[Call]
+    ) -> None:
+        """See :meth:`CircuitBreaker.report_external`."""
         bad = int(error is not None)
         self.failures += bad
         event = (REPORT, 0, 0, microseconds(ago), bad, 0, 0, 0, 0)
         call = Call(BREAKER, self._key, event, self._policy_config, ticket)
-        run(self._telling(call, riders), self.store)
+        run(self._telling(call, extra_calls), self.store)
 
-    def _telling(self, call: Call, riders: Sequence[Call]) -> Steps[None]:
+    def _telling(self, call: Call, extra_calls: Sequence[Call]) -> Steps[None]:
         try:
-            verdicts = yield "apply", [call, *riders]
+            verdicts = yield "apply", [call, *extra_calls]
         except BackendError:  # a lease ends by itself
             return
         yield from self._learning(verdicts[0], local=False, written=True, asked=False)
@@ -358,18 +360,22 @@ class BreakerState:
         local = permit.local
         if local:
             # Once the store is back it wins: what was decided without it is not told. It may be there, and too busy.
-            if (self.store.up and not self.local) or self.config.when_down != "local" or self._known_to_allow():
-                yield "tell", permit.riders, True
+            if (self.store.up and not self.local) or self.config.on_store_failure != "local" or self._known_to_allow():
+                yield "tell", permit.extra_calls, True
                 return 0
             if not self.local and (wait := self._known_to_refuse(self.clock())) > 0:
-                yield "tell", permit.riders, True  # of an earlier outage: what the store has said since is honoured
+                yield (
+                    "tell",
+                    permit.extra_calls,
+                    True,
+                )  # of an earlier outage: what the store has said since is honoured
                 return wait
-            verdict = self.store.local.apply([call, *permit.riders])[0]
+            verdict = self.store.local.apply([call, *permit.extra_calls])[0]
         else:
             try:
-                verdicts = yield "apply", [call, *permit.riders]
+                verdicts = yield "apply", [call, *permit.extra_calls]
             except BackendError:  # what rode along is lost: a lease ends by itself
-                if self.config.when_down != "local" or self._known_to_allow():
+                if self.config.on_store_failure != "local" or self._known_to_allow():
                     return 0
                 if (wait := self._known_to_refuse(self.clock())) > 0:
                     return wait  # what began before that changes nothing
@@ -390,7 +396,7 @@ class BreakerState:
         """Take in what the store said, and report what it brought about: the call that did so writes the history."""
         self._learn(verdict, local=local, asked=asked)
         if written and verdict[ANSWER] != verdict[STATE]:
-            change = BreakerChanged(
+            change = StateChanged(
                 self.config.name,
                 STATES[verdict[ANSWER]],
                 STATES[verdict[STATE]],
@@ -413,7 +419,7 @@ class BreakerState:
         self._only_shadow = state != CLOSED and in_shadow(verdict, self.config.shadow)
         if state == CLOSED or self._only_shadow:
             # While it ramps up, every call has to ask. Whether it does is said to those who ask, not to a report.
-            ttl = 0 if verdict[WAIT] or (self.config.ramp and not asked) else self._ttl
+            ttl = 0 if verdict[WAIT] or (self.config.slow_start and not asked) else self._ttl
             fresh = int(ttl * random.uniform(0.8, 1.0))  # so that a fleet doesn't ask in step
             plain = state == CLOSED and not self._known_failures and self._answers_alike
             self.known = now + fresh if plain else 0, now + fresh, now + ttl, generation, local
@@ -443,7 +449,7 @@ class BreakerState:
             return self.store.local.apply([call])[0]
 
     def look(self, anew: bool) -> tuple[str, float]:
-        """See :meth:`CircuitBreaker.look`."""
+        """See :meth:`CircuitBreaker.peek`."""
         now = self.clock()
         if now < self.known[1] and not anew:
             return "closed", 0.0
@@ -470,8 +476,8 @@ class BreakerState:
         return {
             "successes": self.successes,
             "failures": self.failures,
-            "refusals": self.refusals,
-            "shadow_refusals": self.shadow_refusals,
+            "rejections": self.rejections,
+            "shadow_rejections": self.shadow_rejections,
         }
 
     def force(self, mode: int, author: str, reason: str, ttl: float | None) -> None:

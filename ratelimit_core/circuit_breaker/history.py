@@ -9,7 +9,7 @@ from typing import Any
 
 from ..backends.base import Backend
 from ..errors import BackendError, CircuitBreakerError, ConfigurationError
-from ..events import BreakerChanged, ModeChanged, emit
+from ..events import ModeChanged, StateChanged, emit
 from ..policies.breaker import AUTOMATIC
 from ..protocol.breaker import MODES
 from ..protocol.call import Key
@@ -31,7 +31,7 @@ EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
 """What it is called that a breaker came into a state."""
 
 
-def transition(change: BreakerChanged, at: float) -> Entry:
+def transition(change: StateChanged, at: float) -> Entry:
     """The entry for a change of state that calls brought about."""
     known = {name: getattr(change, name) for name in ("failure_count", "retry_after", "shadow")}
     return _entry(change.name, EVENTS[change.new], at, **known)

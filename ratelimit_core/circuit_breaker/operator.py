@@ -12,7 +12,7 @@ from . import history
 from .cache import BreakerState
 
 
-class Overrulable(ABC):
+class ManualControl(ABC):
     """What a breaker lets people do with it. ``author`` and ``reason`` stand in its status and history."""
 
     name: str
@@ -24,7 +24,7 @@ class Overrulable(ABC):
     def force_open(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
         """Refuse every call in the whole fleet, until further notice.
 
-        Elsewhere it is seen within ``verdict_ttl``, and where calls are refused, within a second. ``ttl``: for so
+        Elsewhere it is seen within ``cache_ttl``, and where calls are refused, within a second. ``ttl``: for so
         many seconds. Who and why stand in the status and in the history. Three round trips, as for the other modes.
 
         Raises:
@@ -45,7 +45,7 @@ class Overrulable(ABC):
         """Decide and report as always, and refuse no call. See :meth:`force_open`."""
         self._force(SHADOW, author, reason, ttl)
 
-    def automatic(self, author: str = "", reason: str = "") -> None:
+    def clear_override(self, author: str = "", reason: str = "") -> None:
         """End what was forced: the breaker decides again, from where it stood. See :meth:`force_open`."""
         self._force(AUTOMATIC, author, reason, None)
 

@@ -22,10 +22,10 @@ class Permit:
     Attributes:
         generation: the breaker's generation that gave it; an outcome counts only in that one.
         probe: whether the call is a half-open probe, which holds one of the few places.
-        riders: calls that go along when it is settled: in the report's round trip, or in one of their own.
+        extra_calls: calls that go along when it is settled: in the report's round trip, or in one of their own.
     """
 
-    __slots__ = ("_began", "_state", "generation", "local", "probe", "riders", "settled", "ticket")
+    __slots__ = ("_began", "_state", "extra_calls", "generation", "local", "probe", "settled", "ticket")
 
     def __init__(self, state: BreakerState, generation: int, *, ticket: str, probe: bool, local: bool) -> None:
         self._state = state
@@ -35,7 +35,7 @@ class Permit:
         self.ticket = ticket
         self.probe = probe
         self.local = local
-        self.riders: Sequence[Call] = ()
+        self.extra_calls: Sequence[Call] = ()
 
     def success(self) -> None:
         """The call answered. No round trip while the breaker is closed."""
@@ -53,16 +53,16 @@ class Permit:
         """Nothing can be said: give the permit back unjudged. One round trip for a probe, else none."""
         run(self._settling(), self.store)
 
-    def judge(self, error: BaseException | None) -> float:
+    def record(self, error: BaseException | None) -> float:
         """Settle by what the call raised, as the breaker is configured."""
-        return run(self.judging(error), self.store)
+        return run(self.record_steps(error), self.store)
 
-    def judge_result(self, result: Any) -> None:
+    def record_result(self, result: Any) -> None:
         """Settle by what the call returned."""
-        if self._state.config.failure_result is None:
+        if self._state.config.is_failure is None:
             self.success()
         else:
-            run(self.judging_result(result), self.store)
+            run(self.record_result_steps(result), self.store)
 
     async def asuccess(self) -> None:
         """:meth:`success` without blocking the event loop."""
@@ -76,21 +76,21 @@ class Permit:
         """:meth:`cancel` without blocking the event loop."""
         await arun(self._settling(), self.store)
 
-    async def ajudge(self, error: BaseException | None) -> float:
-        """:meth:`judge` without blocking the event loop."""
-        return await arun(self.judging(error), self.store)
+    async def arecord(self, error: BaseException | None) -> float:
+        """:meth:`record` without blocking the event loop."""
+        return await arun(self.record_steps(error), self.store)
 
-    async def ajudge_result(self, result: Any) -> None:
-        """:meth:`judge_result` without blocking the event loop."""
-        await arun(self.judging_result(result), self.store)
+    async def arecord_result(self, result: Any) -> None:
+        """:meth:`record_result` without blocking the event loop."""
+        await arun(self.record_result_steps(result), self.store)
 
     @property
     def store(self) -> Store:
         """The store that is told."""
         return self._state.store
 
-    def judging(self, error: BaseException | None) -> Steps[float]:
-        """:meth:`judge`, as steps."""
+    def record_steps(self, error: BaseException | None) -> Steps[float]:
+        """:meth:`record`, as steps."""
         match self._state.verdict_on(error):
             case True:
                 return self._settling(good=1)
@@ -106,9 +106,9 @@ class Permit:
         yield from self._settling()
         return self._state.refuses_for()
 
-    def judging_result(self, result: Any) -> Steps[float]:
-        """:meth:`judge_result`, as steps."""
-        is_failure = self._state.config.failure_result
+    def record_result_steps(self, result: Any) -> Steps[float]:
+        """:meth:`record_result`, as steps."""
+        is_failure = self._state.config.is_failure
         try:
             failed = is_failure is not None and is_failure(result)
         except BaseException:
@@ -134,7 +134,7 @@ class Permit:
         """Settle a success that need not be told now; this is the healthy path. False: it is not settled."""
         if self.settled:
             return True
-        self.settled = not self.probe and not self.riders and self._state.count(self)
+        self.settled = not self.probe and not self.extra_calls and self._state.count(self)
         return self.settled
 
     def _settling(self, *, good: int = 0, bad: int = 0, error: BaseException | None = None) -> Steps[float]:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from .._util.clock import LONGEST, SECOND, microseconds
 from .._util.suggest import not_one_of, unknown_option
 from ..errors import ConfigurationError
-from .schema import WhenDown
+from .schema import OnStoreFailure
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -33,16 +33,16 @@ class CircuitBreakerConfig:
             ``failure_threshold=1_000_000`` they alone count.
         slow_call_duration: from how long on a call is slow.
         minimum_calls, window: so many calls there have to be within so long, before a fraction of them counts.
-        verdict_ttl: for how long a process lets calls through on the store's last word. 0 asks every time.
+        cache_ttl: for how long a process lets calls through on the store's last word. 0 asks every time.
         expected_exception: what counts as a failure.
         ignored_exceptions: what counts as nothing.
         success_exceptions: what counts as an answer (a 404, say).
-        failure_result: called with a result, says whether that is a failure.
+        is_failure: called with a result, says whether that is a failure.
         fallback_function: called with the same arguments in place of a refused call.
-        ramp: for so long after it closed, calls are let through with a chance that rises from a tenth to one.
+        slow_start: for so long after it closed, calls are let through with a chance that rises from a tenth to one.
         shadow: decide and report, and refuse nothing.
-        obey_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
-        when_down: what to do while the store is away: ``"local"``, ``"open"`` (let all through) or
+        respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
+        on_store_failure: what to do while the store is away: ``"local"``, ``"allow"`` (let all through) or
             ``"closed"`` (let none through).
     """
 
@@ -60,16 +60,16 @@ class CircuitBreakerConfig:
     slow_call_duration: float | None = None
     minimum_calls: int = 10
     window: float = 60
-    verdict_ttl: float = 0.25
+    cache_ttl: float = 0.25
     expected_exception: Exceptions = Exception
     ignored_exceptions: Exceptions = ()
     success_exceptions: Exceptions = ()
-    failure_result: Callable[[Any], bool] | None = None
+    is_failure: Callable[[Any], bool] | None = None
     fallback_function: Callable[..., Any] | None = field(default=None, compare=False)
-    ramp: float = 0
+    slow_start: float = 0
     shadow: bool = False
-    obey_retry_after: bool = False
-    when_down: WhenDown = "local"
+    respect_retry_after: bool = False
+    on_store_failure: OnStoreFailure = "local"
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -81,10 +81,10 @@ class CircuitBreakerConfig:
             self._check_span(name, least=0.001)
         if not (_is_number(self.window) and 0.001 <= self.window <= 30 * 86400):
             raise self._wrong("window", "seconds, from 0.001 to 30 days")
-        for name in ("reset_timeout", "exponential_backoff_max", "verdict_ttl"):
+        for name in ("reset_timeout", "exponential_backoff_max", "cache_ttl"):
             self._check_span(name, least=0)
-        if not (_is_number(self.ramp) and 0 <= self.ramp <= 30 * 86400):
-            raise self._wrong("ramp", "seconds, from 0 to 30 days")
+        if not (_is_number(self.slow_start) and 0 <= self.slow_start <= 30 * 86400):
+            raise self._wrong("slow_start", "seconds, from 0 to 30 days")
         if self.slow_call_duration is not None:
             self._check_span("slow_call_duration", least=0)
         for name in ("failure_rate", "slow_call_rate"):
@@ -106,15 +106,17 @@ class CircuitBreakerConfig:
             for error in given if isinstance(given, tuple) else (given,):
                 if not (isinstance(error, type) and issubclass(error, BaseException)):
                     raise self._wrong(name, "an exception class or a tuple of them")
-        for name in ("failure_result", "fallback_function"):
+        for name in ("is_failure", "fallback_function"):
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise self._wrong(name, "a function or None")
-        for name in ("obey_retry_after", "shadow"):
+        for name in ("respect_retry_after", "shadow"):
             if not isinstance(getattr(self, name), bool):
                 raise self._wrong(name, "True or False")
-        if self.when_down not in get_args(WhenDown):
-            raise not_one_of(f"breaker {self.name!r}: when_down", self.when_down, get_args(WhenDown))
+        if self.on_store_failure not in get_args(OnStoreFailure):
+            raise not_one_of(
+                f"breaker {self.name!r}: on_store_failure", self.on_store_failure, get_args(OnStoreFailure)
+            )
 
     def _check_span(self, name: str, least: float) -> None:
         value = getattr(self, name)
@@ -157,7 +159,7 @@ class CircuitBreakerConfig:
             self.minimum_calls,
             round((self.failure_rate or 0) * 1000),
             round((self.slow_call_rate or 0) * 1000),
-            microseconds(self.ramp),
+            microseconds(self.slow_start),
             int(self.shadow),
         )
         fingerprint = zlib.crc32(repr((waits, rates)).encode()) or 1  # how long a probe takes is each process's affair

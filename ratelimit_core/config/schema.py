@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-WhenDown = Literal["local", "open", "closed"]
+OnStoreFailure = Literal["local", "allow", "deny"]
 """What a guard does while the store is away: go on with this process's own state, let all through, or none."""
 
 
@@ -91,9 +91,10 @@ SETTINGS: dict[str, Setting] = {
     "memory_max_keys": Setting(100_000, _count, "a whole number, 1 or more"),
     "circuit_breaker": Setting(None, _mapping, _DICTIONARY),
     "key_prefix": Setting("resilient", _text, "a string"),
-    "store_retry_after": Setting(5.0, _seconds, "seconds, more than 0 and at most 3600"),
+    "store_retry_interval": Setting(5.0, _seconds, "seconds, more than 0 and at most 3600"),
     "algorithm": _one_of("sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"),
-    "fail_open": Setting(None, _flag, "True, False, or None to go on with this process's own state"),
+    "on_store_failure": _one_of("local", "allow", "deny")._replace(default=None),
+    "fail_open": Setting(None, _flag, "True for on_store_failure='allow', False for 'deny'"),
     "trusted_proxies": Setting((), _list, "a list of addresses and networks, as in ['10.0.0.0/8']"),
     "response_handler": Setting(None, _callable, _FUNCTION),
     "exception_handler": Setting(None, _callable, _FUNCTION),
@@ -105,6 +106,7 @@ OF_VIEWS = frozenset(
     {
         "enable",
         "algorithm",
+        "on_store_failure",
         "fail_open",
         "trusted_proxies",
         "response_handler",

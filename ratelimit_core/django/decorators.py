@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 from .._util.callables import bound_method
 from ..backends.base import Backend
-from ..config.schema import WhenDown
+from ..config.schema import OnStoreFailure
 from ..errors import ConfigurationError
 from ..limiter import Algorithm
 from .limits.enforcement import arun, run
@@ -42,7 +42,7 @@ def rate_limit(
     deny_list: Listed | None = None,
     concurrency: int | None = None,
     timeout: float = 60.0,
-    when_down: WhenDown | None = None,
+    on_store_failure: OnStoreFailure | None = None,
     scope: str | None = None,
 ) -> Callable[[V], V]:
     """Limit how often a view is called, for each ``key``, in all processes that share the backend.
@@ -69,7 +69,7 @@ def rate_limit(
             :mod:`~ratelimit_core.django.limits.keys`, also for what a function may return.
         rate: one or several, as ``"10/s;1000/h"``; or a function of the request that returns that, or None for a
             request that is not limited. A different rate has counters of its own. Nonsense is logged once, and such
-            requests pass (with ``when_down="closed"``: get ``503``).
+            requests pass (with ``on_store_failure="deny"``: get ``503``).
         block: False lets the request pass and tells the view by ``request.rate_limit_exceeded``.
         backend: another one than the configured, by name or as an object.
         skip_if: a function of the request: true for one that is not limited.
@@ -84,8 +84,9 @@ def rate_limit(
         deny_list: the same, for who gets ``403`` at once.
         concurrency: how many requests of one key may run at a time; a streaming response runs until it is closed.
         timeout: a place to run is free again after so many seconds, if its process died.
-        when_down: while the store is away: ``"local"``, ``"open"`` or ``"closed"`` (``503`` with ``Retry-After``).
-            By default ``RATELIMIT_FAIL_OPEN`` says: True is open, False closed, and unset local.
+        on_store_failure: while the store is unavailable: ``"local"`` counts in this process, ``"allow"`` lets requests
+            pass, ``"deny"`` answers ``503`` with ``Retry-After``. By default
+            ``RATELIMIT_ON_STORE_FAILURE``.
         scope: what the counters belong to. By default the dotted name of the view (of a method: its class and name),
             so that no two views share a count; views with one scope, rate and key share theirs.
 
@@ -95,7 +96,7 @@ def rate_limit(
     """
     limit = ViewLimit(
         key, rate, block, backend, skip_if, algorithm, algorithm_config, response_callback, cost, shadow,
-        allow_list, deny_list, concurrency, timeout, when_down,
+        allow_list, deny_list, concurrency, timeout, on_store_failure,
     )  # fmt: skip
     if scope == "":
         raise ConfigurationError("scope='' should name what the counters belong to, or be left out")

@@ -85,9 +85,9 @@ class ResilienceMiddleware:
     * Before views it applies the limits of ``RATELIMIT_MIDDLEWARE``: see :class:`SiteLimits`. Without that setting it
       asks nothing.
     * A :class:`CircuitBreakerError` or :class:`BackendError` that a view raises becomes ``503``, and
-      :class:`RateLimited` ``429``, with ``Retry-After``; views without this middleware, decorated or not, raise them to
-      Django, which answers ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is asked
-      first; it returns None for the usual answer.
+      :class:`RateLimitExceeded` ``429``, with ``Retry-After``; views without this middleware, decorated or not, raise
+      them to Django, which answers ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is
+      asked first; it returns None for the usual answer.
     * Responses tell of limits also where a view raised, and of those of Django REST framework's throttles.
 
     Raises:

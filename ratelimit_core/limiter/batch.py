@@ -39,26 +39,26 @@ def decide(question: Question, verdicts: Sequence[Verdict], *, local: bool) -> D
         (verdict,), (limit,) = verdicts, limits
         allowed = verdict[ALLOWED] == 1
         left, reset, wait = verdict[ANSWER], verdict[OTHER_ANSWER] / SECOND, verdict[WAIT] / SECOND
-        keeps_slot = not allowed and limit.reservable and verdict[-1] > 0
+        reservation_kept = not allowed and limit.reservable and verdict[-1] > 0
         _, _, cost, ticket, takes, _ = question
-        end = cost, keeps_slot, allowed and takes, local
+        end = cost, reservation_kept, allowed and takes, local
         return _new(Decision, (allowed, limit.allowance, left, reset, wait, ticket, 0, 0, *end))
     allowed = all(verdict[ALLOWED] for verdict in verdicts)
     # If one denied, the others have no say: they answered as if they had counted what now counts nowhere.
     telling = [i for i, verdict in enumerate(verdicts) if allowed or not verdict[ALLOWED]]
-    tightest = min(telling, key=lambda i: (verdicts[i][ANSWER], -verdicts[i][WAIT], -verdicts[i][OTHER_ANSWER]))
+    binding = min(telling, key=lambda i: (verdicts[i][ANSWER], -verdicts[i][WAIT], -verdicts[i][OTHER_ANSWER]))
     which = max(telling, key=lambda i: verdicts[i][WAIT])
     return Decision(
         allowed=allowed,
-        limit=limits[tightest].allowance,
-        remaining=verdicts[tightest][ANSWER],
+        limit=limits[binding].allowance,
+        remaining=verdicts[binding][ANSWER],
         reset_after=max(verdict[OTHER_ANSWER] for verdict in verdicts) / SECOND,
         retry_after=verdicts[which][WAIT] / SECOND,
         ticket=question.ticket,
-        tightest=tightest,
-        which=which,
+        binding=binding,
+        denied_by=which,
         cost=question.cost,
-        keeps_slot=not verdicts[which][ALLOWED] and limits[which].reservable and verdicts[which][-1] > 0,
-        taken=allowed and question.takes,
+        reservation_kept=not verdicts[which][ALLOWED] and limits[which].reservable and verdicts[which][-1] > 0,
+        consumed=allowed and question.takes,
         local=local,
     )

@@ -15,11 +15,11 @@ class Decision(NamedTuple):
         reset_after: until all that was used is back: the longest over all limits.
         retry_after: until asking again makes sense, or until the reserved slot: the longest over all limits.
         ticket: names what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
-        tightest: the limit that has the least left, by its place; of several alike the one with the longest wait.
-        which: the limit with the longest wait, by its place; of a reservation, the one that gave the slot.
+        binding: the limit that has the least left, by its place; of several alike the one with the longest wait.
+        denied_by: the limit with the longest wait, by its place; of a reservation, the one that gave the slot.
         cost: how much was asked for.
-        keeps_slot: denied a redemption, whether the slot is still held, for ``retry_after`` from now.
-        taken: every limit has counted it. Of an allowed reservation: nothing is left to redeem.
+        reservation_kept: denied a redemption, whether the slot is still held, for ``retry_after`` from now.
+        consumed: every limit has counted it. Of an allowed reservation: nothing is left to redeem.
         local: decided by this process alone, because the store is away.
     """
 
@@ -29,11 +29,11 @@ class Decision(NamedTuple):
     reset_after: float
     retry_after: float
     ticket: str = ""
-    tightest: int = 0
-    which: int = 0
+    binding: int = 0
+    denied_by: int = 0
     cost: int = 1
-    keeps_slot: bool = False
-    taken: bool = False
+    reservation_kept: bool = False
+    consumed: bool = False
     local: bool = False
 
     def __bool__(self) -> bool:

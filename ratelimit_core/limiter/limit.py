@@ -58,7 +58,7 @@ class Limit:
         self._of_one: dict[int, tuple[int, ...]] = {}  # by operation: what is asked most often, put together once
 
     @classmethod
-    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, slack: float = 0.0) -> Limit:
+    def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, spacing_margin: float = 0.0) -> Limit:
         """The limit that ``rate`` means under ``algorithm``.
 
         Raises:
@@ -83,7 +83,7 @@ class Limit:
                     f"{rate}: a sliding_window keeps every hit, so its limit is at most {_MAX_LOG}; "
                     "use algorithm='sliding_window_counter' or 'token_bucket'"
                 )
-            config = (rate.limit, period, spacing + int(spacing * slack))
+            config = (rate.limit, period, spacing + int(spacing * spacing_margin))
         elif policy is SLIDING_WINDOW_COUNTER:
             config = (rate.limit, -(-period // 4))
         else:

@@ -15,8 +15,8 @@ from .._util.ids import new_ticket
 from .._util.redact import without_secrets
 from .._util.suggest import not_one_of
 from ..backends.base import Backend
-from ..config.schema import WhenDown
-from ..errors import BackendError, ConfigurationError, RateLimited
+from ..config.schema import OnStoreFailure
+from ..errors import BackendError, ConfigurationError, RateLimitExceeded
 from ..policies import CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, WAIT
 from ..policies.concurrency import RENEW
 from ..policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
@@ -44,7 +44,7 @@ class Limiter:
         if limiter.hit():
             ...  # one decision, one round trip; a denied hit costs nothing
         with limiter:
-            ...  # raises RateLimited
+            ...  # raises RateLimitExceeded
         slot = limiter.reserve(max_wait=30)  # ours in slot.retry_after seconds: then redeem it
 
     Several limits are one decision: either all count the hit, or none does.
@@ -62,13 +62,13 @@ class Limiter:
         concurrency: how many may run at a time. A run takes one place, whatever its cost.
         timeout: a place is free again after so many seconds, if whoever held it died.
         backend: another backend than the configured one.
-        when_down: while the store is away: ``"local"``, ``"open"`` (allow all) or ``"closed"`` (deny all).
-        slack: with ``sliding_window``, how much further apart reserved slots lie than they have to; 0.03 is 3 %. The
-            rate can't be exceeded without it, but fully used for long, whoever is late makes all after him late.
-        lease: take so many at once from the shared budget, and spend them in this process without asking: one round
-            trip for ``lease`` hits. What is taken counts from then on, so in any period at most what the algorithm
-            allows and one block for each process and key may pass. A block ends with its window; :meth:`give_back`
-            ends it sooner. Where there is no room for a whole block, each hit asks.
+        on_store_failure: while the store is away: ``"local"``, ``"allow"`` (allow all) or ``"deny"`` (deny all).
+        spacing_margin: with ``sliding_window``, how much further apart reserved slots lie than they have to; 0.03 is
+            3 %. The rate holds without it. With it, one late caller does not make all later ones late.
+        local_quota: take so many at once from the shared budget, and spend them in this process without asking: one
+            round trip for ``local_quota`` hits. What is taken counts from then on, so in any period at most what the
+            algorithm allows and one block for each process and key may pass. A block ends with its window;
+            :meth:`return_unused` ends it sooner. Where there is no room for a whole block, each hit asks.
         clock: what ages are measured with; for tests.
 
     Raises:
@@ -85,12 +85,15 @@ class Limiter:
         concurrency: int | None = None,
         timeout: float = 60.0,
         backend: Backend | None = None,
-        when_down: WhenDown = "local",
-        slack: float = 0.0,
-        lease: int | None = None,
+        on_store_failure: OnStoreFailure = "local",
+        spacing_margin: float = 0.0,
+        local_quota: int | None = None,
         clock: Clock = monotonic,
     ) -> None:
-        for option, value, known in (("algorithm", algorithm, Algorithm), ("when_down", when_down, WhenDown)):
+        for option, value, known in (
+            ("algorithm", algorithm, Algorithm),
+            ("on_store_failure", on_store_failure, OnStoreFailure),
+        ):
             if value not in get_args(known):
                 raise not_one_of(option, value, get_args(known))
         if burst is not None and algorithm != "token_bucket":
@@ -101,18 +104,20 @@ class Limiter:
             raise ConfigurationError(
                 f"backend={without_secrets(backend)} should be a Backend, as in RedisBackend('redis://...')"
             )
-        if type(slack) not in (int, float) or not 0 <= slack <= 1:
-            raise ConfigurationError(f"slack={slack!r} should be a part of the spacing of slots, from 0 to 1")
+        if type(spacing_margin) not in (int, float) or not 0 <= spacing_margin <= 1:
+            raise ConfigurationError(
+                f"spacing_margin={spacing_margin!r} should be a part of the spacing of slots, from 0 to 1"
+            )
         if rate is None and concurrency is None:
             raise ConfigurationError("a limiter needs a rate, as in Limiter('10/s', key=...), or a concurrency")
         self.key = key
-        self.when_down = when_down
+        self.on_store_failure = on_store_failure
         rates = () if rate is None else parse_rates(rate)
-        self.limits = [Limit.of_rate(each, algorithm, burst, slack) for each in rates]
+        self.limits = [Limit.of_rate(each, algorithm, burst, spacing_margin) for each in rates]
         if concurrency is not None:
             self.limits.append(Limit.of_concurrency(concurrency, timeout))
         self.clock = clock
-        self._blocks = None if lease is None else self._leasing(lease)
+        self._blocks = None if local_quota is None else self._leasing(local_quota)
         self._backend = backend
         self._store: Store | None = None
         self._quick: Callable[[str], Decision] | None = None
@@ -171,7 +176,7 @@ class Limiter:
             decision = self.noted(name, self._ask(self.calls(name, blocks.size, new_ticket())))
             return blocks.took(name, decision, asked_at) if decision else None
 
-    def give_back(self) -> None:
+    def return_unused(self) -> None:
         """Give back what is left of all leased blocks, as at the end of a process. A round trip for each key."""
         for name, decision in self._blocks.give_up() if self._blocks is not None else ():
             self.store.tell(self._refunds(name, self.limits, decision), decision.local)
@@ -248,7 +253,7 @@ class Limiter:
         floor, max_wait = _span("floor", floor), _span("max_wait", max_wait)
         if on is None and floor == 0:
             decision = self._ask(self.calls(name, cost, ticket))
-            which = decision.which
+            which = decision.denied_by
             if decision.allowed or decision.local or not self.limits[which].reservable:
                 return decision
         places = self._of_slot(which)
@@ -283,14 +288,14 @@ class Limiter:
         else:
             decision = decide(question, verdicts, local=False)
             waits = [verdict[WAIT] for verdict in verdicts]
-        return decision._replace(which=places[decision.which], tightest=places[decision.tightest]), waits
+        return decision._replace(denied_by=places[decision.denied_by], binding=places[decision.binding]), waits
 
     def redeem(self, slot: Decision, *, key: str | None = None) -> Decision:
         """Use a reserved slot, now that its time has come: once, and not much later; else this is a new hit.
 
         One round trip; none if the slot was there at once, and of all limits.
         """
-        if slot.taken:
+        if slot.consumed:
             return slot
         name = self._name(key)
         return self._ask(self.calls(name, slot.cost, slot.ticket, slot=slot))
@@ -389,7 +394,7 @@ class Limiter:
         """What takes ``cost`` of every limit; of those in which ``slot`` is held, by that slot's ticket."""
         calls = [limit.call(name, HIT, cost, ticket) for limit in self.limits]
         # At more than it was taken for it would let through what nobody has counted.
-        redeemed = self._of_slot(slot.which) if slot is not None and cost <= slot.cost else []
+        redeemed = self._of_slot(slot.denied_by) if slot is not None and cost <= slot.cost else []
         for i in redeemed:
             assert slot is not None
             calls[i] = self.limits[i].call(name, REDEEM, cost, slot.ticket)
@@ -406,7 +411,7 @@ class Limiter:
 
     def denied(self, decision: Decision) -> Decision:
         """The same, counted as a hit that was denied."""
-        self.limits[decision.which].denied()
+        self.limits[decision.denied_by].denied()
         return decision
 
     def known_denial(self, name: str, cost: int) -> Decision | None:
@@ -424,10 +429,10 @@ class Limiter:
         )
 
     def without_store(self, question: Question, error: BackendError) -> Decision:
-        """The answer while the store is away, by ``when_down``."""
-        if self.when_down == "local":
+        """The answer while the store is away, by ``on_store_failure``."""
+        if self.on_store_failure == "local":
             return decide(question, self.store.local.apply(question.calls), local=True)
-        allowed = self.when_down == "open"
+        allowed = self.on_store_failure == "allow"
         wait = 0.0 if allowed else error.retry_after or 0.0
         return Decision(
             allowed,
@@ -437,22 +442,22 @@ class Limiter:
             wait,
             ticket=question.ticket,
             cost=question.cost,
-            keeps_slot=question.redeems and not allowed,
-            taken=question.takes and allowed,
+            reservation_kept=question.redeems and not allowed,
+            consumed=question.takes and allowed,
             local=True,
         )
 
-    def refusal(self, decision: Decision, name: str | None = None) -> RateLimited:
+    def refusal(self, decision: Decision, name: str | None = None) -> RateLimitExceeded:
         """The error that says what ``decision`` says."""
-        return RateLimited(
+        return RateLimitExceeded(
             self.key if name is None else name,
             decision.retry_after,
             name=self.key,
             limit=decision.limit,
             remaining=decision.remaining,
             reset_after=decision.reset_after,
-            which=decision.which,
-            keeps_slot=decision.keeps_slot,
+            denied_by=decision.denied_by,
+            reservation_kept=decision.reservation_kept,
         )
 
     def _ask(self, question: Question) -> Decision:
@@ -483,16 +488,18 @@ class Limiter:
     def _leasing(self, lease: int) -> Blocks:
         most = min(limit.allowance for limit in self.limits)
         if any(limit.policy is CONCURRENCY for limit in self.limits):
-            raise ConfigurationError(f"lease={lease!r}: places to run can't be taken ahead; leave out concurrency")
+            raise ConfigurationError(
+                f"local_quota={lease!r}: places to run can't be taken ahead; leave out concurrency"
+            )
         if type(lease) is not int or not 2 <= lease <= most:
-            raise ConfigurationError(f"lease={lease!r} should be a whole number from 2 to the limit, {most}")
+            raise ConfigurationError(f"local_quota={lease!r} should be a whole number from 2 to the limit, {most}")
         fixed = any(limit.policy is FIXED_WINDOW for limit in self.limits)
         return Blocks(lease, min(limit.period_us for limit in self.limits), fixed, self.clock)
 
     def _all_refunds(self, decision: Decision, key: str | None) -> list[Call]:
         if not decision.allowed or (self._blocks is not None and self._blocks.put_back(self._name(key), decision)):
             return []
-        limits = self.limits if decision.taken else [self.limits[i] for i in self._of_slot(decision.which)]
+        limits = self.limits if decision.consumed else [self.limits[i] for i in self._of_slot(decision.denied_by)]
         return self._refunds(self._name(key), limits, decision)
 
     def _refunds(self, name: str, limits: list[Limit], decision: Decision) -> list[Call]:

@@ -13,7 +13,7 @@ from ..circuit_breaker.cache import BreakerState, states
 from ..limiter.denials import denials
 from .labels import FirstSeen, label_of, labelling
 
-COUNTED = ("successes", "failures", "refusals", "shadow_refusals", "probes")
+COUNTED = ("successes", "failures", "rejections", "shadow_rejections", "probes")
 """What each breaker counts, as it names it."""
 _AT_A_TIME = 500
 """So many breakers are asked on the way of somebody's call, which takes half a millisecond."""

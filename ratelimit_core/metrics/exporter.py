@@ -6,13 +6,13 @@ import atexit
 from abc import ABC, abstractmethod
 
 from ..circuit_breaker.cache import BreakerState
-from ..events import BreakerChanged, Event, StoreChanged, subscribe
+from ..events import Event, StateChanged, StoreAvailabilityChanged, subscribe
 from ..store import fallback
 from .counters import Counts
 
 CALLS = "resilience_breaker_calls"
 PROBES = "resilience_breaker_probes"
-SHADOW_REFUSALS = "resilience_breaker_shadow_refusals"
+SHADOW_REJECTIONS = "resilience_breaker_shadow_rejections"
 TRANSITIONS = "resilience_breaker_transitions"
 DENIALS = "resilience_limit_denials"
 ERRORS = "resilience_store_errors"
@@ -26,7 +26,7 @@ WAITED = "resilience_task_waited_seconds"
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     CALLS: ("Calls through the breaker that ended, or were refused", ("breaker", "outcome")),
     PROBES: ("Probes that were let through", ("breaker",)),
-    SHADOW_REFUSALS: ("Calls that would have been refused, but for the shadow", ("breaker",)),
+    SHADOW_REJECTIONS: ("Calls that would have been refused, but for the shadow", ("breaker",)),
     TRANSITIONS: ("Changes of state that this process caused", ("breaker", "to")),
     DENIALS: ("Hits that the limit denied", ("limit", "algorithm")),
     ERRORS: ("Round trips to the shared store that failed", ()),
@@ -40,9 +40,9 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 _OF_BREAKERS: dict[str, tuple[str, ...]] = {
     "successes": (CALLS, "success"),
     "failures": (CALLS, "failure"),
-    "refusals": (CALLS, "refused"),
+    "rejections": (CALLS, "not_permitted"),
     "probes": (PROBES,),
-    "shadow_refusals": (SHADOW_REFUSALS,),
+    "shadow_rejections": (SHADOW_REJECTIONS,),
 }
 """The counter of each thing that breakers count, and its outcome there."""
 
@@ -140,8 +140,8 @@ def _observe(seconds: float, failed: bool) -> None:
 def _note(event: Event) -> None:
     for exporter in _exporters:
         match event:
-            case BreakerChanged():
+            case StateChanged():
                 exporter.add(TRANSITIONS, 1, exporter.counts.label(event.name), event.new)
-            case StoreChanged(up=False):
+            case StoreAvailabilityChanged(available=False):
                 exporter.add(OUTAGES, 1)
         exporter.flush_if_due()

@@ -68,7 +68,7 @@ def details(verdict: Verdict) -> dict[str, Any]:
     if not verdict:
         return {}
     return {
-        "state": "ramping_up" if state_of(verdict) == CLOSED else STATES[state_of(verdict)],
+        "state": "slow_start" if state_of(verdict) == CLOSED else STATES[state_of(verdict)],
         "failure_count": verdict[FAILURES],
         "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
         "next_attempt_time": next_attempt(verdict),

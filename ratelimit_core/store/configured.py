@@ -83,7 +83,7 @@ def get_store(backend: Backend | str | None = None) -> Store:
                 CircuitBreakerConfig().with_options(setting("circuit_breaker") or {})  # now, not when something fails
                 _store = get_store(_configured())
             return _store
-        return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_after")))
+        return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_interval")))
 
 
 def get_backend(name: str | None = None) -> Backend:

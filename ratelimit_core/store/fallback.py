@@ -15,7 +15,7 @@ from .._util.interrupts import interruptions
 from ..backends.base import Backend
 from ..backends.memory import MemoryBackend
 from ..errors import BackendError, CircuitBreakerError
-from ..events import Event, StoreChanged, aemit, emit
+from ..events import Event, StoreAvailabilityChanged, aemit, emit
 from ..policies import Verdict
 from ..protocol.call import Call, Key
 
@@ -145,13 +145,13 @@ class Store:
         if event is not None:
             await aemit(event)
 
-    def _failed(self, error: BackendError) -> StoreChanged | None:
+    def _failed(self, error: BackendError) -> StoreAvailabilityChanged | None:
         if not error.away:
             return None
         error.retry_after = self._retry_after / SECOND
         return self._changed(self._clock() + self._retry_after, str(error))
 
-    def _changed(self, away_until: int, reason: str = "") -> StoreChanged | None:
+    def _changed(self, away_until: int, reason: str = "") -> StoreAvailabilityChanged | None:
         """Note whether the store is there; what is to be announced of it."""
         up = not away_until
         with self._lock:
@@ -163,7 +163,7 @@ class Store:
             ):  # else it answers, but can't write, say
                 self.local.clear()  # this process begins anew
             self._away_until = away_until
-        return StoreChanged(up=up, reason=reason) if up != was_up else None
+        return StoreAvailabilityChanged(available=up, reason=reason) if up != was_up else None
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 from .wait_header import HEADER, SOON, Waiting
 
 
-class WaitedTooLong(ResilienceError):
+class MaxWaitExceeded(ResilienceError):
     """A task gave up waiting: ``max_wait`` or ``max_deferrals`` was reached."""
 
 
-class NotDeferred(ResilienceError):
+class DeferralFailed(ResilienceError):
     """A task had to wait, but publishing it for later failed: it ends here, and is not in the queue any more."""
 
 
@@ -54,7 +54,7 @@ def put_off(
     Raises:
         Retry: always, if all goes well. Its ``exc`` is ``reason``, which is what Flower shows.
         Reject: publishing failed; the message is delivered again, since it is acknowledged late.
-        NotDeferred: publishing failed, and the message is acknowledged already.
+        DeferralFailed: publishing failed, and the message is acknowledged already.
         Ignore: it has expired, and ends as revoked.
     """
     request = task.request
@@ -65,7 +65,7 @@ def put_off(
     countdown = safe_countdown(task.app, min(countdown, good_for + SOON))  # a moment more: it has expired then
     until = time.time() + at_least if at_least > countdown else 0.0
     # A slot that was used already is just a name: redeeming it is a hit like any other.
-    held = (slot.which, slot.ticket, slot.cost) if slot is not None else waiting.slot
+    held = (slot.denied_by, slot.ticket, slot.cost) if slot is not None else waiting.slot
     waiting = Waiting(waiting.deferrals + 1, waiting.waited + max(countdown, at_least), held, until)
     _leave(task, _again(task, waiting, countdown, args, kwargs, options), reason, countdown)
 
@@ -157,7 +157,7 @@ def not_published(task: Task[..., Any], error: Any, reason: object) -> Exception
     if task.acks_late:
         time.sleep(random.uniform(0.5, 1.0))  # the broker is in trouble: don't spin on the redelivery
         return Reject(error, requeue=True)
-    return NotDeferred(f"could not be published for later: {error!r}; it waited because of {reason!r}")
+    return DeferralFailed(f"could not be published for later: {error!r}; it waited because of {reason!r}")
 
 
 def publish(message: Signature[Any]) -> None:

@@ -18,15 +18,15 @@ from ratelimit_core._util import clock
 from ratelimit_core._util.clock import SECOND
 from ratelimit_core._util.ids import new_ticket
 from ratelimit_core._util.interrupts import interruptions
-from ratelimit_core.errors import CircuitBreakerError, RateLimited
-from ratelimit_core.guard import Leave
+from ratelimit_core.errors import CircuitBreakerError, RateLimitExceeded
+from ratelimit_core.guard import Admission
 from ratelimit_core.limiter import Decision
 
 from ..protection import Protection
 from ..queues import longest_countdown
-from ..signals import rate_limited, task_released
+from ..signals import rate_limited, task_resumed
 from .dead_letters import bury
-from .deferral import NotDeferred, WaitedTooLong, late_by, put_off, until_it_expires
+from .deferral import DeferralFailed, MaxWaitExceeded, late_by, put_off, until_it_expires
 from .wait_header import SLOT, Waiting
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _WITHOUT_SLOT = 10.0
 """Seconds that a task waits at most for its next try of its own accord, while it would miss a slot."""
 
 
-class Coalesced(Exception):
+class DuplicateTask(Exception):
     """Another call with the same arguments waits already, so this one ends here."""
 
 
@@ -89,7 +89,7 @@ class Run:
         self.args, self.kwargs = args, kwargs
         self.subject = protection.subject(args, kwargs)
         self.waiting = Waiting.of(self.request.headers)
-        self.leave: Leave | None = None
+        self.leave: Admission | None = None
         self.ticket = ""
 
     @property
@@ -102,14 +102,19 @@ class Run:
 
         Raises:
             CircuitBreakerError: the breaker is open.
-            RateLimited: a limit is reached, and the run may not wait.
+            RateLimitExceeded: a limit is reached, and the run may not wait.
         """
         try:
             self._acquire()
         except CircuitBreakerError as refusal:
             # Perhaps that was known from a second ago, and somebody has reset it since: to wait would be long.
             breaker, waits = self.subject.breaker, self.may_wait and self.options.on_open == "defer"
-            if not waits or refusal.state == "ramping_up" or breaker is None or breaker.look(anew=True)[0] != "closed":
+            if (
+                not waits
+                or refusal.state == "slow_start"
+                or breaker is None
+                or breaker.peek(refresh=True)[0] != "closed"
+            ):
                 raise
             self._acquire()
         if self.waiting.deferrals:
@@ -126,7 +131,7 @@ class Run:
         while self.leave is None:
             try:
                 self.leave = self.protection.acquire(self.subject, ticket=ticket, slot=slot, probe=ticket is probe)
-            except RateLimited as refusal:
+            except RateLimitExceeded as refusal:
                 if not self.may_wait:
                     raise
                 rate_limited.send(sender=self.task, request=self.request, reason=refusal)
@@ -146,19 +151,19 @@ class Run:
 
     def _released(self) -> None:
         self._waits_no_more()
-        task_released.send(
+        task_resumed.send(
             sender=self.task, request=self.request, waited=self.waiting.waited, deferrals=self.waiting.deferrals
         )
 
     def _next_slot(
-        self, refusal: RateLimited, slot: Decision | None, ticket: str, max_wait: float
+        self, refusal: RateLimitExceeded, slot: Decision | None, ticket: str, max_wait: float
     ) -> tuple[float, Decision | None]:
         """How long to wait for the limit that refused, and the slot that will be ours then."""
         limiter = self.protection.limiter
-        if slot is not None and refusal.keeps_slot:
+        if slot is not None and refusal.reservation_kept:
             return refusal.retry_after, slot  # it is not yet time for it
-        if limiter is None or not limiter.limits[refusal.which].reservable:
-            if limiter is not None and limiter.limits[refusal.which].allowance_returns:
+        if limiter is None or not limiter.limits[refusal.denied_by].reservable:
+            if limiter is not None and limiter.limits[refusal.denied_by].allowance_returns:
                 return refusal.retry_after + random.uniform(0, 0.1), slot
             # Nobody knows when a place to run will be free: look again now and then.
             return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
@@ -169,7 +174,7 @@ class Run:
             self.subject.cost,
             key=self.subject.key,
             ticket=ticket + SLOT if slot is None else slot.ticket,
-            on=refusal.which,
+            on=refusal.denied_by,
         )
         return slot.retry_after, slot if slot.allowed else None
 
@@ -184,12 +189,12 @@ class Run:
         wait = random.uniform(0.5, 1.0) * max(retry_after, min(self.waiting.waited, _WITHOUT_SLOT))
         return min(wait, max_wait) if max_wait > _PATIENCE else retry_after
 
-    def _early(self, refusal: RateLimited, slot: Decision | None) -> float:
+    def _early(self, refusal: RateLimitExceeded, slot: Decision | None) -> float:
         """At most half of the time to the next slot, so that at most one run in two waits in place, in the fleet."""
         limiter = self.protection.limiter
         if slot is None or limiter is None:
             return 0.0
-        return min(_EARLY, limiter.limits[refusal.which].spacing_us / 2 / SECOND)
+        return min(_EARLY, limiter.limits[refusal.denied_by].spacing_us / 2 / SECOND)
 
     def backoff(self) -> float:
         """The seconds to wait before the next retry."""
@@ -241,7 +246,7 @@ class Run:
             return 0.0
         if isinstance(error, SoftTimeLimitExceeded):
             return self.leave.fail(error)  # whatever else the breaker expects
-        return self.leave.judge(error)
+        return self.leave.record(error)
 
     def put_off_until_probe(self, refusal: CircuitBreakerError, at_least: float = 0.0, **republish: Any) -> NoReturn:
         """Wait until the next probe, and for a turn of one's own after it, lest all come back at once."""
@@ -252,18 +257,18 @@ class Run:
             at_least = wait  # its turn is not yet when the broker brings it back
         self.put_off(refusal.waiting(wait), wait, at_least=at_least, **republish)
 
-    def put_off(self, reason: CircuitBreakerError | RateLimited, wait: float, **republish: Any) -> NoReturn:
-        """Leave, to be run again in ``wait`` seconds.
+    def put_off(self, reason: CircuitBreakerError | RateLimitExceeded, wait: float, **republish: Any) -> NoReturn:
+        """Admission, to be run again in ``wait`` seconds.
 
         Raises:
-            Retry, Reject, NotDeferred: as :func:`~resilient_tasks.execution.deferral.put_off`.
-            WaitedTooLong: it has waited long or often enough.
-            Coalesced: another one waits already.
+            Retry, Reject, DeferralFailed: as :func:`~resilient_tasks.execution.deferral.put_off`.
+            MaxWaitExceeded: it has waited long or often enough.
+            DuplicateTask: another one waits already.
         """
         options, waiting = self.options, self.waiting
         if wait > waiting.left(options.max_wait, options.max_deferrals):
             self._waits_no_more()
-            error = WaitedTooLong(
+            error = MaxWaitExceeded(
                 f"gave up after waiting {waiting.waited:.0f} s in {waiting.deferrals} deferrals "
                 f"(max_wait={options.max_wait:g} s, max_deferrals={options.max_deferrals}): {reason!r}"
             )
@@ -271,10 +276,10 @@ class Run:
                 bury(self.task, options.dead_letter, repr(error))
             raise error from reason
         if options.coalesce and not self._waits_alone(wait):
-            raise Coalesced
+            raise DuplicateTask
         try:
             put_off(self.task, reason, wait, **republish)
-        except (NotDeferred, Ignore):
+        except (DeferralFailed, Ignore):
             self._waits_no_more()
             raise
 

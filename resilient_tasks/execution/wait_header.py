@@ -79,7 +79,7 @@ class Waiting:
         if self.slot is None:
             return None
         which, ticket, cost = self.slot
-        return Decision(True, 0, 0, 0.0, 0.0, ticket=ticket, which=which, cost=cost)
+        return Decision(True, 0, 0, 0.0, 0.0, ticket=ticket, denied_by=which, cost=cost)
 
 
 _LONGEST = 30 * 86400.0

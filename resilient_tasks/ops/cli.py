@@ -150,7 +150,7 @@ def _store_errors() -> Iterator[None]:
 def _table(found: dict[str, dict[str, Any]]) -> Iterator[str]:
     shown = {name: printable(name) for name in found}
     width = max(map(len, [*shown.values(), "breaker"]))
-    yield f"{'breaker':<{width}}  {'state':<9}  {'failures':>8}  {'next probe':<10}  {'since':<19}  word"
+    yield f"{'breaker':<{width}}  {'state':<9}  {'failures':>8}  {'next probe':<10}  {'since':<19}  override"
     for name, each in sorted(found.items()):
         threshold = each["failure_threshold"]
         failures = f"{each['failure_count']}/{threshold}" if threshold is not None else str(each["failure_count"])

@@ -59,7 +59,7 @@ def _ask_the_store() -> None:
         ConfigurationError: it can't be made; so the worker does not start.
     """
     with suppress(BackendError):
-        CircuitBreaker("resilience").look()
+        CircuitBreaker("resilience").peek()
 
 
 class Gate(bootsteps.StartStopStep):
@@ -119,9 +119,9 @@ class Gate(bootsteps.StartStopStep):
         """For ``celery inspect stats`` and the ``breakers`` command."""
         with self._lock:
             return {
-                "left_alone": sorted(self._left_alone),
-                "lanes": {name: lane.mode.name.lower() for name, lane in self._lanes.items()},
-                "waiting_here": {queue: len(waiting) for queue, waiting in self._waiting.items() if waiting},
+                "paused_queues": sorted(self._left_alone),
+                "breakers": {name: lane.mode.name.lower() for name, lane in self._lanes.items()},
+                "deferred_in_worker": {queue: len(waiting) for queue, waiting in self._waiting.items() if waiting},
             }
 
     def _soon(self, function: Callable[..., Any], *args: Any) -> None:
@@ -149,7 +149,7 @@ class Gate(bootsteps.StartStopStep):
                 return
             waiting = self._waiting.setdefault(request.queue, weakref.WeakSet())
             waiting.add(request)
-            if len(waiting) >= protection.options.max_held and request.queue not in self._overfull:
+            if len(waiting) >= protection.options.max_deferred_in_worker and request.queue not in self._overfull:
                 self._overfull.add(request.queue)
                 logger.warning(
                     "%d tasks of queue %r wait in this worker: it is left alone until there are fewer",
@@ -238,7 +238,7 @@ class Gate(bootsteps.StartStopStep):
                 run.renew()
 
     def _step(self, lane: Lane) -> None:
-        state_now, wait = lane.breaker.look(anew=True)
+        state_now, wait = lane.breaker.peek(refresh=True)
         if state_now == "closed":
             if lane.mode in (Mode.STOPPED, Mode.PROBING):
                 lane.end_probe()
@@ -302,7 +302,7 @@ class Gate(bootsteps.StartStopStep):
     def _is_its_turn(self, protection: Protection, request: ResilientRequest) -> bool:
         """:meth:`_has_turn`, of one that would be put off; while the breaker is open, its refusal gives it a turn."""
         breaker = request.subject.breaker if request.subject is not None else None
-        if breaker is None or breaker.look()[0] != "closed":
+        if breaker is None or breaker.peek()[0] != "closed":
             return True
         return self._has_turn(protection, request)
 
@@ -371,7 +371,7 @@ class Gate(bootsteps.StartStopStep):
 
     def _most(self, queue: str) -> int:
         protections = [request.protection for request in self._waiting[queue]]
-        return min((each.options.max_held for each in protections if each is not None), default=1)
+        return min((each.options.max_deferred_in_worker for each in protections if each is not None), default=1)
 
     def _lane(self, protection: Protection) -> Lane:
         assert protection.breaker is not None

@@ -84,7 +84,7 @@ def test_an_outage_spends_no_retries_of_untouched_tasks(routed: Routed, task: st
 
 
 def test_a_queue_is_protected_whatever_comes_through_it(routed: Routed) -> None:
-    routed.worker("-c", "1")  # another process may go on for verdict_ttl after the breaker opened
+    routed.worker("-c", "1")  # another process may go on for cache_ttl after the breaker opened
     routed.world.set("down", 1)
     first, other = routed.module.send.delay(1), routed.module.plain.apply_async((2,), queue="mail")
     with pytest.raises(ConnectionError):

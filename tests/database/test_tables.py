@@ -192,7 +192,7 @@ def test_what_was_to_last_for_ever_ends_like_others_once_somebody_has_ended_it(
     clock.advance(1000 * DAY)
     assert backend.prune()[0] == 1, "the history"
     assert breaker.state == "open"
-    breaker.automatic()
+    breaker.clear_override()
     clock.advance(10 * DAY)
     assert backend.prune() == (0, 0)
     clock.advance(30 * DAY)

@@ -27,7 +27,7 @@ def test_who_looks_at_one_breaker_changes_nothing_under_the_feet_of_who_looks_at
     views.looked.forget()
     seen = views.looked()
     before = dict(seen.histories)
-    CircuitBreaker("used").automatic("ann", "it is over")
+    CircuitBreaker("used").clear_override("ann", "it is over")
     request = requests.get("/")
     request.user = SimpleNamespace(is_authenticated=True, has_perm=lambda permission: True)  # type: ignore[assignment]
     page = views.breaker(request, address(name))

@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "failure_threshold": 1,
     "recovery_timeout": 0.001,
     "probe_timeout": PROBE_TIMEOUT,
-    "verdict_ttl": 0,
+    "cache_ttl": 0,
 }
 
 

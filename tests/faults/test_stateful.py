@@ -136,20 +136,20 @@ class Breaker(RuleBasedStateMachine):
         threshold=st.integers(1, 3),
         places=st.integers(1, 2),
         successes=st.integers(1, 2),
-        verdict_ttl=st.sampled_from([0, 0.25]),
+        cache_ttl=st.sampled_from([0, 0.25]),
     )
-    def begin(self, threshold: int, places: int, successes: int, verdict_ttl: float) -> None:
+    def begin(self, threshold: int, places: int, successes: int, cache_ttl: float) -> None:
         self.options: dict[str, Any] = {
             "failure_threshold": threshold,
             "half_open_max_calls": places,
             "success_threshold": successes,
-            "verdict_ttl": verdict_ttl,
+            "cache_ttl": cache_ttl,
             "recovery_timeout": RECOVERY,
             "exponential_backoff_max": LONGEST,
             "reset_timeout": RESET,
             "probe_timeout": PROBE,
         }
-        self.ttl = round(verdict_ttl * SECOND)
+        self.ttl = round(cache_ttl * SECOND)
         self.processes = [self.started() for _ in range(PROCESSES)]
 
     def started(self) -> Process:
@@ -182,7 +182,7 @@ class Breaker(RuleBasedStateMachine):
     def compared(self, before: Verdict) -> Verdict:
         """What the store has now: changed only along the table, into another generation, and reported once."""
         after, promised, now = self.noted(self.record()), self.promised, self.clock.now
-        changes = [each for each in self.seen if isinstance(each, events.BreakerChanged) and not each.local]
+        changes = [each for each in self.seen if isinstance(each, events.StateChanged) and not each.local]
         assert len(changes) == (before[STATE] != after[STATE])
         if not changes:
             assert after[GENERATION] == before[GENERATION] or not before[GENERATION]

@@ -229,7 +229,7 @@ def test_an_announcement_is_made_when_something_has_changed_and_only_then(
         breaker.force_open("ada", "they are moving")
         expect(page.get_by_role("status")).to_contain_text("open")
         assert page.evaluate("announced.length") > 0
-        breaker.automatic()
+        breaker.clear_override()
 
 
 def test_a_page_whose_server_is_gone_says_since_when_it_is_stale(

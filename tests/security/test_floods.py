@@ -39,7 +39,7 @@ def hits(limiter: Limiter) -> Iterator[None]:
 def breakers(clock: ManualClock) -> Iterator[None]:
     family = CircuitBreaker("{name}", backend=Shared(clock=clock, max_keys=1000), failure_threshold=1)
     for n in range(FLOOD // 2):
-        family.of(name=f"{n}{PADDING}").acquire().failure()
+        family.bind(name=f"{n}{PADDING}").acquire().failure()
         yield
     assert len(family._family) <= _MAX_FAMILY
 
@@ -61,7 +61,7 @@ FLOODS: dict[str, Callable[[ManualClock], Iterator[None]]] = {
         )
         for algorithm in ALGORITHMS
     },
-    "blocks": lambda clock: hits(Limiter("9/h", key="x", lease=5, backend=Shared(clock=clock, max_keys=1000))),
+    "blocks": lambda clock: hits(Limiter("9/h", key="x", local_quota=5, backend=Shared(clock=clock, max_keys=1000))),
     "places": lambda clock: hits(Limiter(key="x", concurrency=1, backend=Shared(clock=clock, max_keys=1000))),
     "breakers of a template": breakers,
     "addresses": lambda clock: requests_by("HTTP_X_FORWARDED_FOR"),
@@ -95,7 +95,7 @@ def test_every_key_in_redis_ends_and_the_indexes_shrink(valkey_url: str, clock: 
             for limiter in limiters:
                 limiter.hit(key=f"{turn} {n}")
         for n in range(number // 10):
-            family.of(n=f"{turn} {n}").acquire().failure()
+            family.bind(n=f"{turn} {n}").acquire().failure()
 
     flood("first", 300)
     with redis.Redis.from_url(valkey_url, decode_responses=True) as client:

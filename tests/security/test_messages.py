@@ -126,7 +126,7 @@ def test_the_tickets_of_others_are_none_of_a_message(store: Backend) -> None:
 def test_a_probes_place_is_handed_over_by_the_worker_alone(fleet: Fleet) -> None:
     fleet.worker("-c", "1")
     breaker = fleet.trip("charge")
-    eventually(lambda: breaker.look(anew=True)[1] <= 0)
+    eventually(lambda: breaker.peek(refresh=True)[1] <= 0)
     permit = breaker.acquire()
     assert permit.probe
     forged = [
@@ -167,7 +167,7 @@ def test_who_waits_is_not_told_by_arguments_that_are_hidden(fleet: Fleet) -> Non
     hidden = {"argsrepr": "(...)", "kwargsrepr": "{...}"}
     waiting = [fleet.module.per_tenant.apply_async((n, "s3cr3t"), **hidden) for n in range(4)]
     eventually(lambda: sum(result.state == "RETRY" for result in waiting) == 2)
-    worker.wait_for("RateLimited('tests.celery.fleet.per_tenant' limited")
+    worker.wait_for("RateLimitExceeded('tests.celery.fleet.per_tenant' limited")
     refused = next(result for result in waiting if result.state == "RETRY")
     assert not [line for line in worker.lines if "s3cr3t" in line and "succeeded" not in line]
     assert "s3cr3t" not in repr(refused.info)

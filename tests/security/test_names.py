@@ -10,7 +10,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, RateLimited, configure
+from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, RateLimitExceeded, configure
 from ratelimit_core._util.text import printable
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
@@ -39,7 +39,7 @@ def canary(store: Backend) -> Callable[[], bool]:
 
 def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bool]) -> None:
     family = CircuitBreaker("{name}", backend=store, failure_threshold=1)
-    breakers = [family.of(name=name) for name in NAMES]
+    breakers = [family.bind(name=name) for name in NAMES]
     for i, breaker in enumerate(breakers):
         if i % 2:
             breaker.force_open("ann", reason=f"number {i}")
@@ -143,7 +143,7 @@ def test_each_is_a_tenant_of_its_own_to_a_task() -> None:
     for name in NAMES:
         assert of_a_tenant(name) == name
     for name in NAMES:
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitExceeded):
             of_a_tenant(name)
 
 
@@ -175,7 +175,7 @@ def test_a_client_that_is_called_as_the_template_is_shown_with_the_others() -> N
     configure(backend="memory://")
     family = CircuitBreaker("payments:{tenant}", failure_threshold=3)
     for tenant in ("a", "{tenant}"):
-        family.of(tenant=tenant).acquire().success()
+        family.bind(tenant=tenant).acquire().success()
     found = circuit_breaker_registry.get_fleet_status()
     assert {name: status["failure_threshold"] for name, status in found.items()} == {
         "payments:a": None,

@@ -248,7 +248,7 @@ def test_without_its_store_the_function_still_runs(backend: Backend) -> None:
 
 def test_a_call_holds_nobody_up_while_it_runs(backend: Backend) -> None:
     """A lock was held across it, in one process or in all."""
-    breaker = CircuitBreaker("upstream", verdict_ttl=0)
+    breaker = CircuitBreaker("upstream", cache_ttl=0)
 
     def slow() -> str:
         with ThreadPoolExecutor(1) as pool:

@@ -104,9 +104,9 @@ def test_the_environment_holds_text() -> None:
     code = """
         from ratelimit_core import CircuitBreaker
         from ratelimit_core.config import sources
-        answer = [sources.setting("store_retry_after"), CircuitBreaker("b").config.failure_threshold]
+        answer = [sources.setting("store_retry_interval"), CircuitBreaker("b").config.failure_threshold]
     """
-    environ = {"RATELIMIT_STORE_RETRY_AFTER": "2.5", "RATELIMIT_CIRCUIT_BREAKER": '{"failure_threshold": 9}'}
+    environ = {"RATELIMIT_STORE_RETRY_INTERVAL": "2.5", "RATELIMIT_CIRCUIT_BREAKER": '{"failure_threshold": 9}'}
     assert fresh(code, environ) == [2.5, 9]
 
 
@@ -136,9 +136,9 @@ def test_importing_the_package_imports_no_framework_and_no_driver() -> None:
 
 def test_using_the_core_in_memory_imports_neither() -> None:
     code = """
-        from ratelimit_core import Backoff, CircuitBreaker, Limiter, circuit_breaker_registry, retry_after_of
+        from ratelimit_core import Backoff, CircuitBreaker, Limiter, circuit_breaker_registry, parse_retry_after
         with Limiter("10/s", key="k", concurrency=1), CircuitBreaker("b", failure_threshold=3): pass
-        Backoff().delay(1), retry_after_of(ValueError())
+        Backoff().delay(1), parse_retry_after(ValueError())
         answer = sorted({name.partition(".")[0] for name in sys.modules} & {"django", "celery", "kombu", "redis"})
     """
     assert fresh(code) == []
@@ -158,8 +158,8 @@ def test_using_redis_imports_no_django_and_no_celery(valkey_url: str) -> None:
 
 def test_what_is_not_named_keeps_its_value(clean: pytest.MonkeyPatch) -> None:
     configure(key_prefix="mine")
-    configure(store_retry_after=1)
-    assert (sources.setting("key_prefix"), sources.setting("store_retry_after")) == ("mine", 1.0)
+    configure(store_retry_interval=1)
+    assert (sources.setting("key_prefix"), sources.setting("store_retry_interval")) == ("mine", 1.0)
 
 
 def test_a_backend_may_be_an_object_a_url_or_a_dotted_path(clean: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
         ({"circuit_breaker": 5}, "circuit_breaker=5 should be a dictionary"),
         ({"key_prefix": 5}, "key_prefix=5 should be a string"),
         *(
-            ({"store_retry_after": nonsense}, "store_retry_after=")
+            ({"store_retry_interval": nonsense}, "store_retry_interval=")
             for nonsense in (0, -1, "soon", float("nan"), object)
         ),
     ],
@@ -293,7 +293,7 @@ def test_nonsense_is_refused_and_changes_nothing(clean: pytest.MonkeyPatch, give
         ("RATELIMIT_BACKEND_OPTIONS", "{nonsense"),
         ("RATELIMIT_BACKEND_OPTIONS", "[]"),
         ("RATELIMIT_CIRCUIT_BREAKER", "5"),
-        ("RATELIMIT_STORE_RETRY_AFTER", "soon"),
+        ("RATELIMIT_STORE_RETRY_INTERVAL", "soon"),
     ],
 )
 def test_nonsense_in_the_environment_is_refused_by_name(clean: pytest.MonkeyPatch, name: str, value: str) -> None:

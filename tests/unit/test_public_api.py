@@ -24,10 +24,10 @@ HOMES = {
             "Limiter",
             "Decision",
             "Backoff",
-            "retry_after_of",
+            "parse_retry_after",
         ),
         *("circuit_breaker", "circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
-        *("ResilienceError", "CircuitBreakerError", "RateLimited", "BackendError", "ConfigurationError"),
+        *("ResilienceError", "CircuitBreakerError", "RateLimitExceeded", "BackendError", "ConfigurationError"),
     },
     "ratelimit_core.circuit_breaker": {
         *("circuit_breaker", "circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),

@@ -20,7 +20,7 @@ from ..._util.clock import SECOND, Clock, wall
 from ..._util.fork import renewed_after_fork
 from ..._util.suggest import did_you_mean
 from ...config.sources import setting
-from ...errors import BackendBusy, BackendError, ConfigurationError
+from ...errors import BackendContention, BackendError, ConfigurationError
 from ...policies import Policy, Verdict
 from ...protocol.call import Call, Key, refuse_duplicates
 from ...protocol.names import unescape
@@ -74,10 +74,10 @@ class DatabaseBackend(Backend):
     does not even do that, as for the caller's own statements. A forked child makes connections of its own; a pool is
     for programs that don't fork once it is open.
 
-    **A record that others hold** for as long, or too many questions for these threads, is a :class:`BackendBusy`: the
-    database is there, so nobody takes it for away, and other records are answered. Who locks a whole table, or, on
-    SQLite, writes for that long, keeps everybody waiting: that counts as being away. MySQL does not end the waiting for
-    a record so soon, and can't be told from a server that hangs.
+    **A record that others hold** for as long, or too many questions for these threads, is a
+    :class:`BackendContention`: the database is available, and other records are answered. A session that locks
+    a whole table, or that writes to SQLite for that long, blocks every caller: that counts as unavailable. MySQL
+    does not end the wait for a record so soon: it can't be told from a server that hangs.
 
     Args:
         alias: the setting ``database`` by default.
@@ -235,7 +235,7 @@ class DatabaseBackend(Backend):
         """Has the server give up first: what nobody waits for any more should not be done after all.
 
         Raises:
-            BackendBusy: it waited for so long to be put that there is no time for it.
+            BackendContention: it waited for so long to be put that there is no time for it.
         """
         left = by - time.monotonic() - (1 - _SERVERS) * seconds
         if self._in_process or left > 0.95 * _SERVERS * seconds:
@@ -249,8 +249,10 @@ class DatabaseBackend(Backend):
             return BackendError(f"database {self.alias!r}: no answer within {seconds:g} s")
         return self._too_many(seconds)
 
-    def _too_many(self, seconds: float) -> BackendBusy:
-        return BackendBusy(f"database {self.alias!r}: too many questions for an answer within {seconds:g} s", seconds)
+    def _too_many(self, seconds: float) -> BackendContention:
+        return BackendContention(
+            f"database {self.alias!r}: too many questions for an answer within {seconds:g} s", seconds
+        )
 
     # Transactions
 
@@ -289,7 +291,7 @@ class DatabaseBackend(Backend):
                 of_caller = broken or (joins and self._is_callers(error))
                 if not of_caller and _code(error) in _HELD and self._can_be_read(partial(do, connection), dialect):
                     message = f"database {self.alias!r}: others hold these records: {type(error).__name__}: {error}"
-                    raise BackendBusy(message, seconds) from error
+                    raise BackendContention(message, seconds) from error
                 raise self._unavailable(error, of_caller) from error
 
     def _at_once(self, question: Question, connection: BaseDatabaseWrapper, dialect: Dialect) -> list[Verdict] | None:

@@ -25,7 +25,7 @@ ACTIONS = {
     "force_open": Action("Force open", "refuse every call", True),
     "force_closed": Action("Force closed", "let every call through, whatever fails", True),
     "disable": Action("Disable", "let every call through and count nothing", True),
-    "shadow": Action("Shadow", "judge and report, but refuse nothing", True),
+    "shadow": Action("Shadow", "record and report, but refuse nothing", True),
     "automatic": Action("Automatic", "end what was forced, and go on as before", False),
     "reset": Action("Reset", "close it and forget its failures", False),
 }

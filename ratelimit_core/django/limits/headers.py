@@ -85,7 +85,7 @@ def show(request: Any, response: Any) -> None:
     else:
         policies, decision = min(shown, key=_room)
         policy = "RateLimit-Policy", _joined(shown)
-    name, _, window, limit = policies.policies[decision.tightest]
+    name, _, window, limit = policies.policies[decision.binding]
     remaining = f"{decision.remaining:d}"
     fields = {
         "ratelimit-policy": policy,

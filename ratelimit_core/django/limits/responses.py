@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.http.response import HttpResponseBase
 
 from ...config.sources import setting
-from ...errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimited, ResilienceError
+from ...errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimitExceeded, ResilienceError
 from ...limiter import Decision
 from . import headers
 
@@ -56,13 +56,13 @@ class Refusal:
     def of_error(cls, error: BaseException) -> Refusal | None:
         """What an error that a view raised means to the client; None if it is none of ours."""
         match error:
-            case RateLimited():
+            case RateLimitExceeded():
                 return cls("limited", error.retry_after, error=error)
             case CircuitBreakerError():
                 return cls("unavailable", error.retry_after, error=error)
             case BackendError():
                 wait = error.retry_after
-                return cls("unavailable", setting("store_retry_after") if wait is None else wait, error=error)
+                return cls("unavailable", setting("store_retry_interval") if wait is None else wait, error=error)
         return None
 
 

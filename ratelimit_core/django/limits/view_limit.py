@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 
 from ..._util.suggest import unknown_option
 from ...backends.base import Backend
-from ...config.schema import WhenDown
+from ...config.schema import OnStoreFailure
 from ...config.sources import setting
 from ...errors import ConfigurationError
 from ...limiter import Algorithm, Decision, Limiter
@@ -70,7 +70,7 @@ class ViewLimit:
         deny_list: Listed | None = None,
         concurrency: int | None = None,
         timeout: float = 60.0,
-        when_down: WhenDown | None = None,
+        on_store_failure: OnStoreFailure | None = None,
     ) -> None:
         if rate is None and concurrency is None:
             raise ConfigurationError("rate_limit needs a rate, as in rate_limit('ip', '10/s'), or a concurrency")
@@ -93,7 +93,7 @@ class ViewLimit:
             "concurrency": concurrency,
             "timeout": timeout,
             "backend": configured.get_backend(backend) if isinstance(backend, str) else backend,
-            "when_down": when_down or {None: "local", True: "open", False: "closed"}[setting("fail_open")],
+            "on_store_failure": on_store_failure or _on_store_failure(),
         }
         self._makes_exceptions = not (skip_if is None and allow_list is None and deny_list is None)
         self._rate_varies, self._cost_varies = callable(rate), callable(cost)
@@ -158,8 +158,8 @@ class ViewLimit:
         try:
             limited = self.limited(scope, rate)
         except ConfigurationError as error:  # a function's: what is written down was checked before
-            self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with when_down='closed'")
-            return Refusal("unavailable") if self._options["when_down"] == "closed" else None
+            self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with on_store_failure='deny'")
+            return Refusal("unavailable") if self._options["on_store_failure"] == "deny" else None
         if limited.most is not None and cost > limited.most:
             return Refusal("never")
         return limited, f"{scope}:{key}", cost
@@ -179,7 +179,7 @@ class ViewLimit:
     def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
         """What keeps ``request`` from its view, if the decision does; what its response is to tell of it is noted."""
         limiter, policies, _ = question[0]
-        known = not decision.local or limiter.when_down == "local"
+        known = not decision.local or limiter.on_store_failure == "local"
         if known and not self._shadow:
             headers.note(request, policies, decision)
         if decision.allowed:
@@ -232,3 +232,10 @@ def _matcher(option: str, listed: Listed | None) -> Callable[[HttpRequest], bool
         return listed
     networks = Networks([listed] if isinstance(listed, str) else listed, option)
     return lambda request: view_settings().proxies.client(request) in networks
+
+
+def _on_store_failure() -> OnStoreFailure:
+    """Return what the settings say: ``RATELIMIT_ON_STORE_FAILURE``, or its alias ``RATELIMIT_FAIL_OPEN``."""
+    answers: dict[bool | None, OnStoreFailure] = {None: "local", True: "allow", False: "deny"}
+    chosen: OnStoreFailure | None = setting("on_store_failure")
+    return chosen or answers[setting("fail_open")]
