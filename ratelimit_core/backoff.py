@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from ._util.suggest import not_one_of
 from .errors import ConfigurationError
 
-Jitter = Literal["full", "equal", "decorrelated", "none"]
+Jitter = Literal["full", "equal", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,7 @@ class Backoff:
         factor: by what the wait grows each time.
         max: no computed wait is longer.
         jitter: ``"full"`` waits anywhere between 0 and the computed wait: it spreads callers best.
-            ``"equal"`` waits at least half of it. ``"decorrelated"`` draws between ``base`` and three times
-            the wait before: it needs to be told that one. ``"none"`` makes a fleet come back in step.
+            ``"equal"`` waits at least half of it. ``"none"`` makes a fleet come back in step.
     """
 
     base: float = 1.0
@@ -42,18 +41,11 @@ class Backoff:
         if self.jitter not in get_args(Jitter):
             raise not_one_of("Backoff: jitter", self.jitter, get_args(Jitter))
 
-    def delay(
-        self,
-        attempt: int,
-        *,
-        floor: float = 0.0,
-        previous: float | None = None,
-        rng: random.Random | None = None,
-    ) -> float:
-        """The wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
+    def delay(self, attempt: int, *, floor: float = 0.0, rng: random.Random | None = None) -> float:
+        """Return the wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
 
-        ``floor`` is what somebody who knows has said, such as ``Retry-After``: it is kept even where it is
-        beyond ``max``. ``previous`` is the wait before, for ``"decorrelated"``. ``rng`` makes it repeatable.
+        ``floor`` is a wait that the server asked for, such as ``Retry-After``: it is kept even beyond ``max``.
+        ``rng`` makes the draw repeatable.
         """
         draw = (rng or _random).uniform
         try:
@@ -64,8 +56,6 @@ class Backoff:
             wait = draw(0, wait)
         elif self.jitter == "equal":
             wait = draw(wait / 2, wait)
-        elif self.jitter == "decorrelated":
-            wait = min(self.max, draw(self.base, max(self.base, 3 * (self.base if previous is None else previous))))
         return max(wait, floor)
 
 

@@ -43,7 +43,7 @@ class CircuitBreakerConfig:
         shadow: decide and report, and refuse nothing.
         respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
         on_store_failure: what to do while the store is away: ``"local"``, ``"allow"`` (let all through) or
-            ``"closed"`` (let none through).
+            ``"deny"`` (let none through).
     """
 
     name: str = ""

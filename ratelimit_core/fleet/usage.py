@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from .._util.clock import SECOND
 from ..backends.base import Backend
 from ..limiter.limit import Limit
-from ..policies import ANSWER, CONCURRENCY, LIMITS, OTHER_ANSWER, TOKEN_BUCKET, WAIT
+from ..policies import ANSWER, CONCURRENCY, COUNTER, LIMITS, OTHER_ANSWER, TOKEN_BUCKET, WAIT, Policy
 from ..policies.token_bucket import PEEK
-from ..protocol.call import Call
+from ..protocol.call import Call, Key
 from ..protocol.internal_keys import is_bookkeeping, turns_of
 
 _TURNS = turns_of("")
@@ -63,8 +63,8 @@ def overview(
         BackendError: the store is away.
         CircuitBreakerError: it has been for a while.
     """
-    keys = [(policy, key) for policy in LIMITS for key in backend.keys(policy, most)]
-    known = [(limit, name) for policy, (name, text) in keys if (limit := Limit.of_key(policy, text)) is not None]
+    listed = _listed(backend, LIMITS, most)
+    known = [(limit, name) for policy, (name, text) in listed if (limit := Limit.of_key(policy, text)) is not None]
     calls = [limit.call(name, PEEK, 1, "") for limit, name in known]
     verdicts = _looked(backend, calls)
     limits: list[LimitInUse] = []
@@ -85,6 +85,24 @@ def overview(
             )
     limits.sort(key=lambda each: (-each.used / each.allowance, each.key, each.limit))
     return Overview(limits, {name: number for name, number in waiting.items() if number})
+
+
+def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
+    """Return the key, the limit as it is written, and the algorithm of every limit that ``backend`` lists.
+
+    Those of :mod:`~ratelimit_core.protocol.internal_keys` are left out. A round trip for each algorithm.
+
+    Raises:
+        ResilienceError: the store is unavailable.
+    """
+    listed = _listed(backend, (*LIMITS, COUNTER), None)
+    return sorted(
+        (key, limit, policy.name) for policy, (key, limit) in listed if not is_bookkeeping(policy, key, limit)
+    )
+
+
+def _listed(backend: Backend, policies: Sequence[Policy], most: int | None) -> list[tuple[Policy, Key]]:
+    return [(policy, key) for policy in policies for key in backend.keys(policy, most)]
 
 
 def _looked(backend: Backend, calls: Sequence[Call]) -> list[tuple[int, ...]]:

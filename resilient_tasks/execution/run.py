@@ -37,8 +37,6 @@ interruptions.add(SoftTimeLimitExceeded)
 
 PROBE = "resilience_probe"
 """The header in which the consumer tells a run of the probe's place that it holds for it. Never published."""
-_SETTLED = 100
-"""After so many retries a wait that depends on the one before does not grow any more; a message may say any number."""
 
 _PATIENCE = 0.1
 """Seconds that a run waits in place for a slot: to be put off and delivered again would cost more."""
@@ -197,12 +195,8 @@ class Run:
         return min(_EARLY, limiter.limits[refusal.denied_by].spacing_us / 2 / SECOND)
 
     def backoff(self) -> float:
-        """The seconds to wait before the next retry."""
-        wait: float | None = None
-        retries = min(self.request.retries, _SETTLED)
-        for attempt in range(retries + 1) if self.options.backoff.jitter == "decorrelated" else ():
-            wait = self.options.backoff.delay(attempt, previous=wait)  # it depends on the ones before
-        return self.options.backoff.delay(self.request.retries) if wait is None else wait
+        """Return the seconds to wait before the next retry."""
+        return self.options.backoff.delay(self.request.retries)
 
     def refused(self, refusal: CircuitBreakerError) -> Any:
         """What the run comes to where the breaker is open; or it leaves by an exception."""

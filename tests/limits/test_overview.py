@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
-from ratelimit_core.django.console.actions import limits_in_use
 from ratelimit_core.fleet.timeline import timeline
-from ratelimit_core.fleet.usage import overview
+from ratelimit_core.fleet.usage import limits_in_use, overview
 from ratelimit_core.policies import LIMITS, SLIDING_WINDOW
 from ratelimit_core.protocol.internal_keys import COMMAND_RATE, command, turns_of, waiting_call
 from ratelimit_core.testing import ManualClock

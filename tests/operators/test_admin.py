@@ -86,7 +86,7 @@ def test_nothing_happens_by_get_or_without_the_token(site: Site, control: Browse
         ("force_closed", "15", "forced_closed", "closed"),
         ("disable", "", "disabled", "closed"),
         ("shadow", "600", "shadow", "open"),
-        ("automatic", "", "automatic", "open"),
+        ("clear_override", "", "automatic", "open"),
         ("reset", "", "automatic", "closed"),
     ],
 )

@@ -32,32 +32,16 @@ def draws(backoff: Backoff, attempt: int, **options: Any) -> list[float]:
     return [backoff.delay(attempt, rng=rng, **options) for _ in range(2000)]
 
 
-@pytest.mark.parametrize(
-    ("jitter", "least", "most"), [("full", 0, 80), ("equal", 40, 80), ("none", 80, 80), ("decorrelated", 10, 30)]
-)
+@pytest.mark.parametrize(("jitter", "least", "most"), [("full", 0, 80), ("equal", 40, 80), ("none", 80, 80)])
 def test_the_range_of_each_jitter_is_used_from_end_to_end(jitter: Jitter, least: float, most: float) -> None:
     waits = draws(Backoff(base=10, factor=2, max=1000, jitter=jitter), attempt=3)
     assert least <= min(waits) <= least + (most - least) * 0.01
     assert most - (most - least) * 0.01 <= max(waits) <= most
 
 
-def test_decorrelated_draws_between_base_and_three_times_the_wait_before() -> None:
-    waits = draws(Backoff(base=1, max=1000, jitter="decorrelated"), attempt=9, previous=100.0)
-    assert 1 <= min(waits) < 5
-    assert 295 < max(waits) <= 300
-
-
-def test_decorrelated_never_waits_less_than_base_whatever_the_wait_before() -> None:
-    backoff = Backoff(base=10, max=100, jitter="decorrelated")
-    for previous in (0.0, 1.0, -5.0):
-        assert set(draws(backoff, 1, previous=previous)) == {10.0}
-
-
-@given(backoffs, st.integers(-5, 10**6), st.none() | times, st.randoms(use_true_random=False))
-def test_no_computed_wait_is_negative_or_beyond_max(
-    backoff: Backoff, attempt: int, previous: float | None, rng: random.Random
-) -> None:
-    assert 0 <= backoff.delay(attempt, previous=previous, rng=rng) <= backoff.max
+@given(backoffs, st.integers(-5, 10**6), st.randoms(use_true_random=False))
+def test_no_computed_wait_is_negative_or_beyond_max(backoff: Backoff, attempt: int, rng: random.Random) -> None:
+    assert 0 <= backoff.delay(attempt, rng=rng) <= backoff.max
 
 
 @given(backoffs, st.integers(0, 1000), st.floats(0, 1e9))

@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..._util.clock import monotonic
-from ...backends.base import Backend
 from ...circuit_breaker import CircuitBreaker, circuit_breaker_registry
 from ...circuit_breaker.cache import BreakerState
-from ...policies import COUNTER, LIMITS
-from ...protocol.internal_keys import is_bookkeeping
 from ...store import configured
 
 
@@ -26,7 +23,7 @@ ACTIONS = {
     "force_closed": Action("Force closed", "let every call through, whatever fails", True),
     "disable": Action("Disable", "let every call through and count nothing", True),
     "shadow": Action("Shadow", "record and report, but refuse nothing", True),
-    "automatic": Action("Automatic", "end what was forced, and go on as before", False),
+    "clear_override": Action("Clear override", "end what was forced, and go on as before", False),
     "reset": Action("Reset", "close it and forget its failures", False),
 }
 """By the name of the method of :class:`CircuitBreaker` that does it."""
@@ -54,15 +51,3 @@ def act(name: str, action: str, *, author: str, reason: str, ttl: float | None =
     """
     options: dict[str, Any] = {"ttl": ttl} if ACTIONS[action].may_end else {}
     getattr(breaker_named(name), action)(author=author, reason=reason, **options)
-
-
-def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
-    """The limits that ``backend`` lists: each one's key, what it allows, and its algorithm. A round trip for each.
-
-    Those of :mod:`~ratelimit_core.protocol.internal_keys` are none.
-
-    Raises:
-        ResilienceError: the store is away.
-    """
-    keys = [(policy, key, limit) for policy in (*LIMITS, COUNTER) for key, limit in backend.keys(policy)]
-    return sorted((key, limit, policy.name) for policy, key, limit in keys if not is_bookkeeping(policy, key, limit))

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase, ResponseHeaders
+from django.http.response import HttpResponseBase
 
 from ...limiter import Decision
 from ...limiter.limit import Limit
@@ -26,17 +26,16 @@ _RATES = "_rate_limits"
 """The attribute of a request that says what was asked for it, and of a response that says what it shows."""
 
 
-Field = tuple[str, str]
-"""The name of a header, and what it says."""
-
-
 class Policy(NamedTuple):
-    """A limit as the fields name it. ``window`` is in seconds; None for how many run at a time."""
+    """A limit as the fields name it.
+
+    ``window`` is in seconds; None for a limit on how many run at a time. ``allowance`` is what may pass at once.
+    """
 
     name: str
     quota: int
     window: int | None
-    limit: Field
+    allowance: str
 
     def __str__(self) -> str:
         if self.window is None:
@@ -49,15 +48,16 @@ class Policies:
 
     def __init__(self, rates: Sequence[Rate], limits: Sequence[Limit]) -> None:
         policies = [
-            Policy(f"{rate.limit:d}-per-{_number(rate.period)}s", rate.limit, math.ceil(rate.period), _limit(limit))
+            Policy(
+                f"{rate.limit:d}-per-{_number(rate.period)}s", rate.limit, math.ceil(rate.period), str(limit.allowance)
+            )
             for rate, limit in zip(rates, limits, strict=False)
         ]
         policies += [
-            Policy(f"{limit.allowance:d}-at-once", limit.allowance, None, _limit(limit))
+            Policy(f"{limit.allowance:d}-at-once", limit.allowance, None, str(limit.allowance))
             for limit in limits[len(rates) :]
         ]
         self.text = ", ".join(map(str, policies))
-        self.field: Field = "RateLimit-Policy", self.text
         self.policies = policies
 
 
@@ -81,45 +81,22 @@ def show(request: Any, response: Any) -> None:
     setattr(response, _RATES, len(shown))
     if len(shown) == 1:
         policies, decision = shown[0]
-        policy = policies.field
+        policy = policies.text
     else:
         policies, decision = min(shown, key=_room)
-        policy = "RateLimit-Policy", _joined(shown)
-    name, _, window, limit = policies.policies[decision.binding]
+        policy = _joined(shown)
+    name, _, window, allowance = policies.policies[decision.binding]
     remaining = f"{decision.remaining:d}"
-    fields = {
-        "ratelimit-policy": policy,
-        "x-ratelimit-limit": limit,
-        "x-ratelimit-remaining": ("X-RateLimit-Remaining", remaining),
-    }
+    headers = response.headers
+    headers["RateLimit-Policy"] = policy
+    headers["X-RateLimit-Limit"] = allowance
+    headers["X-RateLimit-Remaining"] = remaining
     if window is None:
-        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining}'
+        headers["RateLimit"] = f'"{name}";r={remaining}'
     else:
         seconds = min(math.ceil(decision.reset_after), window)
-        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining};t={seconds}'
-        fields["x-ratelimit-reset"] = "X-RateLimit-Reset", f"{math.ceil(time.time()) + seconds}"
-    _put(response.headers, fields)
-
-
-def _put(headers: Any, fields: dict[str, Field]) -> None:
-    """Set ``fields``, by their names in small letters.
-
-    Django looks whether each name and each value may stand in a header, which is most of what setting one costs. These
-    always may: constants, and numbers that were formatted as such.
-    """
-    if _KEEPS_PAIRS and type(headers) is ResponseHeaders:
-        vars(headers)["_store"].update(fields)
-        return
-    for name, value in fields.values():
-        headers[name] = value
-
-
-def _keeps_pairs() -> bool:
-    return vars(ResponseHeaders({"A": "b"})).get("_store") == {"a": ("A", "b")}
-
-
-_KEEPS_PAIRS = _keeps_pairs()
-"""Whether this Django keeps headers as those since 3.2 do, which it promises nobody."""
+        headers["RateLimit"] = f'"{name}";r={remaining};t={seconds}'
+        headers["X-RateLimit-Reset"] = f"{math.ceil(time.time()) + seconds}"
 
 
 def retry_after(seconds: float) -> str:
@@ -133,10 +110,6 @@ def _room(shown: Shown) -> tuple[bool, int]:
 
 def _joined(shown: Iterable[Shown]) -> str:
     return ", ".join(dict.fromkeys(policies.text for policies, _ in shown))
-
-
-def _limit(limit: Limit) -> Field:
-    return "X-RateLimit-Limit", f"{limit.allowance:d}"
 
 
 def _number(seconds: float) -> str:

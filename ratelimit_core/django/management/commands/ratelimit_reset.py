@@ -14,10 +14,11 @@ from ...._util.text import printable
 from ....backends.base import Backend
 from ....circuit_breaker import circuit_breaker_registry
 from ....errors import ResilienceError
+from ....fleet.usage import limits_in_use
 from ....policies import POLICIES
 from ....protocol.names import escape, unescape
 from ....store.configured import get_backend
-from ...console.actions import act, limits_in_use
+from ...console.actions import act
 
 
 class Command(BaseCommand):

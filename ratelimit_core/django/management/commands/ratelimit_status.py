@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from ...._util.text import printable, span
 from ....circuit_breaker import circuit_breaker_registry
 from ....errors import ResilienceError
+from ....fleet.usage import limits_in_use
 from ....store.configured import get_backend
-from ...console.actions import limits_in_use
 from ...console.url_names import mode_of
 
 SHOWN = 100
