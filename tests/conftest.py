@@ -13,10 +13,11 @@ from types import ModuleType
 import pytest
 import redis
 
-from ratelimit_core import conf, settings
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.config import sources
+from ratelimit_core.store import configured, factory
+from ratelimit_core.testing import ManualClock
 from tests import databases, servers
 from tests.conformance import profiles  # noqa: F401 - registers them before an option can ask for one
 from tests.faults import table
@@ -148,9 +149,9 @@ def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backen
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's breakers or settings, nor those of a Celery app."""
-    monkeypatch.setattr(settings, "sources", [])
+    monkeypatch.setattr(sources, "sources", [])
     yield
     circuit_breaker_registry._breakers.clear()
-    settings.explicit.clear()
-    conf._registered.clear()
-    conf.forget()
+    sources.explicit.clear()
+    factory._registered.clear()
+    configured.forget()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..backends.database_sql import LEASES
+from ..backends.database.sql import LEASES
 from ..policies import LIMITS, Policy
 from ..policies.token_bucket import HIT
 from .python import leases_of_hit

@@ -11,11 +11,9 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from ..metrics import counting
-from ..settings import setting
-from .permissions import SEE
-
-_MISSING = "prometheus_client is not installed: pip install resilient-tasks[prometheus]\n"
+from ..config.sources import setting
+from ..metrics import exporter
+from .console.permissions import SEE
 
 
 def install() -> None:
@@ -27,7 +25,7 @@ def install() -> None:
 
 
 def _finished(**_: Any) -> None:
-    counting.flush_if_due()
+    exporter.flush_if_due()
 
 
 @login_not_required
@@ -43,8 +41,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse("a token is needed\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
     try:
         from ..metrics import prometheus
-    except ImportError:
-        return HttpResponse(_MISSING, "text/plain", 501)
+    except ImportError as error:
+        return HttpResponse(f"{error}\n", "text/plain", 501)
     text, content_type = prometheus.exposition(request.headers.get("Accept", ""))
     return HttpResponse(text, content_type)
 

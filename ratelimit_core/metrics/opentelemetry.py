@@ -10,14 +10,18 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
-
-from ..clock import SECOND
-from ..forks import renewed_after_fork
-from ..resting import Resting
-from . import counting
-from .counting import COUNTERS, HISTOGRAMS, Exporter
+from .._util.clock import SECOND
+from .._util.fork import renewed_after_fork
+from .._util.suggest import missing_extra
+from .._util.throttle import Resting
+from . import exporter
+from .exporter import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, Reading, readings
+
+try:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+except ImportError as error:
+    raise missing_extra(__name__, "opentelemetry", error) from None
 
 _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
@@ -28,7 +32,7 @@ def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
     Call it in the process that exports: after the fork, under prefork.
     """
     meter = meter or get_meter("resilient-tasks")
-    counting.install(Instruments(meter))
+    exporter.install(Instruments(meter))
     if fleet:
         look = Resting(readings, at_least=SECOND)  # a collection asks for each gauge by itself
         for name, (text, labels) in GAUGES.items():

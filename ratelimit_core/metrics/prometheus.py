@@ -10,15 +10,19 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-
-from . import counting
-from .counting import COUNTERS, HISTOGRAMS, Exporter
+from .._util.suggest import missing_extra
+from . import exporter
+from .exporter import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, readings
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Histogram
+    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise missing_extra(__name__, "prometheus", error) from None
 
 own = CollectorRegistry()
 """What this process counts. Where several are one target, what they all count is in their common directory."""
@@ -51,7 +55,7 @@ instruments = Instruments()
 
 def install() -> None:
     """Count in this process; again, it does nothing. In a process that forks, its children count too."""
-    counting.install(instruments)
+    exporter.install(instruments)
 
 
 class FleetCollector(Collector):
