@@ -106,11 +106,11 @@ class BackendError(ResilienceError):
     """The store did not answer, or not in time. Raised ``from`` the driver's own error.
 
     Attributes:
-        away: whether that says something of the store. False: this one question could not be put, since the caller's
-            own transaction is broken, say; the next one may be answered.
+        is_outage: whether that says something about the store. If False, only this call could not be sent, because
+            the caller's own transaction is broken, for example. The next call may be answered.
     """
 
-    away = True
+    is_outage = True
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -118,12 +118,12 @@ class BackendError(ResilienceError):
 
 
 class BackendContention(BackendError):
-    """The store is there, but others held what this question needs for longer than it may take.
+    """The store is available, but other callers held what this call needs for longer than it may take.
 
-    It says nothing of the store, so nobody takes that for away; ``retry_after`` is what this question has waited.
+    It says nothing about the store, so it does not count as an outage. ``retry_after`` is how long this call waited.
     """
 
-    away = False
+    is_outage = False
 
 
 class ConfigurationError(ResilienceError, ValueError):

@@ -14,7 +14,7 @@ from .limiter import Decision, Limiter
 from .limiter.batch import Question, decide
 from .policies import ALLOWED
 from .protocol.call import Call
-from .store.drive import run
+from .store.drive import drive
 
 R = TypeVar("R")
 
@@ -68,7 +68,7 @@ class Admission:
             if permit is not None and permit.goes_to(limiter.store, local=decision.local):
                 permit.extra_calls = releases
             else:
-                limiter.store.tell(releases, decision.local)
+                limiter.store.apply_best_effort(releases, decision.local)
         return True
 
 
@@ -104,7 +104,7 @@ class Guard:
         limiter = self.limiter
         if limiter is None:
             if permit is None and state is not None:
-                permit = run(state.asking_anew(ticket), state.store)
+                permit = drive(state.asking_anew(ticket), state.store)
             return Admission(self, "", permit, None)
         name = limiter.key if key is None else key
         if slot is None:
@@ -141,7 +141,7 @@ class Guard:
             decision = limiter.without_store(question, error)
             if decision.allowed and ask is not None and state is not None:
                 try:
-                    permit = run(state.asking_without_store(ask.ticket, error), state.store)
+                    permit = drive(state.asking_without_store(ask.ticket, error), state.store)
                 except CircuitBreakerError:
                     limiter.refund(decision, key=name)
                     raise
@@ -149,7 +149,7 @@ class Guard:
             decision = decide(question, verdicts[: len(limits)], local=False)
             if ask is not None and state is not None:
                 if decision.allowed or not verdicts[-1][ALLOWED]:
-                    permit = run(state.answering(ask, verdicts[-1]), state.store)
+                    permit = drive(state.answering(ask, verdicts[-1]), state.store)
                 else:
                     state.observed(ask, verdicts[-1])
         if not decision.allowed:

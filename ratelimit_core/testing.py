@@ -58,8 +58,7 @@ def isolated(**options: Any) -> Iterator[None]:
 def _forget() -> None:
     """Have everything in this process that remembers forget, but for stores that others share."""
     for each in list(fallback._stores):
-        each.local.clear()
-        each._away_until = each._same_outage_until = 0
+        each.reset_local_state()
         if not each.shared:
             with suppress(BackendError, CircuitBreakerError):  # one of a test's own, which fails on purpose
                 each.backend.clear()

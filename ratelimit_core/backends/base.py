@@ -1,4 +1,4 @@
-"""What a store has to be able to do, and what every store can do by it."""
+"""What a store has to implement, and what every store can do with it."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ R = TypeVar("R")
 class Backend(ABC):
     """A store. Thread-safe, and usable in a forked child.
 
-    A store of its own kind is a subclass with the six methods of one underscore. They raise
-    :class:`BackendError` where the store did not answer. What is called from outside are the methods without:
-    each is covered by a circuit breaker in the memory of this process, and so raises, beside what it says
-    itself:
+    Subclass it for a store of another kind, and implement the six abstract methods. They raise
+    :class:`BackendError` if the store does not answer. Callers use the public methods. A circuit breaker in the memory
+    of this process guards each of them, so each raises, besides what its own documentation says:
 
-    * :class:`BackendError` where the store did not answer;
-    * :class:`CircuitBreakerError` at once, and without asking the store, while that breaker is open.
+    * :class:`BackendError` if the store does not answer;
+    * :class:`CircuitBreakerError` at once, without asking the store, while that breaker is open.
 
     Args:
         name: what the store is called, in errors and where there are several.
-        enable_circuit_breaker: whether its breaker is to refuse anything.
+        enable_circuit_breaker: whether its breaker may refuse calls.
         circuit_breaker_config: settings of its breaker, as in :class:`CircuitBreakerConfig`; those of the
-            setting ``circuit_breaker`` by default. It counts failures in a row, and no rates.
+            setting ``circuit_breaker`` by default. It counts consecutive failures, and no rates.
+        clock: for tests.
     """
 
     shared = True
-    """Whether other processes see what is stored here. Verdicts of a store that is not shared aren't reused."""
+    """Whether other processes see what is stored here. Verdicts of a store that is not shared are not cached."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Backend(ABC):
         breaker = StoreBreaker(self.name, circuit_breaker_config, clock)
         self._breaker = breaker if enable_circuit_breaker else None
 
-    # What a store is
+    # What a subclass implements
 
     @abstractmethod
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]: ...
@@ -73,10 +73,14 @@ class Backend(ABC):
     def _entries(self, key: Key) -> list[str]: ...
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """A store whose driver has an asynchronous client uses that."""
+        """Apply in a thread. A store whose driver has an asynchronous client overrides this."""
         return await asyncio.to_thread(self._apply, calls)
 
-    # What is asked of it
+    async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        """Append in a thread. A store that does not block overrides this."""
+        await asyncio.to_thread(self._append, key, entry, keep, seconds)
+
+    # What callers use
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Decide ``calls`` atomically, in one round trip; if one is denied, nothing is written for any.
@@ -84,63 +88,80 @@ class Backend(ABC):
         Raises:
             ValueError: two of the calls name the same record.
         """
-        return self._covered(self._apply, calls)
+        return self._with_breaker(self._apply, calls)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply` without blocking the event loop."""
+        with _Attempt(self, self._enter()):
+            return await self._aapply(calls)
+
+    def apply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
+        """:meth:`apply`, also while the breaker is open: for a caller that has a stricter breaker.
+
+        The outcome counts all the same; one answer closes the breaker.
+        """
         breaker = self._breaker
-        ticket = breaker.enter() if breaker is not None else ""
-        try:
-            verdicts = await self._aapply(calls)
+        try:  # as _Attempt does, which would add a tenth to the cost of a decision in memory
+            verdicts = self._apply(calls)
         except BaseException as error:
-            self._failed(ticket, error)
+            self._on_error(None, error)
             raise
         if breaker is not None:
-            breaker.succeeded(ticket)
+            breaker.succeeded(None)
         return verdicts
 
-    def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """What decides hits like ``call`` of any name, with any ticket, quicker than :meth:`apply`; None if nothing.
+    async def aapply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
+        """:meth:`apply_unguarded` without blocking the event loop."""
+        with _Attempt(self, None):
+            return await self._aapply(calls)
 
-        ``call`` is a hit that costs 1, of a policy that limits.
+    def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
+        """Return a function that decides hits like ``call`` faster than :meth:`apply`; None if there is none.
+
+        The function takes a name and a ticket. ``call`` is a hit that costs 1, of a policy that limits.
         """
         return None
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
-        """Forget these records and their leases, in one round trip."""
-        self._covered(self._delete, policy, keys)
+        """Delete these records and their leases, in one round trip."""
+        self._with_breaker(self._delete, policy, keys)
 
     def keys(self, policy: Policy, most: int | None = None) -> list[Key]:
-        """The records of ``policy`` that are in use, without scanning the store; ``most`` at most.
+        """List the records of ``policy`` that are in use, ``most`` at most, without scanning the store.
 
-        Which ones is for the store to say; Redis gives those that end last, which of a bucket are the fullest.
+        The store chooses which. Redis lists those that end last, which are the fullest buckets.
         """
-        return self._covered(self._keys, policy, most)
+        return self._with_breaker(self._keys, policy, most)
 
     def clear(self) -> None:
-        """Forget everything that this library stored under this backend's prefix."""
-        self._covered(self._clear)
+        """Delete everything that this library stored under this backend's prefix."""
+        self._with_breaker(self._clear)
 
-    def append(self, key: Key, entry: str, *, keep: int, seconds: int) -> None:
+    def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         """Add ``entry`` to the journal ``key``, which keeps the newest ``keep``, for ``seconds``. One round trip."""
-        self._covered(self._append, key, entry, keep, seconds)
+        self._with_breaker(self._append, key, entry, keep, seconds)
+
+    async def aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        """:meth:`append` without blocking the event loop."""
+        with _Attempt(self, self._enter()):
+            await self._aappend(key, entry, keep, seconds)
 
     def entries(self, key: Key) -> list[str]:
-        """The journal ``key``, newest first. One round trip."""
-        return self._covered(self._entries, key)
+        """Return the journal ``key``, newest entry first. One round trip."""
+        return self._with_breaker(self._entries, key)
 
     def close(self) -> None:  # noqa: B027 - most stores have nothing to close
-        """Let go of connections. The backend may be used again afterwards."""
+        """Close the connections. The backend may be used again afterwards."""
 
     # Plain counters
 
     def incr(self, key: str, period: float) -> int:
         """Count one hit of ``key`` and return how many there were since its window began, ``period`` s ago at most.
 
-        The window begins with its first hit. Nothing is ever refused for being too many. One round trip.
+        The window begins with its first hit. No hit is ever refused. One round trip.
 
         Raises:
-            ConfigurationError: a key that is no text, or a period of no or of over 400 days.
+            ConfigurationError: the key is no string, or the period is not between 0 and 400 days.
         """
         if not (type(period) in (int, float) and 0 < period <= LONGEST / SECOND):
             raise ConfigurationError(
@@ -149,19 +170,19 @@ class Backend(ABC):
         return self._counted(key, HIT, microseconds(period))[ANSWER]
 
     def get_count(self, key: str, period: float | None = None) -> int:
-        """How many hits of ``key`` were counted in the window that is under way. One round trip.
+        """Return how many hits of ``key`` were counted in the current window. One round trip.
 
         ``period`` is not needed: a window knows how long it lasts.
         """
         return self._counted(key, PEEK)[ANSWER]
 
     def get_reset_time(self, key: str) -> int | None:
-        """When the window of ``key`` ends, in whole seconds since the epoch; None if none is under way."""
+        """Return when the current window of ``key`` ends, in whole seconds since the epoch; None if there is none."""
         verdict = self._counted(key, PEEK)
         return -(-verdict[RECORD + 1] // SECOND) if verdict[OTHER_ANSWER] else None
 
     def reset(self, key: str) -> None:
-        """Forget the hits of ``key``. One round trip."""
+        """Delete the hits of ``key``. One round trip."""
         self.delete(COUNTER, [_counter(key)])
 
     def _counted(self, key: str, op: int, period: int = 0) -> Verdict:
@@ -170,7 +191,7 @@ class Backend(ABC):
     # Its breaker
 
     def get_backend_health_status(self) -> dict[str, Any]:
-        """How it is, from what this process has seen: no round trip.
+        """Return how the store is, from what this process has seen: no round trip.
 
         ``name``, ``backend_class``, ``healthy``, and of its breaker ``circuit_breaker_enabled``,
         ``circuit_breaker_available`` and ``circuit_breaker`` (its status, or None).
@@ -186,76 +207,64 @@ class Backend(ABC):
         }
 
     def get_circuit_breaker_status(self) -> dict[str, Any] | None:
-        """As :meth:`CircuitBreaker.get_status`; None if it has no breaker. No round trip."""
+        """Return the same as :meth:`CircuitBreaker.get_status`; None if it has no breaker. No round trip."""
         return None if self._breaker is None else self._breaker.status()
 
     def reset_circuit_breaker(self) -> None:
-        """Close its breaker and forget what failed."""
+        """Close its breaker and forget the failures."""
         if self._breaker is not None:
             self._breaker.reset()
 
     def is_circuit_breaker_enabled(self) -> bool:
-        """Whether it has a breaker."""
+        """Return whether it has a breaker."""
         return self._breaker is not None
 
-    def attempt(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply`, also while the breaker is open: for who has a stricter one of its own.
+    def _with_breaker(self, operation: Callable[..., R], *arguments: Any) -> R:
+        with _Attempt(self, self._enter()):
+            return operation(*arguments)
 
-        The outcome counts all the same; one answer closes the breaker.
-        """
-        try:
-            verdicts = self._apply(calls)
-        except BaseException as error:
-            self._failed("", error)
-            raise
-        self._well()
-        return verdicts
+    def _enter(self) -> str:
+        return "" if self._breaker is None else self._breaker.enter()
 
-    async def aattempt(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`attempt` without blocking the event loop."""
-        try:
-            verdicts = await self._aapply(calls)
-        except BaseException as error:
-            self._failed("", error)
-            raise
-        self._well()
-        return verdicts
-
-    def _covered(self, operation: Callable[..., R], *arguments: Any) -> R:
+    def _on_error(self, ticket: str | None, error: BaseException) -> None:
+        """Count ``error`` if it is the store's. Raise a BackendError from it if it is the driver's own."""
         breaker = self._breaker
-        ticket = breaker.enter() if breaker is not None else ""
-        try:
-            result = operation(*arguments)
-        except BaseException as error:
-            self._failed(ticket, error)
-            raise
-        if breaker is not None:
-            breaker.succeeded(ticket)
-        return result
-
-    def _failed(self, ticket: str, error: BaseException) -> None:
-        """Count ``error`` if it is the store's, and raise it as what it is to the caller, if that is another."""
-        breaker = self._breaker
-        of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.away)
-        ended = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
-        if ended or of_caller:  # asked for nonsense, or in no state to ask
+        of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.is_outage)
+        interrupted = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
+        if interrupted or of_caller:
             if breaker is not None:
-                breaker.interrupted(ticket)
+                breaker.release(ticket)
             return
         if breaker is not None:
             breaker.failed(ticket)
         if not isinstance(error, BackendError):
             raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
 
-    def _well(self) -> None:
-        breaker = self._breaker
-        if breaker is not None:
-            breaker.stats["successes"] += 1
-            if not breaker.calm:
-                breaker.reset()
+
+class _Attempt:
+    """Reports to a backend's breaker how the ``with`` block ended, in which the store is called or awaited.
+
+    Args:
+        ticket: what the breaker gave for it; None if the breaker was not asked.
+    """
+
+    __slots__ = ("_backend", "_ticket")
+
+    def __init__(self, backend: Backend, ticket: str | None) -> None:
+        self._backend, self._ticket = backend, ticket
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        backend = self._backend
+        if error is not None:
+            backend._on_error(self._ticket, error)
+        elif backend._breaker is not None:
+            backend._breaker.succeeded(self._ticket)
 
 
 def _counter(key: object) -> Key:
-    if not isinstance(key, str):  # a driver would stumble over it, and that would count as the store's failure
+    if not isinstance(key, str):  # the driver's error about it would count as the store's failure
         raise ConfigurationError(f"key={key!r} should be a string")
     return key, ""

@@ -1,4 +1,4 @@
-"""The breaker around a store. It lives in this process: a breaker over Redis can't live in Redis."""
+"""The breaker around a store. Its state is in this process: a breaker for Redis can't be stored in Redis."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _KEY = ("", "")
 
 
 class StoreBreaker:
-    """Refuses what would fail: the breaker policy, on a record of this process.
+    """Refuses calls to a store that fails, by the breaker policy on a record in the memory of this process.
 
-    While the store answers, it costs one look at :attr:`calm`, and a success is counted.
+    While the store answers, a call costs one look at :attr:`healthy` and one increment.
 
     Args:
         name: what the breaker is called in errors.
-        config: settings as in :class:`CircuitBreakerConfig`; None for the setting ``circuit_breaker``. Failures
-            in a row count; rates don't, since nobody keeps the times of what answered.
+        config: settings as in :class:`CircuitBreakerConfig`; None for the setting ``circuit_breaker``. Consecutive
+            failures count. Rates don't, since the times of successes are not stored.
         clock: for tests.
     """
 
@@ -42,8 +42,8 @@ class StoreBreaker:
         self._records = Records(1, clock or wall)
         self._lock = threading.Lock()
         self._generation = 0
-        self.calm = True
-        """Nothing has failed since the last success: there is nothing to ask."""
+        self.healthy = True
+        """Nothing has failed since the last success, so the policy is not asked."""
         self.stats = {"successes": 0, "failures": 0, "rejections": 0}
         _instances.add(self)
         if config is not None:
@@ -51,7 +51,7 @@ class StoreBreaker:
 
     @property
     def config(self) -> CircuitBreakerConfig:
-        """The settings in force; those that nobody gave are read when they are first needed."""
+        """The settings in force. Settings that were not given are read when they are first needed."""
         if self._config is None:
             config = setting("circuit_breaker") or {} if self._given is None else self._given
             if not isinstance(config, CircuitBreakerConfig):
@@ -60,12 +60,12 @@ class StoreBreaker:
         return self._config
 
     def enter(self) -> str:
-        """Ask whether the store may be called; what is returned goes to one of the three below.
+        """Ask whether the store may be called. The ticket that is returned goes to one of the three methods below.
 
         Raises:
-            CircuitBreakerError: not now.
+            CircuitBreakerError: the store may not be called now.
         """
-        if self.calm:
+        if self.healthy:
             return ""
         ticket = new_ticket()
         verdict = self._apply(ASK, ticket=ticket)
@@ -74,41 +74,43 @@ class StoreBreaker:
             raise refusal(self._name, verdict, verdict[WAIT])
         return ticket
 
-    def succeeded(self, ticket: str) -> None:
-        """The store answered."""
+    def succeeded(self, ticket: str | None) -> None:
+        """Record that the store answered. Without a ticket, from a call that did not enter, that closes the breaker."""
         self.stats["successes"] += 1
         if ticket:
             self._apply(REPORT, good=1, ticket=ticket)
+        elif ticket is None and not self.healthy:
+            self.reset()
 
-    def failed(self, ticket: str) -> None:
-        """The store did not answer."""
+    def failed(self, ticket: str | None) -> None:
+        """Record that the store did not answer."""
         self.stats["failures"] += 1
-        self._apply(REPORT, bad=1, ticket=ticket)
+        self._apply(REPORT, bad=1, ticket=ticket or "")
 
-    def interrupted(self, ticket: str) -> None:
-        """Nothing can be said."""
+    def release(self, ticket: str | None) -> None:
+        """Give the ticket back: the call says nothing about the store."""
         if ticket:
             self._apply(REPORT, ticket=ticket)
 
     def reset(self) -> None:
-        """Close it, and forget what failed."""
+        """Close the breaker, and forget the failures."""
         with self._lock:
             self._records.clear()
             self._generation = 0
-            self.calm = True
+            self.healthy = True
 
     def status(self) -> dict[str, Any]:
-        """The same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
+        """Return the same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
         return status(self._name, self._apply(PEEK), self.config, self.stats)
 
     def _apply(self, op: int, *, good: int = 0, bad: int = 0, ticket: str = "") -> Verdict:
         config = self.config.for_policy()
-        with self._lock:  # else a thread might be calm about what another one has just reported
+        with self._lock:  # so that a thread does not overwrite `healthy` with an older verdict
             event = (op, self._generation, good, 0, bad, 0, 0, 0, 0)
             verdict = self._records.apply([Call(BREAKER, _KEY, event, config, ticket)])[0]
             if op != PEEK:
                 self._generation = verdict[GENERATION]
-                self.calm = verdict[STATE] == CLOSED and not verdict[FAILURES]
+                self.healthy = verdict[STATE] == CLOSED and not verdict[FAILURES]
         return verdict
 
     def _after_fork(self) -> None:

@@ -1,4 +1,4 @@
-"""The memory of this process: for tests, for one process, and while the shared store is away."""
+"""The memory of this process: for tests, for a single process, and while the shared store is unavailable."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .records import Records
 
 
 class MemoryBackend(Backend):
-    """Keeps records in a dictionary, at most ``max_keys`` of each policy: what was not written for longest goes.
+    """Keeps records in a dictionary, at most ``max_keys`` of each policy. The least recently written one is evicted.
 
-    One lock; a call costs a few µs and no round trip. Not shared: each process has its own.
+    There is one lock. A call costs a few µs and no round trip. Each process has a memory of its own.
 
     Args:
         max_keys: the setting ``memory_max_keys`` by default.
@@ -35,13 +35,16 @@ class MemoryBackend(Backend):
         return self._records.apply(calls)
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """Nothing that can fail, or that a breaker has to know of; of a subclass that decides otherwise, None."""
+        """Return a function that skips the breaker, since it can't fail; None in a subclass that decides otherwise."""
         kind = type(self)
         own = (kind._apply, kind._aapply) == (MemoryBackend._apply, MemoryBackend._aapply)
         return self._records.hit(call) if own else None
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)
+
+    async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        self._records.append(key, entry, keep, seconds)
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         self._records.delete(policy, keys)

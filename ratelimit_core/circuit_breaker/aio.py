@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ..store.drive import Steps, arun
+from ..store.drive import Steps, adrive
 from .permit import Permit, probes
 
 if sys.version_info >= (3, 12):
@@ -45,4 +45,4 @@ async def settled(permit: Permit, steps: Steps[Any]) -> None:
     """Take the steps, if there are any: a task costs more than all else on the healthy path."""
     step = next(steps, None)
     if step is not None:
-        await finished(arun(steps, permit.store, step))
+        await finished(adrive(steps, permit.store, step))

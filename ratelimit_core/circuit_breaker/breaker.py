@@ -27,7 +27,7 @@ from ..errors import CircuitBreakerError, ConfigurationError
 from ..protocol.call import Call
 from ..protocol.names import known_by
 from ..store import configured
-from ..store.drive import arun, run
+from ..store.drive import adrive, drive
 from .aio import judged, settled
 from .cache import BreakerState
 from .operator import ManualControl
@@ -181,14 +181,14 @@ class CircuitBreaker(ManualControl):
         """
         state = self._state or self._known
         permit = state.permit_if_fresh()
-        return run(state.asking(ticket or new_ticket()), state.store) if permit is None else permit
+        return drive(state.asking(ticket or new_ticket()), state.store) if permit is None else permit
 
     async def aacquire(self, ticket: str = "") -> Permit:
         """:meth:`acquire` without blocking the event loop; settle it with ``asuccess()`` and the like."""
         state = self._state or self._known
         permit = state.permit_if_fresh()
         if permit is None:
-            permit = await acquired(arun(state.asking(ticket or new_ticket()), state.store), Permit.acancel)
+            permit = await acquired(adrive(state.asking(ticket or new_ticket()), state.store), Permit.acancel)
         return permit
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

@@ -51,7 +51,7 @@ from ..protocol.breaker import (
 from ..protocol.call import Call
 from ..protocol.internal_keys import turns_of
 from ..retry_after import parse_retry_after
-from ..store.drive import Steps, run
+from ..store.drive import Steps, drive
 from ..store.fallback import Store
 from . import history
 from .permit import Permit, probes
@@ -188,7 +188,7 @@ class BreakerState:
         yield from self._learning(verdict, local=local, written=bool(verdict[ALLOWED]), asked=True)
         if self._compares and not local and verdict[SETTINGS] not in (0, self._policy_config[-1]):
             self._compares = False
-            yield "announce", ConfigMismatch(self.config.name)
+            yield "emit", ConfigMismatch(self.config.name)
         if not verdict[ALLOWED]:
             raise self.refused(verdict[WAIT])
         probe = is_probe(verdict, self.config.shadow)
@@ -313,7 +313,7 @@ class BreakerState:
                     yield from self._reporting(permit, 0, 0, 0, 0)
                     return 0.0
             if permit.extra_calls:
-                yield "tell", permit.extra_calls, permit.local
+                yield "apply_best_effort", permit.extra_calls, permit.local
             return 0.0
         span = 0
         if bad and error is not None:
@@ -332,7 +332,7 @@ class BreakerState:
         self.failures += bad
         event = (REPORT, 0, 0, microseconds(ago), bad, 0, 0, 0, 0)
         call = Call(BREAKER, self._key, event, self._policy_config, ticket)
-        run(self._telling(call, extra_calls), self.store)
+        drive(self._telling(call, extra_calls), self.store)
 
     def _telling(self, call: Call, extra_calls: Sequence[Call]) -> Steps[None]:
         try:
@@ -360,12 +360,16 @@ class BreakerState:
         local = permit.local
         if local:
             # Once the store is back it wins: what was decided without it is not told. It may be there, and too busy.
-            if (self.store.up and not self.local) or self.config.on_store_failure != "local" or self._known_to_allow():
-                yield "tell", permit.extra_calls, True
+            if (
+                (self.store.available and not self.local)
+                or self.config.on_store_failure != "local"
+                or self._known_to_allow()
+            ):
+                yield "apply_best_effort", permit.extra_calls, True
                 return 0
             if not self.local and (wait := self._known_to_refuse(self.clock())) > 0:
                 yield (
-                    "tell",
+                    "apply_best_effort",
                     permit.extra_calls,
                     True,
                 )  # of an earlier outage: what the store has said since is honoured
@@ -405,8 +409,8 @@ class BreakerState:
                 local=local,
                 shadow=in_shadow(verdict, self.config.shadow),
             )
-            yield "announce", change
-            yield "note", *history.note(history.transition(change, verdict[CHANGED_AT] / SECOND)), local
+            yield "emit", change
+            yield "append_history", *history.note(history.transition(change, verdict[CHANGED_AT] / SECOND)), local
 
     def _learn(self, verdict: Verdict, *, local: bool, asked: bool) -> None:
         if not verdict[GENERATION]:  # nobody has asked yet, or it was reset; and no permit may rest on that
@@ -468,7 +472,7 @@ class BreakerState:
         """See :meth:`CircuitBreaker.get_status`."""
         verdict = self.peek()
         status = breaker.status(self.config.name, verdict, self.config, self.stats())
-        mode = verdict[MODE] if self.store.up else AUTOMATIC  # nobody there knows who said so
+        mode = verdict[MODE] if self.store.available else AUTOMATIC  # nobody there knows who said so
         return status | history.word_on(self.store.backend, self.config.name, mode)
 
     def stats(self) -> dict[str, int]:
@@ -485,7 +489,7 @@ class BreakerState:
         span = 0 if ttl is None else microseconds(ttl)
         entry = history.manual(self.config.name, MODES[mode], author, reason, ttl)
         call = Call(BREAKER, self._key, (FORCE, 0, 0, 0, 0, 0, span, 0, mode), self._policy_config)
-        self._learn(self.store.backend.attempt([call])[0], local=False, asked=False)
+        self._learn(self.store.backend.apply_unguarded([call])[0], local=False, asked=False)
         history.write(self.store.backend, entry)
 
     def reset(self, author: str, reason: str) -> None:
@@ -493,7 +497,7 @@ class BreakerState:
         entry = history.manual(self.config.name, "reset", author, reason, None)
         self.forget()
         self.store.local.delete(BREAKER, [self._key])
-        self.store.backend.attempt([self.peek_call()])  # it is here again, whatever its own breaker thinks
+        self.store.backend.apply_unguarded([self.peek_call()])  # it is here again, whatever its own breaker thinks
         self.store.backend.delete(BREAKER, [self._key])
         for key in self.store.backend.keys(TOKEN_BUCKET):
             if key[0] == turns_of(self.config.name):  # of what was forced for a day, say

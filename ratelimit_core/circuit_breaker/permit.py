@@ -7,7 +7,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..protocol.call import Call
-from ..store.drive import Steps, arun, run
+from ..store.drive import Steps, adrive, drive
 from ..store.fallback import Store
 
 if TYPE_CHECKING:
@@ -40,49 +40,49 @@ class Permit:
     def success(self) -> None:
         """The call answered. No round trip while the breaker is closed."""
         if not self._counted():
-            run(self._settling(good=1), self.store)
+            drive(self._settling(good=1), self.store)
 
     def failure(self, error: BaseException | None = None) -> float:
         """The call failed. Returns the seconds until the next probe: 0 if it is not open.
 
         One round trip; one more, for the history, if that changes the breaker's state.
         """
-        return run(self._settling(bad=1, error=error), self.store)
+        return drive(self._settling(bad=1, error=error), self.store)
 
     def cancel(self) -> None:
         """Nothing can be said: give the permit back unjudged. One round trip for a probe, else none."""
-        run(self._settling(), self.store)
+        drive(self._settling(), self.store)
 
     def record(self, error: BaseException | None) -> float:
         """Settle by what the call raised, as the breaker is configured."""
-        return run(self.record_steps(error), self.store)
+        return drive(self.record_steps(error), self.store)
 
     def record_result(self, result: Any) -> None:
         """Settle by what the call returned."""
         if self._state.config.is_failure is None:
             self.success()
         else:
-            run(self.record_result_steps(result), self.store)
+            drive(self.record_result_steps(result), self.store)
 
     async def asuccess(self) -> None:
         """:meth:`success` without blocking the event loop."""
-        await arun(self._settling(good=1), self.store)
+        await adrive(self._settling(good=1), self.store)
 
     async def afailure(self, error: BaseException | None = None) -> float:
         """:meth:`failure` without blocking the event loop."""
-        return await arun(self._settling(bad=1, error=error), self.store)
+        return await adrive(self._settling(bad=1, error=error), self.store)
 
     async def acancel(self) -> None:
         """:meth:`cancel` without blocking the event loop."""
-        await arun(self._settling(), self.store)
+        await adrive(self._settling(), self.store)
 
     async def arecord(self, error: BaseException | None) -> float:
         """:meth:`record` without blocking the event loop."""
-        return await arun(self.record_steps(error), self.store)
+        return await adrive(self.record_steps(error), self.store)
 
     async def arecord_result(self, result: Any) -> None:
         """:meth:`record_result` without blocking the event loop."""
-        await arun(self.record_result_steps(result), self.store)
+        await adrive(self.record_result_steps(result), self.store)
 
     @property
     def store(self) -> Store:

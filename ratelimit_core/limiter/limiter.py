@@ -179,7 +179,7 @@ class Limiter:
     def return_unused(self) -> None:
         """Give back what is left of all leased blocks, as at the end of a process. A round trip for each key."""
         for name, decision in self._blocks.give_up() if self._blocks is not None else ():
-            self.store.tell(self._refunds(name, self.limits, decision), decision.local)
+            self.store.apply_best_effort(self._refunds(name, self.limits, decision), decision.local)
 
     def peek(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """What :meth:`hit` would answer now; takes nothing. One round trip."""
@@ -261,7 +261,7 @@ class Limiter:
         if reserved.allowed:
             # Nobody queues for a quick window then who waits for a slow one, so whoever has waited for that finds room.
             ended = [i for i, wait in zip(places, waits, strict=False) if wait + self.limits[i].period_us < max(waits)]
-            self.store.tell(self._refunds(name, [self.limits[i] for i in ended], reserved), False)
+            self.store.apply_best_effort(self._refunds(name, [self.limits[i] for i in ended], reserved), False)
         return reserved
 
     def _of_slot(self, which: int) -> list[int]:
@@ -302,19 +302,19 @@ class Limiter:
 
     def refund(self, decision: Decision, *, key: str | None = None) -> None:
         """Give back what ``decision`` took, as far as the algorithm can. Once. One round trip."""
-        self.store.tell(self._all_refunds(decision, key), decision.local)
+        self.store.apply_best_effort(self._all_refunds(decision, key), decision.local)
 
     async def arefund(self, decision: Decision, *, key: str | None = None) -> None:
         """:meth:`refund` without blocking the event loop."""
-        await self.store.atell(self._all_refunds(decision, key), decision.local)
+        await self.store.aapply_best_effort(self._all_refunds(decision, key), decision.local)
 
     def release(self, decision: Decision, *, key: str | None = None) -> None:
         """Give back the place to run, if there is a limit on those. One round trip then, else none."""
-        self.store.tell(self.releases(decision, key=key), decision.local)
+        self.store.apply_best_effort(self.releases(decision, key=key), decision.local)
 
     async def arelease(self, decision: Decision, *, key: str | None = None) -> None:
         """:meth:`release` without blocking the event loop."""
-        await self.store.atell(self.releases(decision, key=key), decision.local)
+        await self.store.aapply_best_effort(self.releases(decision, key=key), decision.local)
 
     def hold(self, ticket: str, *, key: str | None = None) -> Decision:
         """Take the place to run that is called ``ticket``, or hold it longer. One round trip.
@@ -328,13 +328,13 @@ class Limiter:
 
     def let_go(self, ticket: str, *, key: str | None = None) -> None:
         """Give back the place to run that is called ``ticket``, whoever took it. One round trip."""
-        self.store.tell(self.places(ticket, key=key), False)
+        self.store.apply_best_effort(self.places(ticket, key=key), False)
 
     def renew(self, ticket: str, *, key: str | None = None) -> None:
         """Have the place to run that is called ``ticket`` held longer, if it is held still. One round trip."""
         name = self._name(key)
         calls = [limit.call(name, RENEW, 1, ticket) for limit in self.limits if limit.policy is CONCURRENCY]
-        self.store.tell(calls, False)
+        self.store.apply_best_effort(calls, False)
 
     def places(self, ticket: str, *, key: str | None = None) -> list[Call]:
         """The calls that :meth:`let_go` makes, for who has others to send along."""

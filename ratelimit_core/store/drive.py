@@ -1,49 +1,38 @@
-"""One piece of logic for both worlds: what asks the store is a generator, and who drives it may wait or await.
+"""Drive a guard's logic against a store: see :mod:`ratelimit_core._util.steps`.
 
-A step is what is to be done by the :class:`Store`, as the name of a method and its arguments. Its answer, or the
-:class:`BackendError` that came instead, is sent back in.
+A step of a guard is the name of a method of :class:`~ratelimit_core.store.fallback.Store`, and its arguments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from ..errors import BackendError
-from .fallback import Store
+from .._util.steps import Steps, arun, run
 
 R = TypeVar("R")
-Step = tuple[Any, ...]
-Steps = Generator[Step, Any, R]
+
+__all__ = ["Steps", "adrive", "drive"]
 
 
-def run(steps: Steps[R], store: Store) -> R:
-    """Take the steps, one after the other; what they come to."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                answer = getattr(store, step[0])(*step[1:])
-            except BackendError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: R = end.value
-        return result
+def drive(steps: Steps[R], store: object) -> R:
+    """Have ``store`` perform the steps one after the other, and return what they come to."""
+
+    def perform(step: tuple[Any, ...]) -> Any:
+        return getattr(store, step[0])(*step[1:])
+
+    return run(steps, perform)
 
 
-async def arun(steps: Steps[R], store: Store, step: Step | None = None) -> R:
-    """:func:`run` without blocking the event loop; ``step`` is the first one, if it was taken out already."""
-    try:
-        step = next(steps) if step is None else step
-        while True:
-            try:
-                answer = await getattr(store, f"a{step[0]}")(*step[1:])
-            except BackendError as error:
-                step = steps.throw(error)
-            else:
-                step = steps.send(answer)
-    except StopIteration as end:
-        result: R = end.value
-        return result
+async def adrive(steps: Steps[R], store: object, first: tuple[Any, ...] | None = None) -> R:
+    """:func:`drive` without blocking the event loop.
+
+    Args:
+        first: the first step, if the caller has already taken it out of ``steps``.
+    """
+
+    def perform(step: tuple[Any, ...]) -> Awaitable[Any]:
+        awaitable: Awaitable[Any] = getattr(store, f"a{step[0]}")(*step[1:])
+        return awaitable
+
+    return await arun(steps, perform, first)

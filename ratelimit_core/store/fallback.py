@@ -1,37 +1,38 @@
-"""What guards ask: the configured backend and, while that is away, the memory of this process."""
+"""What guards ask: the configured backend and, while that is unavailable, the memory of this process."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from .. import events
 from .._util.clock import SECOND, Clock, microseconds, monotonic
 from .._util.fork import renewed_after_fork
 from .._util.interrupts import interruptions
+from .._util.steps import Steps, acall, arun, call, run
 from ..backends.base import Backend
 from ..backends.memory import MemoryBackend
 from ..errors import BackendError, CircuitBreakerError
-from ..events import Event, StoreAvailabilityChanged, aemit, emit
+from ..events import Event, StoreAvailabilityChanged
 from ..policies import Verdict
 from ..protocol.call import Call, Key
 
 logger = logging.getLogger("ratelimit_core")
 
 RETRY_AFTER = 5.0
-"""Seconds between two attempts to reach a store that is away."""
+"""Seconds between two attempts to reach an unavailable store."""
 observer: Callable[[float, bool], None] | None = None
-"""Is told how many seconds a round trip to a shared store took, and whether it failed: see ratelimit_core.metrics."""
+"""Called after each round trip to a shared store, with its seconds and whether it failed; metrics set it."""
 
 
 class Store:
     """A backend behind a breaker of threshold 1, for the whole process.
 
-    The first call that fails pays for it, with the backend's timeout at most. From then on :meth:`apply`
-    raises at once, and one thread every ``retry_after`` seconds tries anew while the others go on.
+    The first call that fails takes as long as the backend's timeout, at most. From then on :meth:`apply` raises at
+    once, and every ``retry_after`` seconds one thread tries the backend again while the others continue.
     """
 
     def __init__(self, backend: Backend, *, retry_after: float = RETRY_AFTER, clock: Clock = monotonic) -> None:
@@ -40,52 +41,119 @@ class Store:
         self.local = MemoryBackend(enable_circuit_breaker=False)
         self._retry_after = microseconds(retry_after)
         self._clock = clock
-        self._away_until = 0
+        self._unavailable_until = 0
         self._same_outage_until = 0
         self._lock = threading.RLock()
         _stores.add(self)
 
     @property
-    def up(self) -> bool:
+    def available(self) -> bool:
         """Whether the backend answered the last time it was asked."""
-        return not self._away_until
+        return not self._unavailable_until
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`Backend.apply`.
+        """Decide as :meth:`Backend.apply` does.
 
         Raises:
-            BackendError: the backend is away, and ``retry_after`` says when it is tried again; or it could not be
-                asked this once.
+            BackendError: the backend is unavailable, and ``retry_after`` says when it is tried again; or it could not
+                be asked this once.
         """
-        returning = self._enter()
-        began = time.perf_counter() if observer is not None else 0.0
-        try:
-            verdicts = self.backend.attempt(calls)
+        if self._unavailable_until or observer is not None:
+            return run(self._try(calls), call)
+        try:  # without steps: they would add a sixth to the cost of a decision in memory
+            return self.backend.apply_unguarded(calls)
         except BackendError as error:
-            self._observe(began, failed=True)
-            self.announce(self._failed(error))
-            raise
-        if began:
-            self._observe(began, failed=False)
-        if returning:
-            self.announce(self._changed(0))
-        return verdicts
+            return run(self._fail(error), call)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply` without blocking the event loop."""
-        returning = self._enter()
+        return await arun(self._try(calls), acall)
+
+    def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
+        """Apply calls that may be lost, such as the release of a lease, which ends by itself.
+
+        One round trip, none if there are no calls.
+        """
+        run(self._try_best_effort(calls, local), call)
+
+    async def aapply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
+        """:meth:`apply_best_effort` without blocking the event loop."""
+        await arun(self._try_best_effort(calls, local), acall)
+
+    def append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
+        """Add an entry that may be lost to a journal."""
+        run(self._append_history(key, entry, keep, seconds, local), call)
+
+    async def aappend_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
+        """:meth:`append_history` without blocking the event loop."""
+        await arun(self._append_history(key, entry, keep, seconds, local), acall)
+
+    def emit(self, event: Event | None) -> None:
+        """Call the subscribers with ``event``, if there is one."""
+        if event is not None:
+            events.emit(event)
+
+    async def aemit(self, event: Event | None) -> None:
+        """:meth:`emit` without blocking the event loop."""
+        if event is not None:
+            await events.aemit(event)
+
+    def reset_local_state(self) -> None:
+        """Forget what this process alone knows: its local records, and that the backend was unavailable."""
+        self.local.clear()
+        self._unavailable_until = self._same_outage_until = 0
+
+    # The same for callers that block and for callers that await
+
+    def _try(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
+        """Ask the backend, measure how long it takes, and note whether it answered."""
+        recovering = self._enter()
         began = time.perf_counter() if observer is not None else 0.0
         try:
-            verdicts = await self.backend.aattempt(calls)
+            verdicts: list[Verdict] = yield self.backend, "apply_unguarded", calls
         except BackendError as error:
             self._observe(began, failed=True)
-            await self.aannounce(self._failed(error))
-            raise
-        if began:
-            self._observe(began, failed=False)
-        if returning:
-            await self.aannounce(self._changed(0))
+            return (yield from self._fail(error))
+        self._observe(began, failed=False)
+        if recovering:
+            yield self, "emit", self._set_unavailable_until(0)
         return verdicts
+
+    def _enter(self) -> bool:
+        """Return whether this call tries to reach an unavailable backend.
+
+        Raises:
+            BackendError: the backend is unavailable, and it is not yet time to try it again.
+        """
+        if not self._unavailable_until:
+            return False
+        with self._lock:
+            now = self._clock()
+            left = self._unavailable_until - now
+            if left <= 0 and self._unavailable_until:  # this thread tries it; the others continue to skip it
+                self._unavailable_until = now + self._retry_after
+        if left > 0:
+            raise BackendError("the shared store is unavailable", retry_after=left / SECOND)
+        return True
+
+    def _fail(self, error: BackendError) -> Steps[list[Verdict]]:
+        """Note what ``error`` says of the backend, and raise it."""
+        if error.is_outage:
+            error.retry_after = self._retry_after / SECOND
+            yield self, "emit", self._set_unavailable_until(self._clock() + self._retry_after, str(error))
+        raise error
+
+    def _set_unavailable_until(self, time: int, reason: str = "") -> StoreAvailabilityChanged | None:
+        """Set when the backend is tried again, 0 if it is available. Returns the event, if that changed."""
+        available = not time
+        with self._lock:
+            was_available = self.available
+            if available and not was_available:
+                self._same_outage_until = self._clock() + self._retry_after
+            elif was_available and not available and self._clock() >= self._same_outage_until:
+                self.local.clear()  # unless it is the same outage, of a backend that answers but can't write, say
+            self._unavailable_until = time
+        return None if available == was_available else StoreAvailabilityChanged(available=available, reason=reason)
 
     def _observe(self, began: float, *, failed: bool) -> None:
         global observer
@@ -94,76 +162,18 @@ class Store:
                 observer(time.perf_counter() - began, failed)
             except tuple(interruptions):
                 raise
-            except Exception:  # a guard never fails for what is told of it
+            except Exception:  # a guard never fails because of its metrics
                 observer = None
-                logger.exception("round trips to the store are not measured any more")
+                logger.exception("round trips to the store are no longer measured")
 
-    def _enter(self) -> bool:
-        """Whether this is an attempt to reach a store that was away."""
-        if not self._away_until:
-            return False
-        with self._lock:
-            now = self._clock()
-            left = self._away_until - now
-            if left <= 0 and self._away_until:  # this thread tries; to the others the store is away as before
-                self._away_until = now + self._retry_after
-        if left > 0:
-            raise BackendError("the shared store is away", retry_after=left / SECOND)
-        return True
-
-    def tell(self, calls: Sequence[Call], local: bool) -> None:
-        """Apply what need not arrive: a lease that is not given back ends by itself. No round trip for nothing."""
+    def _try_best_effort(self, calls: Sequence[Call], local: bool) -> Steps[None]:
         if calls:
             with suppress(BackendError):
-                (self.local if local else self).apply(calls)
+                yield self.local if local else self, "apply", calls
 
-    async def atell(self, calls: Sequence[Call], local: bool) -> None:
-        """:meth:`tell` without blocking the event loop."""
-        if calls:
-            with suppress(BackendError):
-                await (self.local if local else self).aapply(calls)
-
-    def note(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """Add to a journal what need not arrive."""
+    def _append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> Steps[None]:
         with suppress(BackendError, CircuitBreakerError):
-            (self.local if local else self.backend).append(key, entry, keep=keep, seconds=seconds)
-
-    async def anote(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """:meth:`note` without blocking the event loop."""
-        if local or not self.shared:
-            self.note(key, entry, keep, seconds, local)
-        else:
-            await asyncio.to_thread(self.note, key, entry, keep, seconds, local)
-
-    def announce(self, event: Event | None) -> None:
-        """Tell the subscribers, if there is anything to tell."""
-        if event is not None:
-            emit(event)
-
-    async def aannounce(self, event: Event | None) -> None:
-        """:meth:`announce` without blocking the event loop."""
-        if event is not None:
-            await aemit(event)
-
-    def _failed(self, error: BackendError) -> StoreAvailabilityChanged | None:
-        if not error.away:
-            return None
-        error.retry_after = self._retry_after / SECOND
-        return self._changed(self._clock() + self._retry_after, str(error))
-
-    def _changed(self, away_until: int, reason: str = "") -> StoreAvailabilityChanged | None:
-        """Note whether the store is there; what is to be announced of it."""
-        up = not away_until
-        with self._lock:
-            was_up = self.up
-            if up and not was_up:
-                self._same_outage_until = self._clock() + self._retry_after
-            elif (
-                was_up and not up and self._clock() >= self._same_outage_until
-            ):  # else it answers, but can't write, say
-                self.local.clear()  # this process begins anew
-            self._away_until = away_until
-        return StoreAvailabilityChanged(available=up, reason=reason) if up != was_up else None
+            yield self.local if local else self.backend, "append", key, entry, keep, seconds
 
     def _after_fork(self) -> None:
         self._lock = threading.RLock()

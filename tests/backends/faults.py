@@ -49,6 +49,11 @@ class Faults(Backend):
         self._fail()
         super()._append(key, entry, keep, seconds)  # type: ignore[safe-super] # likewise
 
+    async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
+        if isinstance(self, MemoryBackend | MultiBackend):  # others append in a thread, by _append
+            self._fail()
+        await super()._aappend(key, entry, keep, seconds)
+
     def _entries(self, key: Key) -> list[str]:
         self._fail()
         return super()._entries(key)  # type: ignore[safe-super] # likewise
@@ -80,6 +85,7 @@ REFUSED_WHILE_OPEN: dict[str, Operation] = {
     "keys": lambda backend: backend.keys(COUNTER),
     "clear": lambda backend: backend.clear(),
     "append": lambda backend: backend.append(KEY, "entry", keep=3, seconds=60),
+    "aappend": lambda backend: asyncio.run(backend.aappend(KEY, "entry", keep=3, seconds=60)),
     "entries": lambda backend: backend.entries(KEY),
     "incr": lambda backend: backend.incr("key", 60),
     "get_count": lambda backend: backend.get_count("key"),
@@ -87,8 +93,8 @@ REFUSED_WHILE_OPEN: dict[str, Operation] = {
     "reset": lambda backend: backend.reset("key"),
 }
 ASKED_ALL_THE_SAME: dict[str, Operation] = {
-    "attempt": lambda backend: backend.attempt([call()]),
-    "aattempt": lambda backend: asyncio.run(backend.aattempt([call()])),
+    "apply_unguarded": lambda backend: backend.apply_unguarded([call()]),
+    "aapply_unguarded": lambda backend: asyncio.run(backend.aapply_unguarded([call()])),
 }
 OPERATIONS = REFUSED_WHILE_OPEN | ASKED_ALL_THE_SAME
 ASK_NO_STORE = {

@@ -82,7 +82,7 @@ AGAIN = 5
 
 
 def test_the_first_is_asked_and_no_other(first_healthy: MultiBackend, stores: list[FaultyMemory]) -> None:
-    for operation in ("apply", "aapply", "append", "entries", "incr", "get_count", "get_reset_time", "attempt"):
+    for operation in ("apply", "aapply", "append", "entries", "incr", "get_count", "get_reset_time", "apply_unguarded"):
         OPERATIONS[operation](first_healthy)
         assert asked(stores) == [1, 0, 0], operation
 
@@ -482,7 +482,7 @@ def test_a_server_that_is_killed_and_comes_back(clock: ManualClock, way: str) ->
     with ValkeyServer(port=port):
         assert [hit(), hit()] == [True, True]
     assert [hit() for _ in range(4)] == [True, True, True, False], "the memory counts from the beginning"
-    assert limiter.store.up
+    assert limiter.store.available
     with ValkeyServer(port=port):
         clock.advance(30)
         assert [hit() for _ in range(4)] == [True, True, True, False], "a server that keeps nothing: anew"

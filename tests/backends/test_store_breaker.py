@@ -499,7 +499,7 @@ def test_it_is_not_calm_about_a_failure_that_comes_with_a_success(clock: ManualC
     backend.fault = None
     backend.incr("key", 60)
     others[0].join()
-    assert (protection.status()["state"], protection.calm) == ("open", False)
+    assert (protection.status()["state"], protection.healthy) == ("open", False)
     refused(backend)
 
 

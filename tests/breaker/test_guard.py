@@ -25,7 +25,7 @@ from ratelimit_core.events import Event, StateChanged, StoreAvailabilityChanged
 from ratelimit_core.policies import BREAKER, Verdict
 from ratelimit_core.protocol.call import Call
 from ratelimit_core.store import configured
-from ratelimit_core.store.drive import run
+from ratelimit_core.store.drive import drive
 from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
 from tests import servers
@@ -487,7 +487,7 @@ def test_a_verdict_that_comes_late_gives_no_permit_of_a_later_generation(fleet: 
     fail(breaker)
     fleet.clock.advance(60)
     trying = probe(breaker)
-    stale = run(state.answering(asked, late), state.store)
+    stale = drive(state.answering(asked, late), state.store)
     assert stale.generation < trying.generation
     stale.failure()
     assert breaker.state == "half_open"
@@ -726,7 +726,7 @@ def test_others_go_on_while_one_thread_tries_to_reach_the_store(clock: ManualClo
         assert thread.is_alive()
         outage.end()
         thread.join()
-        assert outage.store.up
+        assert outage.store.available
 
 
 def test_to_those_who_are_refused_meanwhile_it_says_when_to_come_back(clock: ManualClock) -> None:

@@ -401,7 +401,7 @@ def test_an_aborted_transaction_neither(
         assert answers_locally(backend)
         with pytest.raises(BackendError) as caught:
             backend.entries(("name", "history"))
-        assert not caught.value.away
+        assert not caught.value.is_outage
     assert not answers_locally(backend)
     assert changes == []
     backend.clear()
@@ -441,7 +441,7 @@ def test_a_server_that_hangs_holds_nobody_up(hung: str, clock: ManualClock) -> N
     store = Store(backend, clock=clock)
 
     async def asked() -> None:
-        await backend.aattempt([ask(FIXED_WINDOW)])
+        await backend.aapply_unguarded([ask(FIXED_WINDOW)])
 
     for question in (lambda: store.apply([ask(FIXED_WINDOW)]), lambda: asyncio.run(asked())):
         began = time.monotonic()
@@ -457,8 +457,8 @@ def test_a_server_that_hangs_holds_nobody_up(hung: str, clock: ManualClock) -> N
     began = time.monotonic()
     for _ in range(12):  # more than there are threads: none of them is back yet
         with pytest.raises(BackendError) as caught:
-            backend.attempt([ask(FIXED_WINDOW)])
-        assert caught.value.away
+            backend.apply_unguarded([ask(FIXED_WINDOW)])
+        assert caught.value.is_outage
     assert time.monotonic() - began < 12 * 0.3 + 1.0
 
 
@@ -513,7 +513,7 @@ def test_who_holds_a_record_makes_others_wait_not_for_ever_and_is_no_store_that_
         with pytest.raises(BackendContention, match="others hold these records") as caught:
             hits(backend, 1)
         assert 0.5 < time.monotonic() - began < 1.0
-        assert (caught.value.away, caught.value.retry_after) == (False, 1)
+        assert (caught.value.is_outage, caught.value.retry_after) == (False, 1)
         with pytest.raises(BackendContention):
             Store(backend, clock=clock).apply([ask(FIXED_WINDOW)])
         assert not answers_locally(backend), "a record that nobody holds"
@@ -567,7 +567,7 @@ def test_a_crowd_at_a_record_is_no_store_that_is_away(
         assert [type(error) for error in told] == [BackendContention] * 24
         assert all("others hold these records" in str(error) or "too many questions" in str(error) for error in told)
         assert sum("others hold these records" in str(error) for error in told) >= 8, "as many as there are threads"
-        assert store.up
+        assert store.available
     assert changes == []
 
 
@@ -584,7 +584,7 @@ def test_who_locks_the_table_makes_the_store_away(server: str, prefix: str, cloc
         with pytest.raises(BackendError) as caught:
             hits(backend, 1)
         assert type(caught.value) is BackendError
-        assert caught.value.away
+        assert caught.value.is_outage
     assert left(DatabaseBackend(server, timeout=20, key_prefix=prefix, clock=clock)) == 2
     backend.clear()
 
@@ -596,7 +596,7 @@ def test_on_sqlite_who_writes_makes_the_store_away(sqlite: str, prefix: str, clo
         with pytest.raises(BackendError, match="locked") as caught:
             hits(DatabaseBackend(hasty, key_prefix=prefix, clock=clock), 1)
         assert type(caught.value) is BackendError
-        assert caught.value.away
+        assert caught.value.is_outage
     DatabaseBackend(sqlite, key_prefix=prefix, clock=clock).clear()
 
 

@@ -69,7 +69,7 @@ class Used:
         allowed = sum(bool(self.limiter.hit()) for _ in range(HITS))
         mine = connection(self.backend)
         store = self.breaker._known.store
-        local = not store.up
+        local = not store.available
         store.backend = RedisBackend("redis://127.0.0.1:1/0")  # by now every lock has to be the child's own
         assert self.other.hit().local
         assert self.tenants.bind(tenant=1).acquire().local

@@ -241,7 +241,7 @@ class Breaker(RuleBasedStateMachine):
         elif process.cut_off and self.clock.now < process.refused_until:
             assert permit is None, "what is known of the store is honoured"
         if permit is None:
-            if process.known.store.up and not bars(before):
+            if process.known.store.available and not bars(before):
                 assert self.clock.now < self.promised.refused_until + SECOND, "a reset is seen within a second"
             return None
         held = Held(process, permit, self.clock.now)

@@ -49,12 +49,12 @@ class Witness:
 
     def __init__(self, backend: Backend) -> None:
         self._heard = threading.local()
-        self._attempt, self._hit = backend.attempt, backend.hit
-        backend.attempt = self._hear  # type: ignore[method-assign]
+        self._apply, self._hit = backend.apply_unguarded, backend.hit
+        backend.apply_unguarded = self._hear  # type: ignore[method-assign]
         backend.hit = self._hear_hits  # type: ignore[method-assign]
 
     def _hear(self, calls: Any) -> list[Verdict]:
-        verdicts = self._attempt(calls)
+        verdicts = self._apply(calls)
         self._heard.last = calls[0], verdicts[0]
         return verdicts
 

@@ -79,7 +79,7 @@ def test_closed_keeps_a_reserved_slot(away: Away) -> None:
     slot = limiter.reserve(3600)
     away.clock.advance(slot.retry_after)
     store = limiter.store
-    store._changed(away.clock() + 1_000_000)
+    store._set_unavailable_until(away.clock() + 1_000_000)
     assert limiter.redeem(slot).reservation_kept
     assert not limiter.hit().reservation_kept
 
@@ -127,7 +127,7 @@ def test_what_was_taken_there_is_not_given_back_here(away: Away) -> None:
     limiter = away.limiter(None, concurrency=1)
     away.come_back()
     there = limiter.hit()
-    limiter.store._changed(away.clock() + 1_000_000)
+    limiter.store._set_unavailable_until(away.clock() + 1_000_000)
     here = limiter.hit()
     assert here.local
     limiter.release(there)

@@ -53,7 +53,7 @@ def test_more_threads_than_connections_is_an_error_and_no_more_connections(prefi
         def attempt(_: int) -> str:
             together.wait()
             try:
-                backend.attempt(CALLS)
+                backend.apply_unguarded(CALLS)
             except BackendError as error:
                 return str(error)
             return "well"
@@ -71,11 +71,11 @@ def test_after_a_failover_nobody_waits_for_the_old_master(prefix: str) -> None:
 
         def attempt(_: int) -> None:
             together.wait()
-            backend.attempt(CALLS)
+            backend.apply_unguarded(CALLS)
 
         def well() -> bool:
             try:
-                backend.attempt(CALLS)
+                backend.apply_unguarded(CALLS)
             except BackendError:
                 return False
             return True
@@ -110,7 +110,7 @@ def test_a_soft_time_limit_says_nothing_about_the_store(signalled: None) -> None
         with pytest.raises(SoftTimeLimitExceeded):
             limiter.hit()
         timer.join()
-        assert limiter.store.up
+        assert limiter.store.available
         assert backend.get_backend_health_status()["healthy"]
         assert limiter.hit().remaining in (2, 3)  # and the answer that came too late is nobody's
         backend.close()
@@ -121,7 +121,7 @@ def test_an_interruption_anywhere_costs_no_connection_and_nobody_gets_anothers_a
 ) -> None:
     step, backend = 1, RedisBackend(f"{valkey_url}?max_connections=1", key_prefix=prefix)
     backend.incr("warm", 60)
-    while interrupted_at(step, partial(backend.attempt, CALLS), session, connections):
+    while interrupted_at(step, partial(backend.apply_unguarded, CALLS), session, connections):
         gc.collect()  # Python's own collector would come by in time
         assert backend.incr("own", 60) == step
         if step % 5 == 0:

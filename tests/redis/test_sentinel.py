@@ -53,8 +53,8 @@ def backend(setup: Watched, prefix: str) -> Iterator[RedisBackend]:
 
 def asked(backend: RedisBackend, loop: asyncio.AbstractEventLoop) -> None:
     """Once from a thread and once from an event loop."""
-    backend.attempt(CALLS)
-    loop.run_until_complete(backend.aattempt(CALLS))
+    backend.apply_unguarded(CALLS)
+    loop.run_until_complete(backend.aapply_unguarded(CALLS))
 
 
 def longest_wait_until_well(backend: RedisBackend, loop: asyncio.AbstractEventLoop, within: float = 20) -> float:
@@ -83,9 +83,9 @@ def test_the_new_master_is_asked_when_the_old_one_was_killed(
     longest_wait_until_well(backend, loop)
     setup.master.kill()
     with pytest.raises(BackendError):
-        backend.attempt(CALLS)
+        backend.apply_unguarded(CALLS)
     with pytest.raises(BackendError):
-        loop.run_until_complete(backend.aattempt(CALLS))
+        loop.run_until_complete(backend.aapply_unguarded(CALLS))
     assert longest_wait_until_well(backend, loop) < 0.5 + SLACK
     assert setup.replica.client.role()[0] == b"master"
     assert setup.replica.client.exists(backend._names(FIXED_WINDOW, ("name", ""))[0])
@@ -96,7 +96,7 @@ def test_the_new_master_is_asked_when_the_old_one_hangs(
 ) -> None:
     longest_wait_until_well(backend, loop)
     setup.master.hang()
-    assert refused(lambda: backend.attempt(CALLS)) < 0.25 + SLACK
+    assert refused(lambda: backend.apply_unguarded(CALLS)) < 0.25 + SLACK
     assert longest_wait_until_well(backend, loop) < 0.7 + SLACK
 
 
@@ -121,13 +121,13 @@ def test_a_master_that_was_demoted_is_not_held_on_to(
     eventually(begun)
     eventually(demoted)
     with pytest.raises(BackendError):
-        backend.attempt(CALLS)
+        backend.apply_unguarded(CALLS)
     with pytest.raises(BackendError):
-        loop.run_until_complete(backend.aattempt(CALLS))
+        loop.run_until_complete(backend.aapply_unguarded(CALLS))
     longest_wait_until_well(backend, loop)
     before = setup.replica.client.dbsize()
-    backend.attempt([ask(FIXED_WINDOW, ("another", ""))])
-    loop.run_until_complete(backend.aattempt([ask(FIXED_WINDOW, ("a third", ""))]))
+    backend.apply_unguarded([ask(FIXED_WINDOW, ("another", ""))])
+    loop.run_until_complete(backend.aapply_unguarded([ask(FIXED_WINDOW, ("a third", ""))]))
     assert setup.replica.client.dbsize() == before + 2
 
 
@@ -139,9 +139,9 @@ def test_without_sentinels_there_is_an_error_and_soon(
     calm.sentinel.hang()
     asked(backend, loop)  # who has connections needs no Sentinel
     backend.close()
-    assert refused(lambda: backend.attempt(CALLS)) < 0.35 + SLACK
+    assert refused(lambda: backend.apply_unguarded(CALLS)) < 0.35 + SLACK
     other = RedisBackend(calm.url, key_prefix=prefix)
-    assert refused(lambda: loop.run_until_complete(other.aattempt(CALLS))) < 0.35 + SLACK
+    assert refused(lambda: loop.run_until_complete(other.aapply_unguarded(CALLS))) < 0.35 + SLACK
     calm.sentinel.end_hang()
     asked(backend, loop)
     asked(other, loop)
@@ -177,7 +177,7 @@ def test_threads_that_begin_together_all_find_the_master(calm: Watched, prefix: 
 
         def begin(_: int, backend: RedisBackend = backend, together: threading.Barrier = together) -> None:
             together.wait()
-            backend.attempt(CALLS)
+            backend.apply_unguarded(CALLS)
 
         with ThreadPoolExecutor(16) as threads:
             list(threads.map(begin, range(16)))
@@ -189,7 +189,7 @@ def test_tasks_that_begin_together_all_find_the_master(
 ) -> None:
     async def begin() -> None:
         backend = RedisBackend(calm.url, key_prefix=prefix, **PATIENT)
-        await asyncio.gather(*(backend.aattempt(CALLS) for _ in range(16)))
+        await asyncio.gather(*(backend.aapply_unguarded(CALLS) for _ in range(16)))
         backend.close()
 
     for _ in range(10):

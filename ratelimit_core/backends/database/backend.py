@@ -77,7 +77,7 @@ class DatabaseBackend(Backend):
     **A record that others hold** for as long, or too many questions for these threads, is a
     :class:`BackendContention`: the database is available, and other records are answered. A session that locks
     a whole table, or that writes to SQLite for that long, blocks every caller: that counts as unavailable. MySQL
-    does not end the wait for a record so soon: it can't be told from a server that hangs.
+    does not end the wait for a record so soon, and can't be told from a server that hangs.
 
     Args:
         alias: the setting ``database`` by default.
@@ -404,7 +404,7 @@ class DatabaseBackend(Backend):
         if of_caller:
             hint = " (in the transaction that is open on the alias; one of its own has no part in that)"
         unavailable = BackendError(f"database {self.alias!r}: {type(error).__name__}: {error}{hint}")
-        unavailable.away = not of_caller
+        unavailable.is_outage = not of_caller
         return unavailable
 
 
