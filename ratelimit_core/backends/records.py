@@ -12,7 +12,7 @@ from .._util.clock import SECOND, Clock
 from .._util.fork import renewed_after_fork
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
 from ..policies.generated.python import hit_of
-from ..protocol.call import Call, Key, refuse_duplicates
+from ..protocol.call import Call, Key, reject_duplicates
 from ..protocol.names import MAX_KEY, escape, unescape
 from .leases import Leases, reads
 
@@ -58,7 +58,7 @@ class Records:
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Decide ``calls`` under the lock; if one is denied, nothing is written for any."""
-        refuse_duplicates(calls)
+        reject_duplicates(calls)
         with self._lock:
             now = self._clock()
             if len(calls) == 1:  # as nearly always

@@ -25,7 +25,7 @@ class Call(NamedTuple):
     ticket: str = ""
 
 
-def refuse_duplicates(calls: Sequence[Call]) -> None:
+def reject_duplicates(calls: Sequence[Call]) -> None:
     """A record can be decided once in a call: the second would not see what the first is about to write."""
     if len(calls) > 1:
         seen = set()

@@ -67,7 +67,12 @@ class Store:
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """:meth:`apply` without blocking the event loop."""
-        return await arun(self._try(calls), acall)
+        if self._unavailable_until or observer is not None:
+            return await arun(self._try(calls), acall)
+        try:
+            return await self.backend.aapply_unguarded(calls)
+        except BackendError as error:
+            return await arun(self._fail(error), acall)
 
     def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
         """Apply calls that may be lost, such as the release of a lease, which ends by itself.

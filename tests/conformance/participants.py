@@ -91,7 +91,7 @@ class InRedis:
         return self.backend.apply(calls)
 
     def state(self, policy: Policy, key: Key) -> State:
-        stored = self.backend._names(policy, key)
+        stored = self.backend._keys_of.record(policy, key)
         record: tuple[int, ...] = ()
         expires = 0
         data = self.client.get(stored[0]) if policy.record else None

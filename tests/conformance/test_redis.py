@@ -169,7 +169,7 @@ def test_a_record_of_another_version_or_garbage_is_replaced_never_misread(
     call = use(policy)
     width = 1 + len(policy.record)
     backend.apply([call])
-    record = backend._names(policy, call.key)[0]
+    record = backend._keys_of.record(policy, call.key)[0]
     good = client.get(record)
     assert isinstance(good, bytes)
     far, version, expires = 2**52, good[0], int.from_bytes(good[1:9])
@@ -190,7 +190,7 @@ def test_a_record_of_another_version_or_garbage_is_replaced_never_misread(
 
 def test_a_key_of_another_type_is_an_error_of_the_backend(backend: RedisBackend, client: redis.Redis) -> None:
     call = ask(LIMITS[0])
-    key = backend._names(call.policy, call.key)[0]
+    key = backend._keys_of.record(call.policy, call.key)[0]
     client.set(key, "a string", px=60_000)
     with pytest.raises(BackendError, match="WRONGTYPE"):
         backend.apply([call])
@@ -210,7 +210,12 @@ def test_the_servers_clock_decides(backend: RedisBackend, client: redis.Redis, p
 
 def test_records_of_one_name_share_a_hash_tag_whatever_the_name(backend: RedisBackend) -> None:
     for name in ("a", "{", "}{", "a}b{c", "é" * 1000):
-        keys = [key for policy in POLICIES.values() for q in ("", "}{") for key in backend._names(policy, (name, q))]
+        keys = [
+            key
+            for policy in POLICIES.values()
+            for q in ("", "}{")
+            for key in backend._keys_of.record(policy, (name, q))
+        ]
         tags = {key.partition("{")[2].partition("}")[0] for key in keys}
         assert tags == {escape(name)}
         assert all(key.count("{") == key.count("}") == 1 for key in keys)

@@ -41,7 +41,7 @@ def connection(backend: Backend) -> object:
         return session(backend)
     assert isinstance(backend, RedisBackend)
     assert backend._session._connections is not None
-    return backend._session._connections.ask("CLIENT", "ID")
+    return backend._session._connections.execute("CLIENT", "ID")
 
 
 def connections(backend: Backend) -> set[object]:
@@ -49,7 +49,7 @@ def connections(backend: Backend) -> set[object]:
     if isinstance(backend, DatabaseBackend):
         return sessions(backend.alias)
     assert isinstance(backend, RedisBackend)
-    return {int(client["id"]) for client in backend._session.run([("client_list",)])[0]}
+    return {int(client["id"]) for client in backend._session.execute([("client_list",)])[0]}
 
 
 class Used:

@@ -17,7 +17,7 @@ import redis
 from asgiref.sync import async_to_sync
 
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.redis.servers import PLACES
+from ratelimit_core.backends.redis.servers import MAX_IN_FLIGHT
 from ratelimit_core.errors import BackendError, ConfigurationError
 from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW, POLICIES, SLIDING_WINDOW
 from ratelimit_core.testing import ManualClock
@@ -75,7 +75,7 @@ def test_it_decides_what_the_blocking_one_decides(valkey_url: str, prefix: str, 
 
 def test_it_raises_what_the_blocking_one_raises(backend: RedisBackend, server: Server) -> None:
     call = ask(SLIDING_WINDOW)
-    server.client.set(backend._names(call.policy, call.key)[0], "a string")
+    server.client.set(backend._keys_of.record(call.policy, call.key)[0], "a string")
 
     async def turns() -> None:
         with pytest.raises(ValueError, match="twice"):
@@ -134,7 +134,7 @@ def test_a_crowd_shares_some_connections(backend: RedisBackend, server: Server) 
     async def turns() -> None:
         asked = [backend.aapply([ask(FIXED_WINDOW, (str(i), ""))]) for i in range(500)]
         assert all(verdict[ALLOWED] for [verdict] in await asyncio.gather(*asked))
-        assert server.connections() <= PLACES
+        assert server.connections() <= MAX_IN_FLIGHT
 
     run(turns)
 
@@ -144,7 +144,7 @@ def test_a_crowd_does_not_wait_for_a_hung_server_one_after_the_other(backend: Re
         await backend.aapply([ask(FIXED_WINDOW)])
         server.hang()
         began = time.perf_counter()
-        await asyncio.gather(*[fails(backend.aapply_unguarded([ask(FIXED_WINDOW)])) for _ in range(PLACES * 10)])
+        await asyncio.gather(*[fails(backend.aapply_unguarded([ask(FIXED_WINDOW)])) for _ in range(MAX_IN_FLIGHT * 10)])
         assert time.perf_counter() - began < TIMEOUT + SLACK
         server.end_hang()
 
@@ -200,7 +200,7 @@ def test_many_short_loops_leave_no_connection(backend: RedisBackend, server: Ser
     many_short_loops(backend)
     gc.collect()
     eventually(lambda: server.connections() == 0)
-    assert len(backend._loops._known) == 0 if backend._loops else False
+    assert len(backend._loops._sessions) == 0 if backend._loops else False
 
 
 def test_short_loops_in_many_threads(url: str, prefix: str, server: Server) -> None:

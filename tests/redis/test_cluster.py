@@ -16,7 +16,7 @@ from redis.crc import key_slot
 
 from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.redis.cluster import in_turn
+from ratelimit_core.backends.redis.cluster import apply_per_slot
 from ratelimit_core.backends.redis.keys import BUCKETS, ClusterKeys
 from ratelimit_core.backends.redis.session import Script
 from ratelimit_core.errors import BackendError
@@ -126,7 +126,7 @@ def test_calls_of_several_buckets_are_decided_all_or_none_and_listed(client: red
 def test_the_bucket_of_the_last_call_writes_last_and_only_the_first_is_not_asked_before() -> None:
     a, b, c = (ask(FIXED_WINDOW, (name, "")) for name in "abc")
     breaker = use(BREAKER, ("a", ""))
-    turns = in_turn([a, b, breaker, c])
+    turns = apply_per_slot([a, b, breaker, c])
     asked = [next(turns)]
     answers: list[list[Verdict]] = [[(1, 1), (1, 2)], [(1, 3)], [(1, 4)], [(1, 5), (1, 6)]]
     asked += [turns.send(verdicts) for verdicts in answers]

@@ -88,7 +88,7 @@ def test_the_new_master_is_asked_when_the_old_one_was_killed(
         loop.run_until_complete(backend.aapply_unguarded(CALLS))
     assert longest_wait_until_well(backend, loop) < 0.5 + SLACK
     assert setup.replica.client.role()[0] == b"master"
-    assert setup.replica.client.exists(backend._names(FIXED_WINDOW, ("name", ""))[0])
+    assert setup.replica.client.exists(backend._keys_of.record(FIXED_WINDOW, ("name", ""))[0])
 
 
 def test_the_new_master_is_asked_when_the_old_one_hangs(

@@ -22,7 +22,7 @@ from ..._util.suggest import did_you_mean
 from ...config.sources import setting
 from ...errors import BackendContention, BackendError, ConfigurationError
 from ...policies import Policy, Verdict
-from ...protocol.call import Call, Key, refuse_duplicates
+from ...protocol.call import Call, Key, reject_duplicates
 from ...protocol.names import unescape
 from ..base import Backend
 from .dialects import DIALECTS, Dialect
@@ -116,11 +116,11 @@ class DatabaseBackend(Backend):
         _instances.add(self)
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        refuse_duplicates(calls)
+        reject_duplicates(calls)
         return self._ask(self._deciding(calls), self._timeout) if calls else []
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        refuse_duplicates(calls)
+        reject_duplicates(calls)
         if not calls:
             return []
         seconds = self._timeout

@@ -1,4 +1,4 @@
-"""What a backend asks a Redis server, in an event loop."""
+"""The clients of a backend in event loops."""
 
 from __future__ import annotations
 
@@ -11,44 +11,43 @@ from typing import Any
 import redis
 
 from ...errors import BackendError, ConfigurationError
-from .servers import Servers
-from .session import _OTHERS, _UNREACHED, ERRORS, Script, _outdated, unavailable
+from .servers import Topology
+from .session import ERRORS, FAILED_WITH_OTHERS, UNREACHED, Script, outdated_pool, unavailable
 
 
 class LoopSession:
     """A client of one event loop.
 
-    A question costs at most ``patience``, and ``search`` on top of it as long as nobody has answered. Those that were
-    waiting for a connection when Redis failed to answer another fail with it, so that a crowd does not wait one after
-    the other.
+    A call takes at most ``timeout``, and ``discovery_timeout`` more until the first answer. If Redis fails to answer,
+    the calls that were waiting for a connection meanwhile fail as well, so that they don't wait one after the other.
     """
 
-    def __init__(self, servers: Servers, client: Any) -> None:
-        self._servers = servers
+    def __init__(self, topology: Topology, client: Any) -> None:
+        self._topology = topology
         self._client = client
-        self._places = asyncio.Semaphore(servers.places)
+        self._free = asyncio.Semaphore(topology.max_in_flight)
         self._failures = 0
         self._found = False
 
     async def evaluate(self, script: Script) -> Any:
-        """:meth:`Session.evaluate` without blocking the event loop."""
+        """Run the script and return its answer, as :meth:`Session.evaluate` does."""
         seen = self._failures
-        async with self._places:
+        async with self._free:
             if self._failures != seen:
-                raise BackendError(f"Redis: {_OTHERS}")
-            patience = self._servers.patience
-            if patience is not None and not self._found:
-                patience += self._servers.search
+                raise BackendError(f"Redis: {FAILED_WITH_OTHERS}")
+            timeout = self._topology.timeout
+            if timeout is not None and not self._found:
+                timeout += self._topology.discovery_timeout
             try:
-                async with _within(patience):
+                async with _deadline(timeout):
                     answer = await self._evaluate(script)
                 self._found = True
                 return answer
             except ERRORS as error:
-                if isinstance(error, _UNREACHED):
+                if isinstance(error, UNREACHED):
                     self._failures += 1
                     self._found = False
-                pool = _outdated(self._client, error)
+                pool = outdated_pool(self._client, error)
                 if pool is not None:
                     await pool.disconnect(inuse_connections=False)
                 raise unavailable(error) from error
@@ -56,7 +55,7 @@ class LoopSession:
     async def _evaluate(self, script: Script) -> Any:
         client = self._client
         text, sha, arguments = script
-        if self._servers.clustered:
+        if self._topology.clustered:
             await client.initialize()
         try:
             return await client.evalsha(sha, *arguments)
@@ -66,37 +65,37 @@ class LoopSession:
     async def aclose(self) -> None:
         """Close the connections."""
         with suppress(*ERRORS):
-            await self._servers.aclose(self._client)
+            await self._topology.aclose(self._client)
 
 
-class LoopSessions:
-    """One :class:`LoopSession` for each event loop that asks, which ends with its loop."""
+class SessionPerLoop:
+    """One :class:`LoopSession` for each event loop. It is closed along with its loop."""
 
-    def __init__(self, servers: Servers) -> None:
-        self._servers = servers
-        self._known: weakref.WeakKeyDictionary[Any, weakref.ref[LoopSession]] = weakref.WeakKeyDictionary()
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._sessions: weakref.WeakKeyDictionary[Any, weakref.ref[LoopSession]] = weakref.WeakKeyDictionary()
 
     def current(self) -> LoopSession:
-        """That of the running loop."""
+        """Return the session of the running loop, made at its first use."""
         loop = asyncio.get_running_loop()
-        reference = self._known.get(loop)
+        reference = self._sessions.get(loop)
         session = reference() if reference is not None else None
         if session is None:
             try:
-                client = self._servers.async_client()
+                client = self._topology.async_client()
             except TypeError as error:
-                raise ConfigurationError(f"an option is none of redis.asyncio's: {error}") from error
-            session = LoopSession(self._servers, client)
-            self._known[loop] = weakref.ref(session)
+                raise ConfigurationError(f"redis.asyncio does not know an option: {error}") from error
+            session = LoopSession(self._topology, client)
+            self._sessions[loop] = weakref.ref(session)
             _close_with(loop, session.aclose)
         return session
 
 
 def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Have ``loop.close()`` do this first.
+    """Have ``loop.close()`` call ``aclose`` first.
 
-    Connections can be closed only by the loop that they were opened in, and nothing else says when it ends. The
-    loop holds what is to be closed, and nobody else does, so a loop that is forgotten takes its connections along.
+    Only the loop that opened connections can close them, and nothing else says when it ends. Only the loop refers to
+    ``aclose``, so a loop that is garbage-collected takes its connections along.
     """
     close = loop.close
 
@@ -111,11 +110,11 @@ def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[
 
 
 @asynccontextmanager
-async def _within(seconds: float | None) -> AsyncIterator[None]:
-    """Raise TimeoutError if it takes longer.
+async def _deadline(seconds: float | None) -> AsyncIterator[None]:
+    """Raise TimeoutError if the block takes longer.
 
-    Unlike ``asyncio.timeout(seconds)`` it does not count against Redis what arrived in time, but was not looked at
-    because something else kept the loop busy: that is handled before what is put off here.
+    ``asyncio.timeout(seconds)`` would also count an answer that arrived in time but was not read because something
+    else kept the loop busy. Here the loop reads what has arrived before it looks at the deadline.
     """
     if seconds is None:
         yield

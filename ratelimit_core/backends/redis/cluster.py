@@ -3,36 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 from ...policies import ALLOWED, Verdict
 from ...protocol.call import Call
-from .keys import ClusterKeys, Question
+from .keys import ClusterKeys
 
 
-def in_turn(calls: Sequence[Call]) -> Generator[Question, list[Verdict], list[Verdict]]:
-    """Ask the calls bucket by bucket, each atomically; what they come to is sent back in.
+class SlotBatch(NamedTuple):
+    """Calls of one slot, to be decided atomically. A ``dry_run`` writes nothing."""
 
-    The bucket of the last call comes last. First all buckets but the one that is first to write are asked without
-    writing: if one of them denies, nothing is written in any. Only what another process takes in between can deny
-    after something was written, which then stays.
+    calls: Sequence[Call]
+    dry_run: bool = False
+
+
+def apply_per_slot(calls: Sequence[Call]) -> Generator[SlotBatch, list[Verdict], list[Verdict]]:
+    """Yield one batch after the other for :func:`ratelimit_core._util.steps.run`, and return all verdicts.
+
+    The slot of the last call comes last. All slots but the one that is first to write are asked without writing: if one
+    of them denies, nothing is written in any. A slot can deny after another one was written only if another process
+    takes the last place in between. What was written then stays.
     """
     verdicts: list[Verdict] = [()] * len(calls)
 
-    def asked(places: list[int], look: bool) -> Generator[Question, list[Verdict], bool]:
-        answers = yield [calls[place] for place in places], look
-        for place, verdict in zip(places, answers, strict=True):
-            verdicts[place] = verdict
+    def apply(indices: list[int], dry_run: bool) -> Generator[SlotBatch, list[Verdict], bool]:
+        answers = yield SlotBatch([calls[i] for i in indices], dry_run)
+        for i, verdict in zip(indices, answers, strict=True):
+            verdicts[i] = verdict
         return all(verdict[ALLOWED] for verdict in answers)
 
     buckets: dict[int, list[int]] = {}
-    for place, call in enumerate(calls):
+    for i, call in enumerate(calls):
         bucket = ClusterKeys.bucket(call.key[0])
-        buckets[bucket] = [*buckets.pop(bucket, ()), place]
+        buckets[bucket] = [*buckets.pop(bucket, ()), i]
     first, *others = buckets.values()
     allowed = True
-    for places in others:
-        allowed = (yield from asked(places, True)) and allowed
-    for places in (first, *others):
-        if allowed or places is first:
-            allowed = (yield from asked(places, not allowed)) and allowed
+    for indices in others:
+        allowed = (yield from apply(indices, True)) and allowed
+    for indices in (first, *others):
+        if allowed or indices is first:
+            allowed = (yield from apply(indices, not allowed)) and allowed
     return verdicts

@@ -11,22 +11,22 @@ import redis
 
 
 class Connections:
-    """redis-py's connections without the machinery of its commands, which costs more than all else of a question.
+    """redis-py's connections without redis-py's commands, which cost more than the rest of a call.
 
-    They are as the client's pool would make them: so they connect, authenticate, ask the Sentinels and time out. Here
-    are at most ``max_connections`` of them, beside those of the pool, which are for all other commands. One that the
-    server has closed while it lay idle connects anew before anything is sent. Nothing is sent twice.
+    The client's pool makes the connections, so they connect, authenticate, ask the Sentinels and time out as usual.
+    There are at most ``max_connections`` of them, besides those of the pool, which all other commands use. A connection
+    that the server closed while it was idle connects again before anything is sent. Nothing is sent twice.
     """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # what an interruption left to nobody is no more
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # an interruption may drop one, which then does not count
         self._making = threading.Lock()
         self._master: object = None
         self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
 
-    def ask(self, *command: str | int, packed: bytes = b"") -> Any:
-        """What the server answers to a command, which may be packed already."""
+    def execute(self, *command: str | int, packed: bytes = b"") -> Any:
+        """Send a command, or one that is packed already, and return the answer."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -35,13 +35,13 @@ class Connections:
             if connection._sock is not None and _is_stale(connection):
                 connection.disconnect()
             if connection._sock is None:
-                connection.connect()  # to send would do so too, but not to whom the Sentinels name
+                connection.connect()  # sending would do so too, without asking the Sentinels
                 self._follow_the_master()
             connection.send_packed_command([packed] if packed else connection.pack_command(*command))
             answer = connection.read_response()
         except redis.ResponseError:
             raise
-        except BaseException:  # perhaps the answer is still on its way: nobody else may take it for theirs
+        except BaseException:  # the answer may still arrive, and would be taken for that of the next command
             connection.disconnect()
             raise
         finally:
@@ -57,17 +57,17 @@ class Connections:
         return connection
 
     def _follow_the_master(self) -> None:
-        """The Sentinels name another one: those to the old one may hang for as long as it does."""
+        """Close idle connections if the Sentinels name another master, since those to the old one may hang."""
         master = getattr(self._pool, "master_address", None)
         if master != self._master:
             self._master = master
             self.close()
 
     def close(self) -> None:
-        """Close those that are idle; they connect anew if they are needed again."""
+        """Close idle connections. They connect again when they are used."""
         for _ in range(len(self._idle)):
             try:
-                connection = self._idle.popleft()  # now it is nobody else's
+                connection = self._idle.popleft()  # now no other thread uses it
             except IndexError:
                 return
             connection.disconnect()
@@ -75,7 +75,7 @@ class Connections:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Whether there is something to read before anything was asked: as a rule, that it has been closed."""
+    """Return whether there is something to read before anything was sent. As a rule, the server has closed it."""
     try:
         return bool(connection.can_read(0))
     except (redis.ConnectionError, OSError):

@@ -1,4 +1,4 @@
-"""Calls as the bytes of their EVALSHA: what stays the same from one question to the next is packed once.
+"""Pack calls into the bytes of their EVALSHA. What many calls have in common is packed once.
 
 The protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/ (an array of bulk strings).
 """
@@ -13,34 +13,34 @@ from ...protocol.call import Call
 
 
 def text(value: str) -> bytes:
-    """One argument."""
+    """Pack one argument."""
     data = value.encode()
     return b"$%d\r\n%b\r\n" % (len(data), data)
 
 
 @lru_cache(maxsize=1024)
 def numbers(values: tuple[int, ...]) -> bytes:
-    """Several arguments."""
+    """Pack several arguments."""
     return b"".join([text(str(value)) for value in values])
 
 
 def keys(names: Sequence[str]) -> tuple[int, bytes]:
-    """How many they are, and all of them."""
+    """Return how many keys there are, and all of them packed."""
     return len(names), b"".join(map(text, names))
 
 
 _NO_TIME = text("")
-"""The server's clock decides."""
+"""An empty time: the server's clock decides."""
 
 
 @lru_cache(maxsize=128)
 def _policy(policy: Policy) -> tuple[int, bytes]:
-    """How many arguments a call of it has, and the first of them."""
+    """Return how many arguments a call of the policy has, and the first one packed."""
     return 2 + len(policy.event) + len(policy.config), text(policy.name)
 
 
 def pack(sha: str, calls: Sequence[Call], named: Sequence[tuple[int, bytes]]) -> bytes:
-    """The EVALSHA of ``calls``, whose :func:`keys` are ``named``."""
+    """Return the EVALSHA of ``calls``, whose packed :func:`keys` are ``named``."""
     count, arguments = 4, [_NO_TIME]
     for policy, _, event, config, ticket in calls:
         more, name = _policy(policy)

@@ -1,4 +1,4 @@
-"""How Redis is reached: one server, the master that Sentinels name, or a cluster. Nothing here connects."""
+"""Where Redis is: one server, the master that Sentinels name, or a cluster. Makes the clients, which connect later."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SENTINEL_TIMEOUT = 0.1
 _DEFAULTS = {
     "socket_timeout": TIMEOUT,
     "socket_connect_timeout": TIMEOUT,
-    "max_connections": 10_000,  # as many as threads ask at once; to redis-py's own bound of 100, one more is an error
+    "max_connections": 10_000,  # one for each thread; with redis-py's bound of 100, one more thread is an error
     "protocol": 2,  # with 3 redis-py trusts connections that the server has closed, and may lengthen the timeouts
 }
 
-PLACES = 32
-"""So many coroutines of one event loop ask at once; the others wait, which is no error."""
+MAX_IN_FLIGHT = 32
+"""How many coroutines of one event loop call Redis at once. The others wait, which is no error."""
 
 _URLS = {
     "redis": "redis://:password@host:6379/0",
@@ -55,45 +55,45 @@ _Node: Any = redis.cluster.ClusterNode
 Options = Mapping[str, Any]
 
 
-class Servers(ABC):
-    """What a URL names, as makers of clients; clients that know each other's state are closed by who made them."""
+class Topology(ABC):
+    """Makes clients of what a URL names, and closes them."""
 
     clustered = False
-    places: int
-    """How many questions of one event loop may be under way."""
-    patience: float | None
-    """Seconds that one question may take in an event loop, connecting included. None is for ever."""
-    search: float = 0.0
-    """Seconds more while nobody has answered, so that it has to be found out whom to ask."""
+    max_in_flight: int
+    """How many calls of one event loop may be in flight."""
+    timeout: float | None
+    """Seconds that one call may take in an event loop, connecting included. None means no limit."""
+    discovery_timeout: float = 0.0
+    """Seconds more for a call before the first answer, in which the server has to be found."""
 
     @abstractmethod
     def client(self) -> Any:
-        """A blocking client, which nobody else has."""
+        """Make a blocking client, with connections of its own."""
 
     @abstractmethod
     def async_client(self) -> Any:
-        """One for the running event loop."""
+        """Make a client for the running event loop."""
 
     def close(self, client: Any) -> None:
         """Close the connections of a blocking client."""
         client.close()
 
     async def aclose(self, client: Any) -> None:
-        """Close those of one that does not block."""
+        """Close the connections of a client of an event loop."""
         await client.aclose()
 
 
-def servers(url: str, options: Options) -> Servers:
-    """What ``url`` names. A wrong option is refused here, not when it connects.
+def topology(url: str, options: Options) -> Topology:
+    """Return what ``url`` names. A wrong option raises here, before anything connects.
 
     Raises:
-        ConfigurationError: the URL or an option makes no sense.
+        ConfigurationError: the URL or an option is wrong.
     """
     scheme = url.partition("://")[0]
     if scheme not in _URLS:
         scheme = scheme if scheme.isidentifier() else ""  # else it may be anything, a password too
         raise ConfigurationError(f"{scheme}://...: write a URL like one of {', '.join(_URLS.values())}")
-    kind = Cluster if scheme.endswith("+cluster") else Sentinels if scheme.endswith("+sentinel") else OneServer
+    kind = Cluster if scheme.endswith("+cluster") else Sentinels if scheme.endswith("+sentinel") else Standalone
     try:
         return kind(url, options)
     except (ValueError, TypeError, redis.RedisError, RedisClusterException) as error:
@@ -102,7 +102,7 @@ def servers(url: str, options: Options) -> Servers:
         raise ConfigurationError(f"{scheme}://...: {error}{near or f'; write a URL like {_URLS[scheme]}'}") from error
 
 
-class OneServer(Servers):
+class Standalone(Topology):
     """``redis://``, ``rediss://`` and ``unix://``, as redis-py takes them."""
 
     def __init__(self, url: str, options: Options) -> None:
@@ -118,26 +118,26 @@ class OneServer(Servers):
         }["rediss" if merged.pop("ssl", False) else scheme]
         self._blocking = options.get("connection_class", self._blocking)
         self._options = merged
-        self.places = min(PLACES, merged["max_connections"])
-        self.patience = _longest(merged)
+        self.max_in_flight = min(MAX_IN_FLIGHT, merged["max_connections"])
+        self.timeout = _longest(merged)
         self.client()
 
     def client(self) -> Any:
-        """A blocking client."""
+        """Make a blocking client."""
         options = {"retry": Retry(NoBackoff(), 0), **self._options}
         return _check(redis.Redis.from_pool(redis.ConnectionPool(connection_class=self._blocking, **options)))
 
     def async_client(self) -> Any:
-        """One for the running event loop."""
+        """Make a client for the running event loop."""
         pool = redis.asyncio.ConnectionPool(connection_class=self._in_loops, **_in_loop(self._options))
         return _check(redis.asyncio.Redis.from_pool(pool))
 
 
 class _Manager(_sentinel):  # type: ignore[misc] # without types
-    """Threads ask the Sentinels at the same time.
+    """Asks the Sentinels safely from several threads.
 
-    redis-py moves the one that answered to the front of its list, under the feet of the threads that are going through
-    it: they would ask the same dead one twice, and nobody else.
+    redis-py moves the Sentinel that answered to the front of its list while other threads iterate over it. They would
+    ask the same dead Sentinel twice, and skip another. So each search iterates over a copy.
     """
 
     sentinels: list[Any]
@@ -151,7 +151,7 @@ class _Manager(_sentinel):  # type: ignore[misc] # without types
 
 
 class _AsyncManager(_async_sentinel):  # type: ignore[misc] # without types
-    """The same for the tasks of an event loop."""
+    """Does the same for the tasks of an event loop."""
 
     sentinels: list[Any]
 
@@ -163,8 +163,8 @@ class _AsyncManager(_async_sentinel):  # type: ignore[misc] # without types
         return found
 
 
-class Sentinels(Servers):
-    """``redis+sentinel://``: whoever the Sentinels call the master of a service, asked at each new connection."""
+class Sentinels(Topology):
+    """``redis+sentinel://``: the master of a service. Each new connection asks the Sentinels for it."""
 
     def __init__(self, url: str, options: Options) -> None:
         self._addresses, self._service, given = _split(url, 26379)
@@ -175,16 +175,16 @@ class Sentinels(Servers):
         alike = {name: value for name, value in merged.items() if name.startswith("ssl")}
         self._asked: dict[str, Any] = {**_DEFAULTS, **short, **alike, **merged.pop("sentinel_kwargs", {})}
         self._options = merged
-        self.places = min(PLACES, merged["max_connections"])
-        self.patience, each = _longest(merged), _longest(self._asked)
-        if self.patience is not None and each is not None:
-            self.search = len(self._addresses) * each
+        self.max_in_flight = min(MAX_IN_FLIGHT, merged["max_connections"])
+        self.timeout, each = _longest(merged), _longest(self._asked)
+        if self.timeout is not None and each is not None:
+            self.discovery_timeout = len(self._addresses) * each
         else:
-            self.patience = None
+            self.timeout = None
         self.client()
 
     def client(self) -> Any:
-        """A blocking client."""
+        """Make a blocking client."""
         once = {"retry": Retry(NoBackoff(), 0)}
         manager = _Manager(self._addresses, sentinel_kwargs={**self._asked, **once})
         for sentinel in manager.sentinels:
@@ -192,7 +192,7 @@ class Sentinels(Servers):
         return _check(manager.master_for(self._service, **{**once, **self._options}))
 
     def async_client(self) -> Any:
-        """One for the running event loop."""
+        """Make a client for the running event loop."""
         once = {"retry": AsyncRetry(NoBackoff(), 0)}
         manager = _AsyncManager(self._addresses, sentinel_kwargs={**self._asked, **once})
         return _check(manager.master_for(self._service, **_in_loop(self._options)))
@@ -208,8 +208,8 @@ class Sentinels(Servers):
             await each.aclose()
 
 
-class Cluster(Servers):
-    """``redis+cluster://``: a blocking client of it connects when it is made."""
+class Cluster(Topology):
+    """``redis+cluster://``. A blocking client connects when it is made."""
 
     clustered = True
 
@@ -220,18 +220,18 @@ class Cluster(Servers):
         if str(database) != "0":
             raise ValueError(f"a cluster has no database {database!r}")
         self._options.pop("retry", None)
-        self.places = min(PLACES, self._options["max_connections"])
+        self.max_in_flight = min(MAX_IN_FLIGHT, self._options["max_connections"])
         each = _longest(self._options)
-        self.patience = None if each is None else 3 * each  # one member hangs, another says who took over, and is asked
+        self.timeout = None if each is None else 3 * each  # one hangs, a second names the new master, which is asked
         self.async_client()
 
     def client(self) -> Any:
-        """A blocking client."""
+        """Make a blocking client."""
         nodes = [_Node(*address) for address in self._addresses]
         return redis.RedisCluster(startup_nodes=nodes, retry=Retry(NoBackoff(), 0), **self._options)
 
     def async_client(self) -> Any:
-        """One for the running event loop."""
+        """Make a client for the running event loop."""
         nodes = [redis.asyncio.cluster.ClusterNode(*address) for address in self._addresses]
         retry = AsyncRetry(NoBackoff(), 0)
         return redis.asyncio.RedisCluster(startup_nodes=nodes, retry=retry, **self._options)
@@ -239,12 +239,12 @@ class Cluster(Servers):
     async def aclose(self, client: Any) -> None:
         """Close the connections to all members."""
         await client.aclose()
-        for members in ("nodes_cache", "startup_nodes"):  # after an error it takes itself for closed
+        for members in ("nodes_cache", "startup_nodes"):  # after an error redis-py believes that it is closed
             await client.nodes_manager.aclose(members)
 
 
 def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Addresses, path and options of a URL that names several hosts."""
+    """Return the addresses, path and options of a URL that names several hosts."""
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     addresses = []
@@ -261,7 +261,7 @@ def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
 
 
 def _port(parts: SplitResult) -> int | None:
-    """The port. What stands there may be the beginning of a password, so the error does not say."""
+    """Return the port. The error does not show what is there, since it may be the beginning of a password."""
     try:
         return parts.port
     except ValueError:
@@ -269,15 +269,16 @@ def _port(parts: SplitResult) -> int | None:
 
 
 def _longest(options: Options) -> float | None:
+    """Return the longer of the two timeouts, in seconds; None if one of them is None."""
     waits = options.get("socket_timeout"), options.get("socket_connect_timeout")
     return None if None in waits else max(float(wait) for wait in waits if wait is not None)
 
 
 def _in_loop(options: Options) -> dict[str, Any]:
-    """Options for a client whose questions have a deadline of their own: see :mod:`.session`.
+    """Return the options of a client of an event loop, whose calls have a deadline: see :mod:`.aio`.
 
-    Its own timeouts would count the time for which a busy loop did not look at what had arrived. The one that is
-    left also bounds how long a connection takes to close, and outlasts the deadline.
+    redis-py's timeouts would count the time in which a busy loop did not read what had arrived. The one that is kept
+    is longer than the deadline, and also limits how long a connection takes to close.
     """
     connect = options["socket_connect_timeout"]
     timeouts = {"socket_timeout": None, "socket_connect_timeout": connect and 4 * connect}
@@ -285,7 +286,7 @@ def _in_loop(options: Options) -> dict[str, Any]:
 
 
 def _check(client: Any) -> Any:
-    """``client``, if its connections can be made: a wrong option is refused here."""
+    """Return ``client`` if its connections can be made. A wrong option raises here."""
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client

@@ -1,4 +1,4 @@
-"""What a backend asks a Redis server, in threads."""
+"""The blocking client of a backend, shared by all threads of a process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from redis.exceptions import RedisClusterException
 
 from ...errors import BackendError
 from .connections import Connections
-from .servers import Servers
+from .servers import Topology
 
 ERRORS = (redis.RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
-_UNREACHED = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError)
+UNREACHED = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError)
 
 Command = tuple[Any, ...]
 """The name of a method of redis-py, a key, and the other arguments."""
@@ -22,15 +22,20 @@ Command = tuple[Any, ...]
 Script = tuple[str, str, list[Any]]
 """Lua, its SHA-1, and what it is called with: the number of keys, the keys, and the arguments."""
 
-_OTHERS = "no answer to others, who asked a moment before"
+FAILED_WITH_OTHERS = "a call that was made a moment before got no answer"
 
 
 class Session:
-    """A blocking client, for all threads of this process."""
+    """A blocking client for all threads of this process.
 
-    def __init__(self, given: Any, servers: Servers | None = None) -> None:
+    Args:
+        given: a client that the application made; None to make one.
+        topology: makes the client, unless one is given.
+    """
+
+    def __init__(self, given: Any, topology: Topology | None = None) -> None:
         self._given = given
-        self._servers = servers
+        self._topology = topology
         self._client = given
         self._lock = threading.Lock()
         self._failures = 0
@@ -38,20 +43,21 @@ class Session:
 
     @property
     def client(self) -> Any:
-        """The client, made at the first use: that of a cluster connects then.
+        """The client, made at the first use. A cluster's connects then.
 
-        Who waited while another thread failed to connect fails with it: they must not try one after the other.
+        Threads that waited while another thread failed to connect fail with it, so that they don't wait one after the
+        other.
         """
         client, seen = self._client, self._failures
-        if client is None and self._servers is not None:
+        if client is None and self._topology is not None:
             with self._lock:
                 client = self._client
                 if client is None:
                     if self._failures != seen:
-                        raise redis.ConnectionError(_OTHERS)
+                        raise redis.ConnectionError(FAILED_WITH_OTHERS)
                     try:
-                        client = self._servers.client()
-                        if not self._servers.clustered:
+                        client = self._topology.client()
+                        if not self._topology.clustered:
                             self._connections = Connections(client.connection_pool)
                         self._client = client
                     except ERRORS:
@@ -67,11 +73,11 @@ class Session:
             connections.close()
         if self._given is not None:
             self._given.close()
-        elif client is not None and self._servers is not None:
-            self._servers.close(client)
+        elif client is not None and self._topology is not None:
+            self._topology.close(client)
 
     def evaluate(self, script: Script) -> Any:
-        """What the script answers: one command, two where the server does not know it yet."""
+        """Run the script and return its answer: one command, two if the server does not know the script yet."""
         text, sha, arguments = script
         try:
             client = self._client or self.client
@@ -79,38 +85,39 @@ class Session:
             try:
                 if connections is None:
                     return client.evalsha(sha, *arguments)
-                return connections.ask("EVALSHA", sha, *arguments)
+                return connections.execute("EVALSHA", sha, *arguments)
             except redis.exceptions.NoScriptError:
                 if connections is None:
                     return client.eval(text, *arguments)
-                return connections.ask("EVAL", text, *arguments)
+                return connections.execute("EVAL", text, *arguments)
         except ERRORS as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
     def send(self, packed: bytes, script: Callable[[], Script]) -> Any:
-        """:meth:`evaluate` where the EVALSHA is packed already, over the connections that are made here."""
+        """Do the same as :meth:`evaluate`, with an EVALSHA that is packed already."""
         connections = self._connections
         if connections is None:
             return self.evaluate(script())  # which connects
         try:
             try:
-                return connections.ask(packed=packed)
+                return connections.execute(packed=packed)
             except redis.exceptions.NoScriptError:
                 text, _, arguments = script()
-                return connections.ask("EVAL", text, *arguments)
+                return connections.execute("EVAL", text, *arguments)
         except ERRORS as error:
-            raise self._away(error) from error
+            raise self._unavailable(error) from error
 
-    def _away(self, error: Exception) -> BackendError:
-        pool = _outdated(self._client, error)
+    def _unavailable(self, error: Exception) -> BackendError:
+        """Close the connections to a server that is no longer the master, and return the error for ``error``."""
+        pool = outdated_pool(self._client, error)
         if pool is not None:
             pool.disconnect(inuse_connections=False)
             if self._connections is not None:
                 self._connections.close()
         return unavailable(error)
 
-    def run(self, commands: Sequence[Command]) -> list[Any]:
-        """What the commands answer: one round trip to each server that they go to."""
+    def execute(self, commands: Sequence[Command]) -> list[Any]:
+        """Execute the commands and return their answers: one round trip to each server that has their keys."""
         try:
             if len(commands) == 1:
                 return [_call(self.client, commands[0])]
@@ -119,7 +126,7 @@ class Session:
             raise unavailable(error) from error
 
     def time(self) -> int:
-        """The server's, in µs. One round trip."""
+        """Return the server's time in µs. One round trip."""
         try:
             seconds, fraction = self._node().time()
         except ERRORS as error:
@@ -138,10 +145,10 @@ class Session:
 
 
 class ClusterSession(Session):
-    """The same for a cluster.
+    """A blocking client of a cluster.
 
-    Pipelines go to each of its servers in turn. Those of redis-py would try again, command by command, whatever a
-    server that hangs did not answer.
+    It sends one pipeline to each server. redis-py's own pipelines would repeat, command by command, what a hanging
+    server did not answer.
     """
 
     def _node(self) -> Any:
@@ -150,27 +157,27 @@ class ClusterSession(Session):
     def _pipelined(self, commands: Sequence[Command]) -> list[Any]:
         try:
             answers = self._spread(commands)
-        except _UNREACHED:
-            self.client.nodes_manager.initialize()  # whoever asks next finds who took over
+        except UNREACHED:
+            self.client.nodes_manager.initialize()  # the next call finds the new master
             raise
-        for place, answer in enumerate(answers):
-            if isinstance(answer, redis.exceptions.AskError):  # or MovedError: was not done here
-                answers[place] = _call(self.client, commands[place])
+        for i, answer in enumerate(answers):
+            if isinstance(answer, redis.exceptions.AskError):  # or MovedError: this server did not execute it
+                answers[i] = _call(self.client, commands[i])
             elif isinstance(answer, Exception):
                 raise answer
         return answers
 
     def _spread(self, commands: Sequence[Command]) -> list[Any]:
         nodes, parts = {}, dict[str, list[int]]()
-        for place, command in enumerate(commands):
+        for i, command in enumerate(commands):
             node = self.client.get_node_from_key(command[1])
             nodes[node.name] = node
-            parts.setdefault(node.name, []).append(place)
+            parts.setdefault(node.name, []).append(i)
         answers: list[Any] = [None] * len(commands)
-        for name, places in parts.items():
-            found = _pipelined(self.client.get_redis_connection(nodes[name]), [commands[place] for place in places])
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = answer
+        for name, indices in parts.items():
+            found = _pipelined(self.client.get_redis_connection(nodes[name]), [commands[i] for i in indices])
+            for i, answer in zip(indices, found, strict=True):
+                answers[i] = answer
         return answers
 
 
@@ -179,7 +186,7 @@ def _call(client: Any, command: Command) -> Any:
 
 
 def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """What they answer; errors are answers too."""
+    """Return the answers, some of which may be errors."""
     with client.pipeline(transaction=False) as pipe:
         for command in commands:
             _call(pipe, command)
@@ -187,12 +194,12 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
     return answers
 
 
-def _outdated(client: Any, error: BaseException) -> Any:
-    """The pool of connections to a server that is not the master any more, if it said so: new ones may find who is."""
-    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # before Redis 7, of a script
+def outdated_pool(client: Any, error: BaseException) -> Any:
+    """Return the pool of ``client`` if ``error`` says that the server is no longer the master; else None."""
+    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # from a script, before Redis 7
     return getattr(client, "connection_pool", None) if said else None
 
 
 def unavailable(error: BaseException) -> BackendError:
-    """The error for what the driver raised."""
+    """Return the error for what the driver raised."""
     return BackendError(f"Redis: {type(error).__name__}: {error}")
