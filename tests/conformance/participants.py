@@ -10,7 +10,7 @@ from django.db import connections
 
 from ratelimit_core._util.clock import SECOND, Clock
 from ratelimit_core.backends import Backend, Call, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.backends.database.sql import LEASES, RECORDS, foldless, row
+from ratelimit_core.backends.database.sql import LEASES, RECORDS, collation_safe, row
 from ratelimit_core.policies import LIMITS, Policy, Verdict
 from ratelimit_core.policies.token_bucket import HIT
 
@@ -117,7 +117,7 @@ class InDatabase:
         """With the sessions of one that was asked before: so whatever it may have made there is used."""
         self.alias, self.prefix, self.clock = alias, prefix, clock
         self.backend = DatabaseBackend(alias, key_prefix=prefix, clock=clock, timeout=20)
-        self.backend._threads, self.backend._sessions = asked._threads, asked._sessions
+        self.backend._executor.threads, self.backend._sessions = asked._executor.threads, asked._sessions
 
     def __repr__(self) -> str:
         return self.alias
@@ -130,7 +130,7 @@ class InDatabase:
 
     def state(self, policy: Policy, key: Key) -> State:
         """What is in use, from the tables."""
-        record, now = row(foldless(self.prefix), policy.name, key).id, self.clock()
+        record, now = row(collation_safe(self.prefix), policy.name, key).id, self.clock()
         with connections[self.alias].cursor() as cursor:
             cursor.execute(f"SELECT expires, data FROM {RECORDS} WHERE id = %s AND expires > %s", [record, now])
             expires, data = cursor.fetchone() or (0, "")

@@ -16,7 +16,7 @@ def session(backend: DatabaseBackend) -> object:
     """What tells one of the backend's connections from another."""
     if connections[backend.alias].vendor == "sqlite":
         return id(connections[backend.alias].connection)
-    return backend._threads.submit(_number).result()
+    return backend._executor.threads.submit(_number).result()
 
 
 def _number(connection: BaseDatabaseWrapper) -> object:

@@ -54,7 +54,7 @@ def in_its_session(backend: DatabaseBackend, *statements: str) -> list[tuple[obj
                 cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
 
-    return backend._threads.submit(execute).result()
+    return backend._executor.threads.submit(execute).result()
 
 
 def functions(backend: DatabaseBackend) -> set[str]:

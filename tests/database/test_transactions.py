@@ -46,7 +46,8 @@ def rows(alias: str, prefix: str) -> tuple[int, int]:
 
 def asked_in(backend: DatabaseBackend) -> BaseDatabaseWrapper:
     """The connection on which a backend asks that is asked outside of any transaction and by one at a time."""
-    return backend._threads._connections[0] if backend._threads._connections else connections[backend.alias]
+    made = backend._executor.threads._connections
+    return made[0] if made else connections[backend.alias]
 
 
 def session(backend: DatabaseBackend) -> int:
@@ -58,7 +59,7 @@ def session(backend: DatabaseBackend) -> int:
             found: int = cursor.fetchone()[0]
             return found
 
-    return backend._threads.submit(number).result()
+    return backend._executor.threads.submit(number).result()
 
 
 def cut(alias: str, number: int) -> None:
@@ -322,7 +323,7 @@ def test_a_machine_that_has_had_no_threads_to_give_is_not_held_against_it(
     def none_left(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    threads, done = Threads(sqlite, most=2), []
+    threads, done = Threads(sqlite, max_threads=2), []
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", none_left)
         for _ in range(3):
@@ -342,7 +343,7 @@ def test_connections_of_its_own_follow_the_settings(
 
     async def main() -> tuple[list[int], list[object]]:
         verdicts = await asyncio.gather(*[backend.aapply([ask(FIXED_WINDOW)]) for _ in range(20)])
-        opened = [asked.connection for asked in backend._threads._connections]
+        opened = [asked.connection for asked in backend._executor.threads._connections]
         return sorted(verdict[0][ALLOWED] for verdict in verdicts), opened
 
     verdicts, opened = asyncio.run(main())
@@ -381,7 +382,7 @@ def test_a_broken_transaction_does_not_make_the_store_away(
         transaction.set_rollback(True, using=alias)
         for _ in range(6):
             assert answers_locally(backend)
-        with pytest.raises(BackendError, match="one of its own"):
+        with pytest.raises(BackendError, match="an alias of its own"):
             backend.entries(("name", "history"))
     assert not answers_locally(backend)
     assert changes == []
@@ -510,7 +511,7 @@ def test_who_holds_a_record_makes_others_wait_not_for_ever_and_is_no_store_that_
 ) -> None:
     with held(server, prefix, clock, timeout=1) as backend:
         began = time.monotonic()
-        with pytest.raises(BackendContention, match="others hold these records") as caught:
+        with pytest.raises(BackendContention, match="other sessions hold these records") as caught:
             hits(backend, 1)
         assert 0.5 < time.monotonic() - began < 1.0
         assert (caught.value.is_outage, caught.value.retry_after) == (False, 1)
@@ -565,8 +566,12 @@ def test_a_crowd_at_a_record_is_no_store_that_is_away(
         else:
             asyncio.run(everybody(store))
         assert [type(error) for error in told] == [BackendContention] * 24
-        assert all("others hold these records" in str(error) or "too many questions" in str(error) for error in told)
-        assert sum("others hold these records" in str(error) for error in told) >= 8, "as many as there are threads"
+        assert all(
+            "other sessions hold these records" in str(error) or "too many calls" in str(error) for error in told
+        )
+        assert sum("other sessions hold these records" in str(error) for error in told) >= 8, (
+            "as many as there are threads"
+        )
         assert store.available
     assert changes == []
 

@@ -8,37 +8,34 @@ from .sql import _CHANGING, RECORDS
 
 
 class Dialect(NamedTuple):
-    """Where three databases differ. A statement of ours may take ``{ms}``, ``{lock_ms}`` of it for a lock.
-
-    See :meth:`within`.
-    """
+    """Where three databases differ. :meth:`with_timeout` fills in ``{ms}``, and ``{lock_ms}`` for locks."""
 
     begin: str
     join: str
-    """The first statement in a transaction that somebody else began; '' where none is needed."""
+    """The first statement in a transaction that the caller began; '' where none is needed."""
     leave: str
-    """The last one there: it puts back the two that ``join`` has answered first; '' where nothing was changed."""
+    """The last statement there. It sets back the two values that ``join`` returned; '' where nothing was changed."""
     within_ms: str
-    """Stands before a statement that may have to wait; '' where the transaction as a whole knows for how long."""
+    """Stands before a statement that may have to wait; '' where the transaction as a whole has a timeout."""
     clock: str
     """An expression for the time in µs at which the statement began; '' where the database runs in this process."""
     lock: str
-    """Stands behind a SELECT whose rows are to be locked."""
+    """Stands after a SELECT that locks its rows."""
     lock_free: str
-    """The same, passing over those that are locked; '' where there is no such thing."""
+    """The same for a SELECT that skips locked rows; '' where that does not exist."""
     or_lock: str
-    """Stands behind an INSERT: rows that are there already are locked."""
+    """Stands after an INSERT that locks rows that exist already."""
     or_replace: str
-    """The same: rows that are there already are replaced."""
+    """The same for an INSERT that replaces them."""
     latest: str
-    """Stands behind a SELECT that has to see what was committed last, inside a transaction that began earlier."""
+    """Stands after a SELECT that has to read what was committed last, in a transaction that began earlier."""
     functions: bool = False
-    """Whether policies can be functions there: see :mod:`.functions`."""
+    """Whether policies can be functions: see :mod:`.functions`."""
     ms: int = 0
-    """How long those may take."""
+    """How long such a function may take."""
 
-    def within(self, seconds: float) -> Dialect:
-        """The same, for statements that the database ends after so many seconds, if it can; first those that wait."""
+    def with_timeout(self, seconds: float) -> Dialect:
+        """Return a dialect whose statements the database ends after ``seconds``, if it can; lock waits even earlier."""
         ms = max(2, round(seconds * 1000))
         spans = {"ms": ms, "s": ms / 1000, "lock_ms": ms * 9 // 10}
         texts = {name: getattr(self, name).format(**spans) for name in ("begin", "join", "within_ms")}
@@ -49,7 +46,7 @@ _CONFLICT = " ON CONFLICT (id) DO UPDATE SET"
 _DUPLICATE = " ON DUPLICATE KEY UPDATE"
 
 DIALECTS = {
-    # The write lock first: a transaction that began by reading could not get it later.
+    # It takes the write lock first, since a transaction that began by reading could not get it later.
     "sqlite": Dialect(
         begin="BEGIN IMMEDIATE",
         join=f"DELETE FROM {RECORDS} WHERE id = ''",
@@ -62,7 +59,7 @@ DIALECTS = {
         or_replace=_CONFLICT + ", ".join(f" {column} = EXCLUDED.{column}" for column in _CHANGING),
         latest="",
     ),
-    # What a crash of the server takes with it is the last moment's decisions, and waiting for its disk costs most.
+    # Waiting for the disk costs most, so a crash of the server loses the decisions of the last half second.
     "postgresql": Dialect(
         begin="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {ms};"
         " SET LOCAL lock_timeout = {lock_ms}; SET LOCAL synchronous_commit = off",

@@ -1,7 +1,7 @@
-"""Policies as functions of PostgreSQL's, so that a decision is one statement.
+"""Policies as functions of PostgreSQL, so that a decision is one statement.
 
-A function is made in ``pg_temp``, the session's own schema. So it needs no migration, and it is named after its text,
-so that releases that share sessions, behind a pooler, don't share functions.
+A function is created in ``pg_temp``, the session's own schema, so it needs no migration. Its name contains a digest of
+its text, so that releases that share a session behind a pooler don't share functions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from django.db.backends.utils import CursorWrapper
 
 from ...policies import EXPIRES, POLICIES, Policy, Verdict
 from ...protocol.call import Call
-from .sql import Row, foldless, places
+from .faults import UNDEFINED, code
+from .sql import Row, collation_safe, placeholders
 
 TOGETHER = "apply_together"
 """The function that decides several records at once. It calls the policies' functions."""
@@ -39,12 +40,12 @@ class _Function(NamedTuple):
 def _function(name: str) -> _Function:
     if name == TOGETHER:
         named, create = _named(name, _sql("backends/database", name))
-        return _Function(create, f"SELECT {named}{places(range(9))}")
+        return _Function(create, f"SELECT {named}{placeholders(range(9))}")
     policy = POLICIES[name]
     named, create = _named(name, _text_of(policy))
     numbers = len(policy.event) + len(policy.config)
     arguments = [f"${i + 1}" for i in range(7)] + [f"$8[{i + 1}]" for i in range(numbers)]
-    return _Function(create, f"SELECT {named}{places(arguments)}", f"SELECT {named}({', '.join(arguments)})")
+    return _Function(create, f"SELECT {named}{placeholders(arguments)}", f"SELECT {named}({', '.join(arguments)})")
 
 
 def _text_of(policy: Policy) -> str:
@@ -79,8 +80,8 @@ def _named(name: str, text: str) -> tuple[str, str]:
     return named, text.replace("{name}", named, 1)
 
 
-class Question:
-    """Calls, whose records are ``rows``, as one statement; it has to be one transaction."""
+class PgStatement:
+    """One statement that decides calls, whose records are ``rows``. It has to be a transaction of its own."""
 
     def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
         self._calls, self._rows = calls, rows
@@ -89,17 +90,17 @@ class Question:
         if len(calls) > 1:
             self.functions.add(TOGETHER)
 
-    def put(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
-        """The verdicts, if there are any within so many ms. ``now`` decides instead of the server's clock."""
+    def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
+        """Return the verdicts, decided within ``ms``. ``now`` decides instead of the server's clock."""
         if len(self._calls) > 1:
-            return self._put_together(cursor, now, ms)
+            return self._execute_together(cursor, now, ms)
         (call,), (row,) = self._calls, self._rows
-        owner = foldless(call.ticket) if call.policy.leases else ""
+        owner = collation_safe(call.ticket) if call.policy.leases else ""
         values = [row.id, row.prefix, row.name, row.qualifier, now, ms, owner, *call.event, *call.config]
         cursor.execute(_function(call.policy.name).ask, values)
         return [tuple(cursor.fetchone()[0])]
 
-    def _put_together(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
+    def _execute_together(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
         order = sorted(range(len(self._rows)), key=lambda i: self._rows[i].id)
         calls, rows = [self._calls[i] for i in order], [self._rows[i] for i in order]
         values = [
@@ -108,7 +109,7 @@ class Question:
             rows[0].prefix,
             [row.name for row in rows],
             [row.qualifier for row in rows],
-            [foldless(call.ticket) for call in calls],
+            [collation_safe(call.ticket) for call in calls],
             [f"{{{','.join(map(str, call.event + call.config))}}}" for call in calls],
             now,
             ms,
@@ -119,10 +120,10 @@ class Question:
 
 
 class Sessions:
-    """Which sessions have which functions, and how those are called.
+    """Which sessions have which functions, and how they are called.
 
-    They are made when a session is asked for the second time: one that is closed after each question, as Django does
-    without ``CONN_MAX_AGE`` or a pool, would be slower for it.
+    Functions are created when a session is asked for the second time. A session that is closed after each call, as
+    Django does without ``CONN_MAX_AGE`` or a pool, would be slower for them.
     """
 
     def __init__(self) -> None:
@@ -130,10 +131,25 @@ class Sessions:
         self._cursors: dict[BaseDatabaseWrapper, tuple[object, CursorWrapper]] = {}
         self._wanted = True
 
-    def have(self, connection: BaseDatabaseWrapper, functions: set[str]) -> bool:
-        """Whether ``functions`` are there; they are made where that pays, and is possible.
+    def decide(
+        self, connection: BaseDatabaseWrapper, statement: PgStatement, now: int | None, ms: int
+    ) -> list[Verdict] | None:
+        """Execute ``statement``; None if its functions don't exist in the session."""
+        for _ in range(2):
+            if not self._have(connection, statement.functions):
+                break
+            try:
+                return statement.execute(self._cursor(connection), now, ms)
+            except Error as error:
+                if code(error) not in UNDEFINED:
+                    raise
+                self._forget(connection)
+        return None
 
-        Not where transactions see less than was committed last, unless they say otherwise when they begin.
+    def _have(self, connection: BaseDatabaseWrapper, functions: set[str]) -> bool:
+        """Return whether ``functions`` exist. Create them if that pays, and is possible.
+
+        It is not possible if transactions don't read what was committed last, unless they choose so when they begin.
         """
         made = self._made.get(connection.connection)
         if made is None:
@@ -154,26 +170,26 @@ class Sessions:
         except Error:
             if not connection.is_usable():
                 raise
-            self._wanted = False  # there is no right to it, and that won't change soon
+            self._wanted = False  # the role may not create them, and that won't change soon
         return functions <= made
 
-    def cursor(self, connection: BaseDatabaseWrapper) -> CursorWrapper:
-        """One that is kept: to make a cursor takes as long as to use it."""
+    def _cursor(self, connection: BaseDatabaseWrapper) -> CursorWrapper:
+        """Return a cursor that is kept, since making a cursor takes as long as using it."""
         session, cursor = self._cursors.get(connection, (None, None))
         if cursor is None or session is not connection.connection:
             cursor = connection.cursor()
             self._cursors[connection] = connection.connection, cursor
         return cursor
 
-    def forget(self, connection: BaseDatabaseWrapper) -> None:
-        """It has no functions after all: they were discarded, or a pooler gave the connection another session."""
+    def _forget(self, connection: BaseDatabaseWrapper) -> None:
+        """Note that the functions don't exist: they were discarded, or a pooler switched to another session."""
         self._made[connection.connection] = set()
 
 
 def _was_cut(connection: BaseDatabaseWrapper) -> bool:
-    """Whether the server has ended the session while it was idle: it says hardly anything else unasked.
+    """Return whether the server ended the session while it was idle. It hardly sends anything else on its own.
 
-    To be known before a question is put: an error does not tell whether it was decided.
+    That has to be known before a statement is sent, since an error afterwards does not tell whether it was executed.
     """
     poll = select.poll()
     poll.register(connection.connection.fileno(), select.POLLIN)

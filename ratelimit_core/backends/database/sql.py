@@ -14,13 +14,13 @@ RECORDS = "ratelimit_core_record"
 LEASES = "ratelimit_core_lease"
 
 BATCH = 500
-"""Rows in one statement at most."""
+"""How many rows one statement reads or writes at most."""
 
-NOBODY = ""
+NO_OWNER = ""
 """The owner of a lease that no ticket names any more."""
 
-AGES = 10 * 365 * 86400 * SECOND
-"""So much longer than it has to be nothing is kept: what was to last for ever, as a mode that was forced, may end."""
+MAX_OVERSTAY = 10 * 365 * 86400 * SECOND
+"""How much longer than needed a row may be kept, in µs. Rows that lasted for ever, such as an override, may end."""
 
 Parameters = list[str | int]
 
@@ -39,27 +39,27 @@ class Row(NamedTuple):
     kept_until: int = 0
 
     def kept(self, until: int, now: int) -> Row:
-        """Kept until then; so much longer that this, which is indexed, need not be moved each time."""
+        """Return the row, kept until then or longer, so that ``kept_until``, which is indexed, changes less often."""
         return self if until <= self.kept_until else self._replace(kept_until=2 * until - now)
 
-    def kept_for_ages(self, until: int, now: int) -> bool:
-        """Whether it is kept for ages beyond what would do until then."""
-        return self.kept_until > 2 * until - now + AGES
+    def overstays(self, until: int, now: int) -> bool:
+        """Return whether the row is kept far longer than ``until`` needs."""
+        return self.kept_until > 2 * until - now + MAX_OVERSTAY
 
 
 COLUMNS = ", ".join(Row._fields)
 _CHANGING = ("version", "expires", "data", "kept_until")
 
 
-def foldless(text: str) -> str:
-    """``text`` for a column that is compared: many collations don't tell capitals apart, so such texts are digests."""
+def collation_safe(text: str) -> str:
+    """Return ``text``, or a digest of it if a collation that ignores case might confuse it with another text."""
     safe = escape(text)
     return safe if 0 < len(safe) <= 64 and safe == safe.lower() else _digest(text)
 
 
 def row(prefix: str, policy: str, key: Key) -> Row:
-    """The row of a record that has never been written. ``prefix`` went through :func:`foldless`."""
-    name, qualifier = escape(key[0]), escape(key[1])  # no colons in any of them: no two keys are joined alike
+    """Return the row of a record that was never written. ``prefix`` went through :func:`collation_safe`."""
+    name, qualifier = escape(key[0]), escape(key[1])  # without colons, so that no two keys are joined alike
     return Row(_digest(f"{prefix}:{policy}:{name}:{qualifier}"), prefix, policy, name, qualifier)
 
 
@@ -67,8 +67,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def places(values: Sequence[object]) -> str:
-    """``(%s, %s, ...)``."""
+def placeholders(values: Sequence[object]) -> str:
+    """Return ``(%s, %s, ...)``."""
     return f"({', '.join(['%s'] * len(values))})"
 
 
@@ -85,28 +85,28 @@ _READS = {
     "oldest": f"SELECT MIN(ends) {_OF}",
 }
 ENDS = frozenset(["first_end", "last_end", "capacity_at", "own_end"])
-"""Reads whose answer is a time, and counts as none once that has come."""
+"""Reads whose answer is a time, which counts as 0 once it has passed."""
 
 
 def reads(call: Call) -> tuple[str, ...]:
-    """What has to be read of the leases of ``call``."""
+    """Return what has to be read of the leases of ``call``."""
     return tuple(dict.fromkeys((*call.policy.leases, "own_end", "oldest"))) if call.policy.leases else ()
 
 
-def look(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> tuple[str, Parameters]:
-    """One SELECT of one row: the time, then all that each of ``calls`` reads of its leases."""
+def lease_query(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> tuple[str, Parameters]:
+    """Return a SELECT of one row: the time, then all that each of ``calls`` reads of its leases."""
     columns, parameters = [now], Parameters()
     for call, row in zip(calls, rows, strict=True):
         values = dict(zip(call.policy.config + call.policy.event, call.config + call.event, strict=True))
         for name in reads(call):
             read = _READS[name].format(now=now, spare=values.get(call.policy.spare), period=values.get("period"))
             columns.append(f"({read}{latest})")
-            parameters += (row.id, foldless(call.ticket)) if name == "own_end" else (row.id,)
+            parameters += (row.id, collation_safe(call.ticket)) if name == "own_end" else (row.id,)
     return f"SELECT {', '.join(columns)}", parameters
 
 
-def listing(now: str, most: int | None) -> str:
-    """The keys that are in use, of a prefix and policy, ``most`` at most."""
+def keys_query(now: str, most: int | None) -> str:
+    """Return a SELECT of the keys in use of a prefix and policy, ``most`` at most."""
     leases = f"SELECT 1 FROM {LEASES} WHERE {LEASES}.record = {RECORDS}.id AND {LEASES}.ends > {now}"
     return (
         f"SELECT name, qualifier FROM {RECORDS} WHERE prefix = %s AND policy = %s AND kept_until > {now}"
@@ -114,6 +114,6 @@ def listing(now: str, most: int | None) -> str:
     )
 
 
-def reading(now: str) -> str:
-    """The data of the record of an id."""
+def data_query(now: str) -> str:
+    """Return a SELECT of the data of the record with an id."""
     return f"SELECT data FROM {RECORDS} WHERE id = %s AND expires > {now}"

@@ -1,4 +1,4 @@
-"""In whose thread a database is asked: Django's connections belong to one each, and one that hangs holds up its own."""
+"""Threads with a database connection each, so that a server that hangs does not block its callers."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 R = TypeVar("R")
 _Item = tuple[Future[Any], Callable[[BaseDatabaseWrapper], Any], float] | None
 
-_GIVES_UP: dict[str, dict[str, int]] = {
+DRIVER_TIMEOUTS: dict[str, dict[str, int]] = {
     "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
     "mysql": {"connect_timeout": 2, "read_timeout": 10, "write_timeout": 10},
 }
-"""Options, in seconds, by which drivers give up a host that is gone. Those that the alias has go first."""
+"""Options, in seconds, after which drivers give up an unreachable host. Options of the alias take precedence."""
 
 
 class Threads:
     """A few threads, each with a connection of its own, in which an alias is asked.
 
-    No driver can be trusted to give up a database that hangs, so who asks gives up, and leaves the thread behind; it
-    is of use again once the database or the driver has ended its waiting. They are daemons, for which no program
-    waits when it ends, and stop with this object.
+    No driver reliably times out when the server hangs in the middle of a response. So the caller gives up, and leaves
+    the thread behind. The thread can be used again once the database or the driver has ended its wait. Threads are
+    daemons, for which no program waits when it ends, and stop with this object.
     """
 
-    def __init__(self, alias: str, most: int = 8) -> None:
-        self._alias, self._most = alias, most
+    def __init__(self, alias: str, max_threads: int = 8) -> None:
+        self._alias, self._max_threads = alias, max_threads
         self._lock = threading.Lock()
         self._begin()
 
@@ -46,24 +46,24 @@ class Threads:
         self._asked: dict[int, float] = {}
 
     def submit(self, operation: Callable[[BaseDatabaseWrapper], R], due: float = inf) -> Future[R]:
-        """Have ``operation`` called with a connection; it should have ended by ``due``, on a monotonic clock."""
+        """Call ``operation`` with a connection in a thread. It should end by ``due``, on a monotonic clock."""
         future: Future[R] = Future()
         with self._lock:
-            if not self._idle.acquire(blocking=False) and len(self._connections) < self._most:
-                connection = _of_its_own(self._alias)
+            if not self._idle.acquire(blocking=False) and len(self._connections) < self._max_threads:
+                connection = _make_connection(self._alias)
                 serving = (self._work, self._idle, self._asked, connection)
                 threading.Thread(target=_serve, args=serving, daemon=True).start()
-                self._connections.append(connection)  # now that it is served: a machine may have no thread to give
+                self._connections.append(connection)  # after the thread has started, since the system may refuse one
             self._work.put((future, operation, due))
         return future
 
     def overdue(self) -> bool:
-        """Whether the database owes an answer. If not, questions that have none are waiting for their turn."""
+        """Return whether the database is late with an answer. If not, late calls are waiting for a thread."""
         now = time.monotonic()
         return any(due <= now for due in list(self._asked.values()))
 
     def stop(self) -> None:
-        """End the threads that there are, and their connections; what is asked later gets new ones."""
+        """End the threads and their connections. Later calls get new ones."""
         with self._lock:
             self._end()
             self._begin()
@@ -91,29 +91,29 @@ def _serve(
             except BaseException as raised:
                 error = raised
             del asked[me]
-            with suppress(Exception):  # no request and no task ends here, when Django would look after its connections
+            with suppress(Exception):  # Django does this when a request or a task ends, and none ends here
                 connection.close_if_unusable_or_obsolete()
-        idle.release()  # first: who has the answer may ask again at once
+        idle.release()  # first, since the caller may ask again as soon as it has the answer
         if wanted and error is not None:
             future.set_exception(error)
         elif wanted:
             future.set_result(result)
-        del item, future, operation, result, error  # else they would live until the next question
+        del item, future, operation, result, error  # else they would live until the next call
     with suppress(Exception):
         connection.close()
 
 
-def _of_its_own(alias: str) -> BaseDatabaseWrapper:
+def _make_connection(alias: str) -> BaseDatabaseWrapper:
     connection: BaseDatabaseWrapper = connections.create_connection(alias)
     given = connection.settings_dict
-    options = {**_GIVES_UP.get(connection.vendor, {}), **given["OPTIONS"]}
+    options = {**DRIVER_TIMEOUTS.get(connection.vendor, {}), **given["OPTIONS"]}
     connection.settings_dict = {**given, "AUTOCOMMIT": True, "OPTIONS": options}
-    connection.inc_thread_sharing()  # made here, used there
+    connection.inc_thread_sharing()  # made in this thread, used in another
     return connection
 
 
 def in_event_loop() -> bool:
-    """Whether this is an event loop's thread, in which Django allows no queries."""
+    """Return whether this is an event loop's thread, in which Django allows no queries."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -122,7 +122,7 @@ def in_event_loop() -> bool:
 
 
 def this_threads(alias: str) -> BaseDatabaseWrapper:
-    """The connection of this thread; it is closed when the thread ends."""
+    """Return the connection of this thread, which is closed when the thread ends."""
     connection = connections[alias]
     guard = _threads.guards.get(alias)
     if guard is None or guard.connection is not connection:
@@ -131,7 +131,7 @@ def this_threads(alias: str) -> BaseDatabaseWrapper:
 
 
 class _UntilThreadEnds:
-    """Closes a thread's connection when the thread ends; not in a forked child, where most threads have ended."""
+    """Closes a thread's connection when the thread ends; not in a forked child, in which most threads don't exist."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection, self._process = connection, os.getpid()

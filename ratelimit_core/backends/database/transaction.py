@@ -1,56 +1,139 @@
-"""What is done to rows inside one transaction."""
+"""One transaction: how it begins and ends, and what it does to rows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
+
+from django.db import Error
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
 from ..._util.clock import Clock
 from ...policies import ALLOWED, EXPIRES, RECORD, Verdict
 from ...protocol.call import Call
 from .dialects import Dialect
-from .sql import BATCH, COLUMNS, ENDS, LEASES, NOBODY, RECORDS, Row, foldless, look, places, reads
+from .sql import (
+    BATCH,
+    COLUMNS,
+    ENDS,
+    LEASES,
+    NO_OWNER,
+    RECORDS,
+    Row,
+    collation_safe,
+    lease_query,
+    placeholders,
+    reads,
+)
+
+R = TypeVar("R")
 
 
-class Rows:
+def transact(
+    connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dialect: Dialect, clock: Clock | None
+) -> R:
+    """Do ``work`` in a new transaction. Django's ``atomic`` would take more round trips."""
+    with begin(connection, dialect.begin) as cursor:
+        try:
+            transaction = Transaction(cursor, dialect, clock)
+            result = work(transaction)
+            cursor.execute("COMMIT" if transaction.written else "ROLLBACK")
+        except Error:
+            try:
+                cursor.execute("ROLLBACK")
+            except Error:
+                connection.close()
+            raise
+        except BaseException:  # interrupted: the connection may be in the middle of anything
+            connection.close()
+            raise
+        return result
+
+
+def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dialect: Dialect, clock: Clock | None) -> R:
+    """Do ``work`` in the transaction that is open on the alias.
+
+    A savepoint takes back what is denied or fails, and with it the time limit of these statements. If the savepoint is
+    kept, the time limit is set back explicitly.
+    """
+    savepoint = str(connection.savepoint())
+    try:
+        with connection.cursor() as cursor:
+            if dialect.join:
+                cursor.execute(dialect.join)
+            before = cursor.fetchone() if dialect.leave else None
+            transaction = Transaction(cursor, dialect, clock, joined=True)
+            result = work(transaction)
+            if transaction.written and before:
+                cursor.execute(dialect.leave, before[:2])
+    except BaseException:
+        try:
+            connection.savepoint_rollback(savepoint)
+        except Error:
+            connection.needs_rollback = True  # the database has given up the whole transaction
+        raise
+    if transaction.written:
+        connection.savepoint_commit(savepoint)
+    else:
+        connection.savepoint_rollback(savepoint)
+    return result
+
+
+def begin(connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str | int | None] = ()) -> CursorWrapper:
+    """Return a cursor that has executed ``text``, on a new connection if the old one turns out to be cut."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute(text, parameters or None)
+    except Error:
+        cursor.close()
+        if connection.in_atomic_block or connection.is_usable():
+            raise
+        connection.close()
+        cursor = connection.cursor()
+        cursor.execute(text, parameters or None)
+    return cursor
+
+
+class Transaction:
     """The tables, as one transaction sees them.
 
     Args:
         cursor: a cursor of Django's.
-        clock: decides instead of the database's clock; None where the database has the time.
-        joined: the transaction was begun by somebody else, maybe long ago.
+        clock: decides instead of the database's clock; None for the database's.
+        joined: the caller began the transaction, maybe long ago.
     """
 
     def __init__(self, cursor: Any, dialect: Dialect, clock: Clock | None, *, joined: bool = False) -> None:
         self._cursor, self._dialect, self._clock, self._joined = cursor, dialect, clock, joined
         self.written = False
         """Whether there is anything to commit."""
-        self._newcomers = False
+        self._creates = False
 
     def lock(self, rows: Sequence[Row]) -> dict[str, Row]:
-        """What is stored of ``rows``, by id, and nobody else's to touch until the transaction ends.
+        """Return what is stored of ``rows``, by id, and lock it until the transaction ends.
 
-        Locked in the order of their ids: two that want the same ones don't wait for each other.
+        Rows are locked in the order of their ids, so that two transactions don't wait for each other.
         """
         rows = sorted(rows)
         found = self._found(rows)
         if len(found) == len(rows):
             return found
-        self._newcomers = True
-        if not self._dialect.lock:  # there is one lock, and it is held
+        self._creates = True
+        if not self._dialect.lock:  # SQLite has one lock, and this transaction holds it
             return {row.id: row for row in rows} | found
-        if found and not self._joined:  # nothing may be held while waiting for who creates the same
+        if found and not self._joined:  # holds nothing while it waits for another one that creates the same
             self._cursor.execute("ROLLBACK")
             self._cursor.execute(self._dialect.begin)
         self._insert(rows, self._dialect.or_lock)
         return self._found(rows)
 
     def decide(self, calls: Sequence[Call], rows: Sequence[Row]) -> list[Verdict]:
-        """The verdicts on ``calls``, whose records are ``rows``; written if all are allowed."""
+        """Return the verdicts on ``calls``, whose records are ``rows``. Write what changed if all are allowed."""
         stored = self.lock(rows)
-        now, answers = self._look(calls, rows)
+        now, answers = self._read_leases(calls, rows)
         decided = [_decide(call, stored[row.id], now, answers) for call, row in zip(calls, rows, strict=True)]
         if all(verdict[ALLOWED] for _, verdict in decided):
             changed: list[Row] = []
@@ -63,32 +146,32 @@ class Rows:
         return [verdict for _, verdict in decided]
 
     def replace(self, rows: Sequence[Row], now: int) -> None:
-        """Write ``rows``, which are locked. A newcomer sweeps out two records that have ended."""
+        """Write ``rows``, which are locked. If one of them is new, delete two records that have ended."""
         if not rows:
             return
         self._insert(rows, self._dialect.or_replace)
         self.written = True
-        if self._newcomers and not self._joined:
+        if self._creates and not self._joined:
             self.remove_ended(now, 2)
 
     def now(self) -> int:
-        """The time in µs."""
+        """Return the time in µs."""
         if self._clock is not None:
             return self._clock()
         self._cursor.execute(f"SELECT {self._dialect.clock}")
         return int(self._cursor.fetchone()[0])
 
-    def look(self) -> None:
-        """See whether there is a table to be read: who holds records of it does not prevent that."""
+    def probe_table(self) -> None:
+        """Read nothing from the table. That raises if the table is locked; locked records don't matter."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
 
     def remove_ended(self, now: int, most: int) -> tuple[int, int]:
-        """Delete up to ``most`` records that are of no more use, but those that are locked; how many, and leases."""
+        """Delete up to ``most`` records that have ended and are not locked. Returns how many, and how many leases."""
         found = self._ids(f"WHERE kept_until <= {now} ORDER BY kept_until LIMIT {most}", [], self._dialect.lock_free)
         return len(found), self._remove(found)
 
     def remove(self, condition: str, parameters: Sequence[str]) -> int:
-        """Delete records and their leases; how many records."""
+        """Delete records and their leases. Returns how many records."""
         found = self._ids(f"WHERE {condition} ORDER BY id LIMIT {BATCH}", parameters, self._dialect.lock)
         self._remove(found)
         return len(found)
@@ -97,12 +180,12 @@ class Rows:
 
     def _found(self, rows: Sequence[Row]) -> dict[str, Row]:
         ids = [row.id for row in rows]
-        condition = f"WHERE id IN {places(ids)} ORDER BY id{self._dialect.lock}"
+        condition = f"WHERE id IN {placeholders(ids)} ORDER BY id{self._dialect.lock}"
         self._cursor.execute(f"{self._dialect.within_ms}SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
         return {values[0]: Row(*values) for values in self._cursor.fetchall()}
 
     def _newest(self, record: str) -> int:
-        """When the last of the leases ends; 0 if there are none."""
+        """Return when the last of the leases ends; 0 if there are none."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT MAX(ends) FROM {LEASES} WHERE record = %s", [record])
         return int(self._cursor.fetchone()[0] or 0)
 
@@ -110,13 +193,13 @@ class Rows:
         self._cursor.execute(f"{self._dialect.within_ms}SELECT id FROM {RECORDS} {condition}{lock}", parameters)
         return [values[0] for values in self._cursor.fetchall()]
 
-    def _look(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
-        """The time, and what was read of leases. Only now: before the locks were held, another could still write."""
+    def _read_leases(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
+        """Return the time, and what was read of leases, both read after the locks are held."""
         now = None if self._clock is None else self._clock()
         if now is not None and not any(call.policy.leases for call in calls):
             return now, iter(())
         latest = self._dialect.latest if self._joined else ""
-        text, parameters = look(calls, rows, self._dialect.clock if now is None else str(now), latest)
+        text, parameters = lease_query(calls, rows, self._dialect.clock if now is None else str(now), latest)
         self._cursor.execute(text, parameters)
         values = iter([int(value or 0) for value in self._cursor.fetchone()])
         return next(values), values
@@ -130,7 +213,7 @@ class Rows:
         if verdict[EXPIRES] > 0 and record != was.record:
             expires = verdict[EXPIRES]
             row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
-            if row.kept_for_ages(expires, now):
+            if row.overstays(expires, now):
                 row = row._replace(kept_until=self._newest(row.id) if policy.leases else 0)
             row = row.kept(expires, now)
         if policy.leases:
@@ -143,7 +226,7 @@ class Rows:
 
     def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:
         """Drop and add leases: see :mod:`ratelimit_core.policies`."""
-        owner = foldless(call.ticket)
+        owner = collation_safe(call.ticket)
         ended = 0 < was.leases["oldest"] <= now
         if drop or ended:
             self._cursor.execute(
@@ -153,9 +236,9 @@ class Rows:
         if was.leases["own_end"] and drop < add:
             self._cursor.execute(
                 f"UPDATE {LEASES} SET owner = %s WHERE record = %s AND owner = %s AND part <= %s",
-                [NOBODY, record, owner, add],
+                [NO_OWNER, record, owner, add],
             )
-        holder = owner if add > 0 else NOBODY
+        holder = owner if add > 0 else NO_OWNER
         parts = iter(range(1, abs(add) + 1))
         while batch := list(islice(parts, BATCH)):
             values = [value for part in batch for value in (record, holder, part, ends)]
@@ -167,18 +250,18 @@ class Rows:
         self.written = True
 
     def _insert(self, rows: Sequence[Row], otherwise: str) -> None:
-        lines = ", ".join([places(rows[0])] * len(rows))
+        lines = ", ".join([placeholders(rows[0])] * len(rows))
         values = [value for row in rows for value in row]
         into = f"{self._dialect.within_ms}INSERT INTO {RECORDS} ({COLUMNS}) VALUES {lines}{otherwise}"
         self._cursor.execute(into, values)
 
     def _remove(self, ids: Sequence[str]) -> int:
-        """Leases are looked for now that their records are locked: none is added to a record that is gone."""
+        """Delete records, which are locked so that no lease is added, and their leases. Returns how many leases."""
         leases = 0
         if ids:
-            self._cursor.execute(f"DELETE FROM {LEASES} WHERE record IN {places(ids)}", ids)
+            self._cursor.execute(f"DELETE FROM {LEASES} WHERE record IN {placeholders(ids)}", ids)
             leases = self._cursor.rowcount
-            self._cursor.execute(f"DELETE FROM {RECORDS} WHERE id IN {places(ids)}", ids)
+            self._cursor.execute(f"DELETE FROM {RECORDS} WHERE id IN {placeholders(ids)}", ids)
             self.written = True
         return leases
 
@@ -200,7 +283,7 @@ class _Was:
 
 
 def _is_record(data: str, width: int) -> bool:
-    """Whether there are so many numbers in it."""
+    """Return whether ``data`` consists of ``width`` numbers."""
     fields = data.split(" ")
     return len(fields) == width and all(_NUMBER.fullmatch(field) for field in fields)
 
