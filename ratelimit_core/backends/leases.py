@@ -11,22 +11,22 @@ from ..protocol.call import Call
 
 
 class Leases:
-    """A lease set: members that each end at a time of their own. ``by_end`` begins at ``first``.
+    """A lease set: members that each end at their own time.
 
-    ``ends`` is what counts, and ``by_end`` is how to search it. What raises in the middle of a change, as the handler
-    of a signal may do anywhere, leaves the set ``torn``, and so does whoever forks then: the next one mends it.
+    ``ends`` has the members. ``by_end`` lists them in order, from the index ``first`` on. A signal handler that raises
+    in the middle of a change, or a fork there, leaves the set ``dirty``. The next use rebuilds ``by_end``.
     """
 
-    __slots__ = ("by_end", "ends", "first", "torn")
+    __slots__ = ("by_end", "dirty", "ends", "first")
 
     def __init__(self) -> None:
         self.by_end: list[tuple[int, str]] = []
         self.ends: dict[str, int] = {}
         self.first = 0
-        self.torn = False
+        self.dirty = False
 
     def add(self, member: str, end: int) -> None:
-        """Or move it to ``end``."""
+        """Add a member, or move it to ``end``."""
         before = self.ends.get(member, 0)
         self.ends[member] = end
         if before:
@@ -35,13 +35,13 @@ class Leases:
 
     def _list(self, end: int, member: str) -> None:
         by_end = self.by_end
-        if not by_end or by_end[-1][0] < end:  # as nearly always
+        if not by_end or by_end[-1][0] < end:  # the usual case
             by_end.append((end, member))
         else:
             insort(by_end, (end, member), self.first)
 
     def remove(self, member: str) -> None:
-        """Remove a member, if it is there."""
+        """Remove a member, if it exists."""
         end = self.ends.pop(member, 0)
         if end:
             self._unlist(end, member)
@@ -50,26 +50,26 @@ class Leases:
         del self.by_end[bisect_left(self.by_end, (end, member), self.first)]
 
     def prune(self, ended: int) -> None:
-        """Drop what has ended: what stands before that place."""
+        """Remove the members before the index ``ended``, which have ended."""
         by_end, ends = self.by_end, self.ends
-        for place in range(self.first, ended):
-            del ends[by_end[place][1]]
-        if 2 * ended > len(by_end):  # so that no more is moved than was dropped
+        for i in range(self.first, ended):
+            del ends[by_end[i][1]]
+        if 2 * ended > len(by_end):  # so that it moves no more members than it removes
             del by_end[:ended]
             ended = 0
         self.first = ended
 
     def exchange(self, ticket: str, drop: int, add: int, until: int, ended: int) -> None:
-        """What a policy asked for: see :mod:`ratelimit_core.policies`."""
-        self.torn = True
+        """Drop and add leases as a policy decided: see :mod:`ratelimit_core.policies`."""
+        self.dirty = True
         if ended != self.first:
             self.prune(ended)
-        if add == 1 and not drop and ticket not in self.ends:  # as nearly always
+        if add == 1 and not drop and ticket not in self.ends:  # the usual case
             self.ends[ticket] = until
             self._list(until, ticket)
         else:
             self._exchange(ticket, drop, add, until)
-        self.torn = False
+        self.dirty = False
 
     def _exchange(self, ticket: str, drop: int, add: int, until: int) -> None:
         for part in range(max(add, 0) + 1, drop + 1):
@@ -82,10 +82,10 @@ class Leases:
                 self._add_nameless(ticket, self.ends[member])
             self.add(member, until)
 
-    def _mend(self) -> None:
+    def _rebuild(self) -> None:
         self.by_end = sorted((end, member) for member, end in self.ends.items())
         self.first = 0
-        self.torn = False
+        self.dirty = False
 
     def _add_nameless(self, ticket: str, end: int) -> None:
         n = len(self.ends) + 1
@@ -93,12 +93,12 @@ class Leases:
             n += 1
         self.add(f"{ticket}!{n}", end)
 
-    # What has not been pruned yet may have ended: nobody is told of it.
+    # Members that have ended may not be removed yet, so every read skips them.
 
-    def ending_by(self, time: int) -> int:
-        """Where in ``by_end`` those begin that end later. Whoever uses the set asks this first."""
-        if self.torn:
-            self._mend()
+    def first_live_index(self, time: int) -> int:
+        """Return the index in ``by_end`` of the first member that ends after ``time``. Other reads need it."""
+        if self.dirty:
+            self._rebuild()
         by_end, first = self.by_end, self.first
         if first == len(by_end) or by_end[first][0] > time:
             return first
@@ -109,8 +109,8 @@ class Leases:
         end = self.ends.get(ticket, 0)
         return end if end > now else 0
 
-    def end_of_last_but(self, skip: int, ended: int) -> int:
-        """Return when the last member but ``skip`` ends; 0 if there are no more than ``skip``."""
+    def nth_last_end(self, skip: int, ended: int) -> int:
+        """Return when the last member ends apart from the ``skip`` that end latest; 0 if there are no more."""
         return self.by_end[-1 - skip][0] if skip < len(self.by_end) - ended else 0
 
 
@@ -118,8 +118,8 @@ def _named(ticket: str, part: int) -> str:
     return ticket if part == 1 else f"{ticket}/{part}"
 
 
-# What each name in `policies.LEASES` is, given the set, where in it those begin that last, and the call. A read that
-# depends on another parameter finds it by its place.
+# How each name in `policies.LEASES` is read, given the set, the index of its first live member, the call and the time.
+# A read that depends on a parameter of the policy finds it by its index.
 _Read = Callable[[Leases, int, Call, int], int]
 _READS: dict[str, _Read] = {
     "active": lambda leases, ended, call, now: len(leases.by_end) - ended,
@@ -132,17 +132,17 @@ _READS: dict[str, _Read] = {
 def _read(policy: Policy, name: str) -> _Read:
     if name == "ending_in_period":
         period = policy.config.index("period")
-        return lambda leases, ended, call, now: leases.ending_by(now + call.config[period]) - ended
+        return lambda leases, ended, call, now: leases.first_live_index(now + call.config[period]) - ended
     if name == "capacity_at" and policy.spare in policy.event:
         spare = policy.event.index(policy.spare)
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.event[spare], ended)
+        return lambda leases, ended, call, now: leases.nth_last_end(call.event[spare], ended)
     if name == "capacity_at":
         spare = policy.config.index(policy.spare)
-        return lambda leases, ended, call, now: leases.end_of_last_but(call.config[spare], ended)
+        return lambda leases, ended, call, now: leases.nth_last_end(call.config[spare], ended)
     return _READS[name]
 
 
 @cache  # there are few policies
 def reads(policy: Policy) -> list[_Read]:
-    """How to find out what the policy wants to know of its leases."""
+    """Return the functions that read what the policy asks about its leases."""
     return [_read(policy, name) for name in policy.leases]

@@ -1,4 +1,4 @@
-"""Records and leases in a dictionary, next to which policies run as they are written."""
+"""Records and leases in a dictionary, on which policies run as plain Python functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .leases import Leases, reads
 
 @lru_cache(maxsize=4096)
 def _configured(policy: Policy, config: tuple[int, ...]) -> Callable[..., Verdict]:
-    """The policy's function under one configuration."""
+    """Return the policy's function with one configuration."""
     return partial(policy.decide, **dict(zip(policy.config, config, strict=True)))
 
 
 def _bounded(key: Key) -> Key:
-    """``key``, with its name as others store it where that is long; a per cent sign tells the one from the other."""
+    """Return ``key``, with a long name stored as other stores do. A per cent sign marks an escaped name."""
     name = key[0]
     return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
 
@@ -41,11 +41,11 @@ class _Entry:
         self.leases = Leases()
 
     def in_use(self, now: int) -> bool:
-        return self.expires > now or self.leases.ending_by(now) < len(self.leases.by_end)
+        return self.expires > now or self.leases.first_live_index(now) < len(self.leases.by_end)
 
 
 class Records:
-    """The dictionary, with one lock. Of each policy it keeps ``max_keys``: what was not written for longest goes."""
+    """The dictionary, with one lock. It keeps ``max_keys`` of each policy, and evicts the least recently written."""
 
     def __init__(self, max_keys: int, clock: Clock) -> None:
         self._clock = clock
@@ -58,15 +58,15 @@ class Records:
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Decide ``calls`` under the lock; if one is denied, nothing is written for any."""
-        reject_duplicates(calls)
         with self._lock:
             now = self._clock()
-            if len(calls) == 1:  # as nearly always
+            if len(calls) == 1:  # the usual case
                 call = calls[0]
                 entry, record, verdict = self._decide(call, now)
                 if verdict[ALLOWED]:
                     self._write(call, entry, record, verdict, now)
                 return [verdict]
+            reject_duplicates(calls)
             decided = [self._decide(call, now) for call in calls]
             if all(verdict[ALLOWED] for _, _, verdict in decided):
                 for call, (entry, record, verdict) in zip(calls, decided, strict=True):
@@ -87,7 +87,7 @@ class Records:
         if not policy.leases:
             return entry, record, decide(*record, *call.event, now)
         leases = entry.leases
-        ended = leases.ending_by(now)
+        ended = leases.first_live_index(now)
         return (
             entry,
             record,
@@ -104,7 +104,7 @@ class Records:
         if policy.leases:
             drop, add, until = verdict[RECORD + width :]
             if drop or add:
-                entry.leases.exchange(call.ticket, drop, add, until, entry.leases.ending_by(now))
+                entry.leases.exchange(call.ticket, drop, add, until, entry.leases.first_live_index(now))
                 written = True
         if written:
             entries = self._entries_of(policy)
@@ -118,13 +118,13 @@ class Records:
         return self._entries.setdefault(policy.name, OrderedDict())
 
     def _sweep(self, entries: OrderedDict[Key, _Entry], now: int) -> None:
-        for oldest in list(islice(entries, 16)):  # twice as many as may have come since
+        for oldest in list(islice(entries, 16)):  # twice as many as can be new since the last sweep
             if entries[oldest].in_use(now) and len(entries) <= self._max_keys:
                 return
             del entries[oldest]
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict]:
-        """What decides hits like ``call`` of any name, each with a ticket of its own, as :meth:`apply` does."""
+        """Return a function of name and ticket that decides hits like ``call``, as :meth:`apply` does."""
         policy, (_, qualifier), event, config, _ = call
         decide, leased = hit_of(policy, event, config)
         entries, clock, sweep = self._entries_of(policy), self._clock, self._sweep
@@ -140,7 +140,7 @@ class Records:
                 if entry is None:
                     entry = _Entry(key)
                 leases = entry.leases
-                first = leases.ending_by(now) if leased else 0
+                first = leases.first_live_index(now) if leased else 0
                 verdict = decide(entry.record if entry.expires > now else blank, now, leases.by_end, first)
                 if verdict[0]:
                     if blank:
@@ -158,13 +158,13 @@ class Records:
         return hit
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
-        """Forget these records and their leases."""
+        """Delete these records and their leases."""
         with self._lock:
             for key in keys:
                 self._entries.get(policy.name, OrderedDict()).pop(_bounded(key), None)
 
     def keys(self, policy: Policy, most: int | None) -> list[Key]:
-        """The records of ``policy`` that have not expired, ``most`` at most."""
+        """List the records of ``policy`` that have not ended, ``most`` at most."""
         with self._lock:
             now = self._clock()
             entries = self._entries.get(policy.name, OrderedDict())
@@ -172,7 +172,7 @@ class Records:
             return list(islice(in_use, most))
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Add to the journal ``key``."""
+        """Add an entry to the journal ``key``."""
         key = _bounded(key)
         with self._lock:
             now = self._clock()
@@ -184,20 +184,20 @@ class Records:
                 self._journals.popitem(last=False)
 
     def entries(self, key: Key) -> list[str]:
-        """The journal ``key``, newest first."""
+        """Return the journal ``key``, newest entry first."""
         with self._lock:
             expires, journal = self._journals.get(_bounded(key), (0, deque()))
             return list(journal) if expires > self._clock() else []
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Delete everything."""
         with self._lock:
-            for entries in list(self._entries.values()):  # which may be held on to, to hit quicker
+            for entries in list(self._entries.values()):  # cleared in place, since the functions of `hit` refer to them
                 entries.clear()
             self._journals.clear()
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # the parent's may be held by a thread that this child does not have
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
 
 
 _instances = renewed_after_fork(Records._after_fork)

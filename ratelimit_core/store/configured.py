@@ -20,7 +20,7 @@ from .fallback import Store
 OF_THE_BACKEND = frozenset(
     ["backend", "backend_options", "backends", "multi_backend_strategy", "redis", "database", "key_prefix"]
 )
-"""The settings that make another backend of the configured one."""
+"""The settings that change which backend is configured."""
 
 _store: Store | None = None
 _stores: weakref.WeakKeyDictionary[Backend, Store] = weakref.WeakKeyDictionary()
@@ -30,16 +30,16 @@ os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLoc
 
 
 def configure(**settings: Any) -> None:
-    """Set what this process uses: any setting of :data:`ratelimit_core.config.schema.SETTINGS`.
+    """Set any setting of :data:`ratelimit_core.config.schema.SETTINGS` for this process.
 
-    The ones of most use are ``backend`` (a URL, a dotted path, a name or an object), ``backend_options``,
+    The most useful ones are ``backend`` (a URL, a dotted path, a name or an object), ``backend_options``,
     ``circuit_breaker`` (defaults for every breaker) and ``key_prefix``.
 
-    What is not named keeps its value; None takes a setting back to the next source. Guards that have already
-    asked a store keep it.
+    Other settings keep their values. None removes a value, so that the next source decides. Guards that have already
+    used a store keep it.
 
     Raises:
-        ConfigurationError: an unknown setting or a backend that can't be made.
+        ConfigurationError: a setting is unknown, or the backend can't be made.
     """
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -62,7 +62,7 @@ def configure(**settings: Any) -> None:
 
 
 def forget() -> None:
-    """Make the configured backend anew when it is next needed: the settings have changed."""
+    """Make the configured backend again when it is next needed, because the settings have changed."""
     global _store
     with _lock:
         _store = None
@@ -70,7 +70,7 @@ def forget() -> None:
 
 
 def get_store(backend: Backend | str | None = None) -> Store:
-    """This process's store of ``backend``, or of the one so called; by default the configured one. Made when needed."""
+    """Return this process's store of a backend, given itself or by name; by default of the configured backend."""
     global _store
     if isinstance(backend, str):
         backend = get_backend(backend)
@@ -87,12 +87,12 @@ def get_store(backend: Backend | str | None = None) -> Store:
 
 
 def get_backend(name: str | None = None) -> Backend:
-    """The configured backend, or the one called ``name``: the same name is the same object.
+    """Return the configured backend, or the one called ``name``. The same name returns the same object.
 
-    A name is that of an entry of ``RATELIMIT_BACKENDS``, or whatever the setting ``backend`` might say.
+    A name is that of an entry of ``RATELIMIT_BACKENDS``, or any value of the setting ``backend``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it can't be made.
+        ConfigurationError: no backend has that name, or it can't be made.
     """
     if name is None:
         return get_store().backend

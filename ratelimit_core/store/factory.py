@@ -28,10 +28,10 @@ _registered: dict[str, Callable[..., Backend]] = {}
 
 
 def register_backend(name: str, factory: Callable[..., Backend]) -> None:
-    """Have ``name`` stand for ``factory``, a subclass of :class:`Backend` or a function, wherever one is named.
+    """Register ``factory``, a subclass of :class:`Backend` or a function, under ``name``.
 
     Raises:
-        ConfigurationError: the name is no identifier, or the factory can't be called.
+        ConfigurationError: the name is not an identifier, or the factory can't be called.
     """
     if not name.isidentifier():
         raise ConfigurationError(f"register_backend({name!r}, ...): the name should be a word, as in 'mine'")
@@ -46,13 +46,13 @@ def entries() -> dict[str, Any]:
     for entry in setting("backends") or ():
         name = _entry(entry)[0]
         if name in found:
-            raise ConfigurationError(f"backends: two are called {name!r}; give each a 'name' of its own")
+            raise ConfigurationError(f"backends: two are called {name!r}; give each a different 'name'")
         found[name] = entry
     return found
 
 
 def _entry(entry: Any) -> tuple[str, str, Mapping[str, Any]]:
-    """Name, type and options of an entry of ``RATELIMIT_BACKENDS``."""
+    """Return name, type and options of an entry of ``RATELIMIT_BACKENDS``."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
         raise ConfigurationError(
             f"backends: {without_secrets(entry)} should have a 'type', and perhaps 'name' and 'options'"
@@ -101,7 +101,7 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, memb
         raise ConfigurationError(f"{shown} with options {sorted(options)}: {error}{near}") from error
     except ResilienceError:
         raise
-    except Exception as error:  # a class of one's own may raise anything
+    except Exception as error:  # a custom class may raise anything
         raise ConfigurationError(f"{shown} can't be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, Backend):
         meant = did_you_mean(backend, _PATHS)
@@ -110,10 +110,10 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, memb
 
 
 def _arguments(factory: Callable[..., Any]) -> list[str]:
-    """Those that ``factory`` may be given by name; of a class also what it passes on to those above it."""
+    """Return the names of the arguments of ``factory``; for a class also those of its base classes."""
     found: list[str] = []
     for maker in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
-        with suppress(TypeError, ValueError):  # what is built in does not always tell
+        with suppress(TypeError, ValueError):  # built-in classes do not always have a signature
             parameters = inspect.signature(maker).parameters.values()
             found += [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
     return found
@@ -145,7 +145,7 @@ def _factory(backend: str, shown: str, members: Members) -> tuple[Callable[..., 
         module, _, name = backend.rpartition(".")
         try:
             return getattr(importlib.import_module(module), name), (), {}
-        except Exception as error:  # a module of one's own may raise anything
+        except Exception as error:  # a custom module may raise anything
             said = f"{type(error).__name__}: {error}{nearest_path(backend, _PATHS)}"
             raise ConfigurationError(f"{shown} can't be imported: {said}") from error
     names = [*_NAMES, *_registered, *members]

@@ -72,7 +72,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"RATELIMIT_BACKENDS": [{"type": "memory"}, {"type": "memory"}]},
         "E004",
-        ["two are called 'memory'; give each a 'name' of its own"],
+        ["two are called 'memory'; give each a different 'name'"],
     ),
     ({"RATELIMIT_TRUSTED_PROXIES": ["10.0.0.0/8", "10.0.0.0/33"]}, "E005", ["'10.0.0.0/33' should be an address"]),
     ({"RATELIMIT_TRUSTED_PROXIES": ["forwarded", "Unix"]}, "E005", ["'Unix' should be", "did you mean 'unix'?"]),
