@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--one-case", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one_case:
-        logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are away
+        logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are unavailable
         pace = QUICK if arguments.quick else FULL
         found = import_module(f".cases.{arguments.only[0]}", __package__).run(pace)
         arguments.one_case.write_text(json.dumps(asdict(found)))

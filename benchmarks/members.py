@@ -21,7 +21,7 @@ PATIENCE = 60.0
 
 def _begin() -> None:
     die_with_parent()
-    logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are away
+    logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are unavailable
 
 
 def race(breaker: str, port: int, names: list[str], recovery: float, asked: Barrier, pipe: Connection) -> None:

@@ -1,4 +1,4 @@
-"""What happened: breakers that changed state, a store that went away or came back.
+"""What happened: breakers that changed state, a store that became unavailable or available.
 
 Subscribers are called by the process whose call caused the event, at most once, on the calling thread. What
 they raise is logged and goes no further, but for what a signal's handler raises meanwhile. What awaits its store
@@ -23,7 +23,7 @@ class StateChanged:
     """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
 
     ``retry_after`` is the length of the wait in seconds when it opened; ``local`` says that only this process
-    knows, because the store is away; ``shadow`` that nobody is refused for it.
+    knows, because the store is unavailable; ``shadow`` that nobody is refused for it.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ConfigMismatch:
 
 @dataclass(frozen=True, slots=True)
 class StoreAvailabilityChanged:
-    """The store went away (``available=False``, and why) or is back."""
+    """The store became unavailable (``available=False``, and why) or is back."""
 
     available: bool
     reason: str = ""
@@ -155,10 +155,10 @@ def _log(event: Event) -> None:
                 extra=extra,
             )
         case StoreAvailabilityChanged(available=True):
-            logger.warning("the shared store is back", extra=extra)
+            logger.warning("the shared store is available again", extra=extra)
         case StoreAvailabilityChanged():
             logger.error(
-                "the shared store is away, going on with the state of this process: %s",
+                "the shared store is unavailable, so this process decides alone: %s",
                 printable(event.reason),
                 extra=extra,
             )
@@ -166,5 +166,5 @@ def _log(event: Event) -> None:
 
 def _scope(event: StateChanged) -> str:
     if event.local:
-        return " (this process only: the store is away)"
+        return " (this process only: the store is unavailable)"
     return " (in the shadow: nobody is refused)" if event.shadow else ""

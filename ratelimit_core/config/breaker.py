@@ -42,7 +42,7 @@ class CircuitBreakerConfig:
         slow_start: for so long after it closed, calls are let through with a chance that rises from a tenth to one.
         shadow: decide and report, and refuse nothing.
         respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
-        on_store_failure: what to do while the store is away: ``"local"``, ``"allow"`` (let all through) or
+        on_store_failure: what to do while the store is unavailable: ``"local"``, ``"allow"`` (let all through) or
             ``"deny"`` (let none through).
     """
 

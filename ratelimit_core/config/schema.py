@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 OnStoreFailure = Literal["local", "allow", "deny"]
-"""What a guard does while the store is away: go on with this process's own state, let all through, or none."""
+"""What a guard does while the store is unavailable: go on with this process's own state, let all through, or none."""
 
 
 class Setting(NamedTuple):

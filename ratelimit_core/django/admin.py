@@ -56,16 +56,18 @@ class BreakerAdmin(ModelAdmin):
         if not self.has_view_permission(request):
             raise PermissionDenied
         fleet: dict[str, dict[str, Any]] = {}
-        away = ""
+        unavailable = ""
         try:
             fleet = circuit_breaker_registry.get_fleet_status()
         except ResilienceError as error:
-            away = str(error)
+            unavailable = str(error)
         part = request.GET.get("q", "")
         found = sorted((urgency(status), name) for name, status in fleet.items() if part in name)
         breakers = [shown(fleet[name]) | {"address": address(name)} for _, name in found[:_SHOWN]]
         numbers = {"total": len(fleet), "found": len(found), "part": printable(part)}
-        return self._page(request, "fleet", {"title": "Breakers", "breakers": breakers, "away": away, **numbers})
+        return self._page(
+            request, "fleet", {"title": "Breakers", "breakers": breakers, "unavailable": unavailable, **numbers}
+        )
 
     def breaker_view(self, request: HttpRequest, address: str) -> HttpResponse:
         """One breaker: its status, what can be done to it, and its history."""
@@ -84,7 +86,7 @@ class BreakerAdmin(ModelAdmin):
             )
         status: dict[str, Any] | None = None
         history: list[dict[str, Any]] = []
-        away = ""
+        unavailable = ""
         try:
             guard = breaker_named(name)
             history = [shown_entry(entry) for entry in guard.history()]
@@ -93,25 +95,25 @@ class BreakerAdmin(ModelAdmin):
                 status |= {"failure_threshold": None, "shadow": None}  # how it is defined is not known in this process
             status = shown(status)
         except ResilienceError as error:
-            away = str(error)
+            unavailable = str(error)
         context = {
             "title": str(breaker),
             "status": status,
             "history": history,
-            "away": away,
+            "unavailable": unavailable,
             "form": form if may_act else None,
             "actions": ACTIONS,
         }
         return self._page(request, "breaker", context)
 
     def _act(self, request: HttpRequest, breaker: Breaker, form: ControlForm) -> bool:
-        """Do what was asked, and log it; False if the store is away, which the form then says."""
+        """Do what was asked, and log it; False if the store is unavailable, which the form then says."""
         action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
         ttl = minutes * 60 if minutes else None
         try:
             act(breaker.name, action, author=request.user.get_username(), reason=reason, ttl=ttl)
         except ResilienceError as error:
-            form.add_error(None, f"Nothing may have changed, because the store is away: {error}")
+            form.add_error(None, f"Nothing may have changed, because the store is unavailable: {error}")
             return False
         done = f"{ACTIONS[action].label}{f' for {minutes} min' if minutes else ''}: {reason}"
         self.log_change(request, breaker, done)

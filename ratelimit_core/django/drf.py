@@ -11,7 +11,7 @@ What differs: several rates are one decision; a denied request costs nothing; ad
 ``RATELIMIT_TRUSTED_PROXIES`` and not from ``NUM_PROXIES``; ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
 ``RATELIMIT_FAIL_OPEN`` hold. Of several throttles each counts for itself, since the framework asks them one by one.
 With :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` responses tell of them. As for views, an address on
-the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` while the store is away.
+the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` during an outage of the store.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class RateThrottle(BaseThrottle):
         Raises:
             ConfigurationError: there is no rate for the scope, or it is none.
             PermissionDenied: the address is on the ``deny_list``.
-            Unavailable: the store is away, and ``on_store_failure`` is ``"deny"``.
+            Unavailable: the store is unavailable, and ``on_store_failure`` is ``"deny"``.
         """
         scope = self.scope_of(view)
         rate = self.rate_of(scope) if scope else None

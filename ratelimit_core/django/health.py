@@ -20,15 +20,15 @@ def circuit_breaker_health() -> dict[str, Any]:
 
     ``total``: the breakers in the store. ``failing``: those of them that are open, forced ones included.
     ``healthy``: the store answers, and none is failing. ``store``: ``up``, ``backend`` (the class) and, if it is
-    away, ``error``; the two numbers are then None. It raises nothing.
+    unavailable, ``error``; the two numbers are then None. It raises nothing.
     """
     backend = ""
     try:
         backend = type(configured.get_backend()).__name__
         fleet = circuit_breaker_registry.get_fleet_status()
     except ResilienceError as error:
-        away = {"up": False, "backend": backend, "error": str(error)}
-        return {"total": None, "failing": None, "healthy": False, "store": away}
+        unavailable = {"up": False, "backend": backend, "error": str(error)}
+        return {"total": None, "failing": None, "healthy": False, "store": unavailable}
     failing = sum(1 for status in fleet.values() if status["state"] == "open")
     store = {"up": True, "backend": backend}
     return {"total": len(fleet), "failing": failing, "healthy": failing == 0, "store": store}

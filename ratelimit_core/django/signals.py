@@ -1,4 +1,4 @@
-"""What Django's receivers may hear: requests that were limited, breakers that changed, a store that went away.
+"""What Django's receivers may hear: requests that were limited, breakers that changed, a store that became unavailable.
 
 A receiver is called by the process and on the thread that caused the event; from an event loop, coroutine functions in
 that loop and others in Django's thread, where they may ask the database. What it raises is logged, by Django's logger

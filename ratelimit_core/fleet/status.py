@@ -23,14 +23,14 @@ class Fleet(NamedTuple):
         breakers: by name, as ``circuit_breaker_registry.get_fleet_status()`` says.
         limits, waiting: see :class:`Overview`.
         histories: by name, newest first, of the breakers that changed last.
-        away: why the store can't be asked; then nothing is known.
+        unavailable: why the store can't be asked; then nothing is known.
     """
 
     breakers: dict[str, dict[str, Any]]
     limits: list[LimitInUse]
     waiting: dict[str, int]
     histories: dict[str, list[dict[str, Any]]]
-    away: str = ""
+    unavailable: str = ""
 
     def worst_first(self) -> list[str]:
         """The names of all breakers: the open ones first, and among equals those of which somebody has said so."""
@@ -43,8 +43,8 @@ class Fleet(NamedTuple):
 
     def headline(self) -> str:
         """All in one sentence."""
-        if self.away:
-            return "The shared store is away"
+        if self.unavailable:
+            return "The shared store is unavailable"
         states = [status["state"] for status in self.breakers.values()]
         total, opened, probing = len(states), states.count("open"), states.count("half_open")
         if opened:

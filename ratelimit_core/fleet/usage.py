@@ -60,7 +60,7 @@ def overview(
     one for every 500 limits.
 
     Raises:
-        BackendError: the store is away.
+        BackendError: the store is unavailable.
         CircuitBreakerError: it has been for a while.
     """
     listed = _listed(backend, LIMITS, most)

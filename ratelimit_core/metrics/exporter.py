@@ -30,7 +30,7 @@ COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     TRANSITIONS: ("Changes of state that this process caused", ("breaker", "to")),
     DENIALS: ("Hits that the limit denied", ("limit", "algorithm")),
     ERRORS: ("Round trips to the shared store that failed", ()),
-    OUTAGES: ("How often the shared store went away", ()),
+    OUTAGES: ("How often the shared store became unavailable", ()),
     DEFERRALS: ("Tasks that were put off", ("task", "reason")),
     DEFERRED: ("For how long", ("task", "reason")),
     LIMITED: ("Tasks that found a limit reached", ("task",)),

@@ -37,7 +37,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def readings() -> list[Reading]:
-    """How the fleet is now; if the store is away, that alone. It raises nothing.
+    """How the fleet is now; if the store is unavailable, that alone. It raises nothing.
 
     As many round trips as :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()`` take.
     """

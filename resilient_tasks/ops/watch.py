@@ -56,12 +56,15 @@ def watch(every: float) -> None:
             if pressed(every) == "q":
                 return
             seen = look()
-            if not seen.away:
+            if not seen.unavailable:
                 fleet, stale = seen, ""
-            elif fleet.away:
+            elif fleet.unavailable:
                 fleet = seen
             else:  # what was seen last is more than nothing
-                stale = stale or f"since {_clock(time.time())} the store is away, and this is old: {seen.away}"
+                stale = (
+                    stale
+                    or f"since {_clock(time.time())} the store is unavailable, and this is old: {seen.unavailable}"
+                )
 
 
 def _asleep(seconds: float) -> str:
@@ -91,13 +94,13 @@ def _keys() -> Iterator[Keys]:
 
 def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
     """All that is to be seen, in so many columns and lines; what is said in a colour is said in words, too."""
-    style = "bold red" if fleet.away or stale or "open" in fleet.headline() else "bold"
+    style = "bold red" if fleet.unavailable or stale or "open" in fleet.headline() else "bold"
     top = [
         Text(fleet.headline(), style),
         Text(f"{_clock(time.time())}, every breaker and limit of the fleet; q ends it"),
     ]
-    if fleet.away or stale:
-        top.append(Text(printable(stale or f"each process decides alone: {fleet.away}"), "red"))
+    if fleet.unavailable or stale:
+        top.append(Text(printable(stale or f"each process decides alone: {fleet.unavailable}"), "red"))
     below = [*_limits(fleet.limits, width), *_events(fleet)]
     room = None if height is None else height - len(top) - len(below)
     lines = [*top, *_breakers(fleet, width, room), *below]

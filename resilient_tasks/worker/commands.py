@@ -29,7 +29,7 @@ def breakers(state: Any) -> dict[str, Any]:
         known: dict[str, Any] = circuit_breaker_registry.get_fleet_status()
     except ResilienceError as error:
         known = circuit_breaker_registry.get_all_status()
-        known[""] = {"error": f"the store is away: {error}"}
+        known[""] = {"error": f"the store is unavailable: {error}"}
     gate = getattr(state.consumer, "resilience_gate", None)
     return {"breakers": known, "worker": gate.info(state.consumer) if gate is not None else {}}
 

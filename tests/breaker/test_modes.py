@@ -338,7 +338,7 @@ def test_a_probe_in_flight_gives_its_place_back(fleet: Fleet, mode: str) -> None
     assert breaker.get_status()["half_open_calls"] == 0
 
 
-# The store is away
+# The store is unavailable
 
 
 class Away:

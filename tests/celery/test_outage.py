@@ -141,7 +141,7 @@ def test_an_unreachable_state_store_is_reported_once_and_loses_no_task(fleet: Fl
     worker.wait_for("breaker 'payments' opened after 3 failures; next probe in 0.5 s (this process only")
     fleet.recovery()
     assert sorted(result["order"] for result in gather(later)) == [5, 6, 7, 8, 9]
-    assert sum("the shared store is away" in line for line in worker.lines) == 1
+    assert sum("the shared store is unavailable" in line for line in worker.lines) == 1
 
 
 NOBODY = "redis://127.0.0.1:1/0"

@@ -161,7 +161,7 @@ class InSeveral:
 
 
 def in_multi(clock: Clock) -> InMemory:
-    """Before a store that is away: behind one, a mode would be refused."""
+    """Before a store that is unavailable: behind one, a mode would be refused."""
     memory = InMemory(clock)
     away = RedisBackend("redis://127.0.0.1:1/0", circuit_breaker_config={"failure_threshold": 1})
     return InMemory(clock, MultiBackend([memory.memory, away]), memory.memory)

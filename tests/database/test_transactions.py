@@ -451,7 +451,7 @@ def test_a_server_that_hangs_holds_nobody_up(hung: str, clock: ManualClock) -> N
         assert 0.25 < time.monotonic() - began < 1.0
     began = time.monotonic()
     for _ in range(100):
-        with pytest.raises(BackendError, match="away"):
+        with pytest.raises(BackendError, match="unavailable"):
             store.apply([ask(FIXED_WINDOW)])
     assert time.monotonic() - began < 0.25
     clock.advance(6)

@@ -1,4 +1,4 @@
-"""Views while the store is away. It is a real address at which nobody listens."""
+"""Views while the store is unavailable. It is a real address at which nobody listens."""
 
 from __future__ import annotations
 

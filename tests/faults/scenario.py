@@ -24,7 +24,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 RETRY_AFTER = 1.0
-"""Seconds between two attempts to reach a store that is away: a fifth of what is usual."""
+"""Seconds between two attempts to reach a store that is unavailable: a fifth of what is usual."""
 FIRST = 0.3
 """Seconds that the first call may take which finds out."""
 LATER = 0.001
@@ -43,7 +43,7 @@ class Fault(Generic[T]):
     inject: Callable[[T], object]
     heal: Callable[[T], object] | None = None
     """What ends it, if it does not end by itself."""
-    away: bool = True
+    outage: bool = True
     """Whether the store can't be asked meanwhile. If not, all is decided as before."""
     first: float = FIRST
     """Seconds that a call may take which asks the store."""
@@ -56,7 +56,7 @@ class Fault(Generic[T]):
     @property
     def most_calls(self) -> int:
         """How many may reach an upstream that fails. If the breaker is forgotten, the first is of no generation."""
-        return THRESHOLD if self.away else THRESHOLD + 1
+        return THRESHOLD if self.outage else THRESHOLD + 1
 
     def __str__(self) -> str:
         return self.name
@@ -144,8 +144,8 @@ class Member:
         if self.loop is not None:
             self.loop.run_until_complete(asyncio.sleep(0.01))  # a loop sees what happens while nobody asks
         found_out = self.hit(self.limiters["local"])
-        assert (found_out.allowed, found_out.local) == (True, fault.away)
-        if fault.away:
+        assert (found_out.allowed, found_out.local) == (True, fault.outage)
+        if fault.outage:
             self._knows(fault)
             self._keeps_to_its_policies()
         called = sum(self.fails(self.breakers["local"]) for _ in range(2 * THRESHOLD))
@@ -206,7 +206,7 @@ def endure(fault: Fault[T], target: T, members: Sequence[Member]) -> Row:
     recovery = time.monotonic() - ended
     first, second = (member.hit(member.limiters["local"]).remaining for member in members)
     assert second == first - 1, "they share a limit"
-    if fault.away:
+    if fault.outage:
         assert recovery < fault.recovery + SLACK
         for member in members:  # what was decided without the store is not told to it
             eventually(partial(_is_let_through, member), 2.0)
@@ -216,7 +216,7 @@ def endure(fault: Fault[T], target: T, members: Sequence[Member]) -> Row:
         fault.injected,
         worst_call=max(max(member.took) for member in members),
         upstream_calls=f"{called} of {fault.most_calls}",
-        recovery=recovery if fault.away else None,
+        recovery=recovery if fault.outage else None,
         peers=fault.peers,
     )
 

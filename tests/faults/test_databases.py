@@ -86,8 +86,8 @@ POSTGRESQL = [
         Fault("PostgreSQL records locked", "SELECT FOR UPDATE by another session", _hold, _heal, later=FIRST),
         marks=pytest.mark.whole,
     ),
-    Fault("PostgreSQL restarted", "SIGQUIT, and a start", _restart, away=False),
-    Fault("PostgreSQL connections terminated", "pg_terminate_backend of all", _terminate, away=False),
+    Fault("PostgreSQL restarted", "SIGQUIT, and a start", _restart, outage=False),
+    Fault("PostgreSQL connections terminated", "pg_terminate_backend of all", _terminate, outage=False),
 ]
 
 

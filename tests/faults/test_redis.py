@@ -62,14 +62,14 @@ SERVER = [
         _no_room,
         lambda server: server.client.config_set("maxclients", 1000),
     ),
-    Fault("Redis flushed", "FLUSHALL", lambda server: server.client.flushall(), away=False),
-    Fault("Redis restarted", "SIGKILL, and a start without data or scripts", _start_again, away=False),
-    Fault("Redis without its scripts", "SCRIPT FLUSH", lambda server: server.client.script_flush(), away=False),
+    Fault("Redis flushed", "FLUSHALL", lambda server: server.client.flushall(), outage=False),
+    Fault("Redis restarted", "SIGKILL, and a start without data or scripts", _start_again, outage=False),
+    Fault("Redis without its scripts", "SCRIPT FLUSH", lambda server: server.client.script_flush(), outage=False),
     Fault(
         "Redis closed the connections",
         "CLIENT KILL of all",
         lambda server: server.client.client_kill_filter(_type="normal", skipme=True),
-        away=False,
+        outage=False,
     ),
 ]
 
@@ -157,7 +157,7 @@ def _garbled(between: Proxy) -> None:
 
 
 NETWORK = [
-    Fault("Redis slow", "each reply 200 ms later", _slow, Proxy.heal, away=False, first=1.0),
+    Fault("Redis slow", "each reply 200 ms later", _slow, Proxy.heal, outage=False, first=1.0),
     Fault("Redis black-holed", "no packet arrives, nor any SYN", Proxy.black_hole, Proxy.heal),
     Fault("Redis cut in the middle of a reply", "half of each reply, and then FIN", _cutting, Proxy.heal),
     Fault("Redis corrupted", "each byte of a reply is another", _garbled, Proxy.heal),

@@ -349,7 +349,7 @@ def test_a_probe_may_go_through_its_own_breaker_again(gate: Gate, clock: ManualC
     assert breaker.state == "closed"
 
 
-# The store is away
+# The store is unavailable
 
 
 @pytest.mark.parametrize(

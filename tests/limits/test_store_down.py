@@ -1,4 +1,4 @@
-"""What a limiter does while its store is away, and when it is back. The server is a real one that isn't there."""
+"""What a limiter does while its store is unavailable, and afterwards. The address is real, and no server listens."""
 
 from __future__ import annotations
 

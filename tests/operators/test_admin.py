@@ -257,5 +257,5 @@ def test_the_store_away_is_said_and_is_no_error(site: Site) -> None:
                 assert "The store can't be asked" in page.words
         page = browser.submit(page_of("payments"), action="force_open", reason="a drill")
         assert page.status == 200
-        assert "because the store is away" in page.words
+        assert "because the store is unavailable" in page.words
         assert browser.get("/admin/").status == 200

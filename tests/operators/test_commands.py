@@ -205,7 +205,7 @@ def test_health_does_not_wait_for_a_store_that_hangs(own: Site) -> None:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0?socket_timeout=3000"
         done = replace(own, store=url).manage("ratelimit_health", "--timeout", "0.3")
     assert done.returncode == 1
-    assert done.stdout == "store: away\n"
+    assert done.stdout == "store: unavailable\n"
     assert "no answer within 0.3 s" in done.stderr
 
 
@@ -216,8 +216,8 @@ def test_health_does_not_wait_for_a_store_that_hangs(own: Site) -> None:
         ("ratelimit_status --json", ""),
         ("ratelimit_reset payments --reason x", ""),
         ("ratelimit_reset --all-breakers --limits supplier --reason x", ""),
-        ("ratelimit_health", "store: away\n"),
-        ("ratelimit_health --fail-on-open", "store: away\n"),
+        ("ratelimit_health", "store: unavailable\n"),
+        ("ratelimit_health --fail-on-open", "store: unavailable\n"),
     ],
 )
 def test_the_store_away_is_an_error_that_says_so(own: Site, command: str, shown: str) -> None:

@@ -138,6 +138,6 @@ def test_without_a_store_the_page_says_so(site: Site) -> None:
     with away.serving() as browser:
         page = browser.log_in("control").get(PAGE)
         assert page.status == 200
-        assert "The shared store is away" in page.words
+        assert "The shared store is unavailable" in page.words
         acted = browser.submit(page_of("payments"), action="force_open", reason="why")
-        assert "Nothing may have changed, because the store is away" in acted.words
+        assert "Nothing may have changed, because the store is unavailable" in acted.words

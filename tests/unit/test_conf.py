@@ -324,5 +324,5 @@ def test_an_unreachable_redis_is_no_error_before_and_local_state_at_the_first_qu
     for _ in range(2):
         breaker.acquire().failure()
     assert breaker.state == "open"
-    assert [record.message.startswith("the shared store is away") for record in caplog.records] == [True, False]
+    assert [record.message.startswith("the shared store is unavailable") for record in caplog.records] == [True, False]
     get_backend().close()

@@ -47,7 +47,7 @@ def act(name: str, action: str, *, author: str, reason: str, ttl: float | None =
     ``ttl``: after how many seconds it ends by itself, if it can.
 
     Raises:
-        ResilienceError: the store is away: a BackendError or, after a few of them, a CircuitBreakerError.
+        ResilienceError: the store is unavailable: a BackendError or, after a few of them, a CircuitBreakerError.
     """
     options: dict[str, Any] = {"ttl": ttl} if ACTIONS[action].may_end else {}
     getattr(breaker_named(name), action)(author=author, reason=reason, **options)

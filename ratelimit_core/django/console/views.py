@@ -105,7 +105,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
         for state in ("open", "half_open", "closed")
     }
     context = {
-        "away": seen.away,
+        "unavailable": seen.unavailable,
         "headline": seen.headline(),
         "numbers": by_state,
         "overruled": sum(status["mode"] != "automatic" for status in seen.breakers.values()),
@@ -139,13 +139,13 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
         return HttpResponseRedirect(reverse("resilience:breaker", args=[address], current_app=_space(request)))
     seen, hours = looked(), _hours(request)
     entries: list[dict[str, Any]] = []
-    away = seen.away
+    unavailable = seen.unavailable
     with suppress(ResilienceError):
-        entries = [] if away else breaker_named(name).history()
+        entries = [] if unavailable else breaker_named(name).history()
     seen = _with_history(seen, name, entries)
     context = {
         "name": printable(name),
-        "away": away,
+        "unavailable": unavailable,
         "breaker": _card(seen, name, hours) if name in seen.breakers else None,
         "entries": [shown_entry(entry) for entry in entries],
         "form": form if may_act else None,
@@ -257,12 +257,12 @@ def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
 
 
 def _act(request: HttpRequest, name: str, form: ControlForm) -> bool:
-    """Do what was asked; False if the store is away, which the form then says."""
+    """Do what was asked; False if the store is unavailable, which the form then says."""
     action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
     try:
         act(name, action, author=request.user.get_username(), reason=reason, ttl=minutes * 60 if minutes else None)
     except ResilienceError as error:
-        form.add_error(None, f"Nothing may have changed, because the store is away: {error}")
+        form.add_error(None, f"Nothing may have changed, because the store is unavailable: {error}")
         return False
     finally:
         looked.forget()

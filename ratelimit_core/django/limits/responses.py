@@ -30,8 +30,8 @@ class Refusal:
 
     Attributes:
         reason: ``"limited"``: over a limit (429); ``"never"``: it costs more than the limit (429 without
-            ``Retry-After``, since waiting does not help); ``"unavailable"``: a breaker is open, or the store is away
-            (503); ``"denied"``: it is on the ``deny_list`` (403).
+            ``Retry-After``, since waiting does not help); ``"unavailable"``: a breaker is open, or the
+            store is unavailable (503); ``"denied"``: it is on the ``deny_list`` (403).
         retry_after: seconds until it makes sense to ask again, or None.
         decision: the limiter's, if it was asked.
         error: what was raised, if the view ran into it.

@@ -85,7 +85,7 @@ def _away(error: str) -> dict[str, Any]:
 
 def _as_text(found: dict[str, Any]) -> str:
     if not found["store"]["up"]:
-        return "store: away"
+        return "store: unavailable"
     return f"store: up ({found['store']['backend']}); breakers: {found['total']}, open: {found['failing']}"
 
 
