@@ -7,13 +7,12 @@ from typing import Any, TypeVar
 
 from ._util.ids import new_ticket
 from .circuit_breaker import CircuitBreaker
-from .circuit_breaker.cache import BreakerState
+from .circuit_breaker.acquire import AcquireQuestion, acquire_uncached, cached_permit
+from .circuit_breaker.breaker import cache_of
 from .circuit_breaker.permit import Permit
 from .errors import BackendError, CircuitBreakerError, ConfigurationError
 from .limiter import Decision, Limiter
 from .limiter.batch import Question, decide
-from .policies import ALLOWED
-from .protocol.call import Call
 from .store.drive import drive
 
 R = TypeVar("R")
@@ -98,13 +97,13 @@ class Guard:
             CircuitBreakerError: the breaker refused.
             RateLimitExceeded: a limit is reached.
         """
-        state = self.breaker._known if self.breaker is not None else None
-        permit = state.permit_if_fresh() if state is not None and not probe else None
+        cache = cache_of(self.breaker) if self.breaker is not None else None
+        permit = cached_permit(cache) if cache is not None and not probe else None
         ticket = ticket or new_ticket()
         limiter = self.limiter
         if limiter is None:
-            if permit is None and state is not None:
-                permit = drive(state.asking_anew(ticket), state.store)
+            if permit is None and cache is not None:
+                permit = drive(acquire_uncached(cache, ticket), cache.store)
             return Admission(self, "", permit, None)
         name = limiter.key if key is None else key
         if slot is None:
@@ -114,44 +113,35 @@ class Guard:
             question = limiter.calls(name, cost, ticket)
         else:
             question = limiter.calls(name, cost, ticket, slot=slot)
-        if state is None or permit is not None:
-            return self._ask(limiter, name, question, None, None, permit)
-        if state.store is not limiter.store:
+        if cache is None or permit is not None:
+            return self._ask(limiter, name, question, None, permit)
+        if cache.store is not limiter.store:
             raise ConfigurationError(
-                f"breaker {state.config.name!r} and the limits of {limiter.key!r} are kept in different stores "
+                f"breaker {cache.config.name!r} and the limits of {limiter.key!r} are kept in different stores "
                 "and can't be asked as one: give both the same backend"
             )
-        return self._ask(limiter, name, question, state, state.ask_call(ticket), None)
+        return self._ask(limiter, name, question, AcquireQuestion(cache, ticket), None)
 
     def _ask(
-        self,
-        limiter: Limiter,
-        name: str,
-        question: Question,
-        state: BreakerState | None,
-        ask: Call | None,
-        permit: Permit | None,
+        self, limiter: Limiter, name: str, question: Question, acquiring: AcquireQuestion | None, permit: Permit | None
     ) -> Admission:
-        limits = question.calls
+        limits, store = question.calls, limiter.store
         try:
-            verdicts = limiter.store.apply([*limits, ask] if ask is not None else limits)
+            verdicts = store.apply([*limits, *acquiring.calls] if acquiring is not None else limits)
         except BackendError as error:
-            if ask is not None and state is not None:
-                state.put_back(ask)
             decision = limiter.without_store(question, error)
-            if decision.allowed and ask is not None and state is not None:
+            if acquiring is not None and decision.allowed:
                 try:
-                    permit = drive(state.asking_without_store(ask.ticket, error), state.store)
+                    permit = drive(acquiring.on_unavailable(error), store)
                 except CircuitBreakerError:
                     limiter.refund(decision, key=name)
                     raise
+            elif acquiring is not None:
+                acquiring.on_discarded()
         else:
             decision = decide(question, verdicts[: len(limits)], local=False)
-            if ask is not None and state is not None:
-                if decision.allowed or not verdicts[-1][ALLOWED]:
-                    permit = drive(state.answering(ask, verdicts[-1]), state.store)
-                else:
-                    state.observed(ask, verdicts[-1])
+            if acquiring is not None:
+                permit = drive(acquiring.on_verdicts(verdicts[len(limits) :], allowed=decision.allowed), store)
         if not decision.allowed:
             if not question.redeems:
                 limiter.noted(name, decision)

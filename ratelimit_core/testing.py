@@ -13,13 +13,15 @@ from typing import Any
 from unittest.mock import patch
 
 from ._util import clock
-from .circuit_breaker import CircuitBreaker, cache, circuit_breaker_registry
+from .circuit_breaker import CircuitBreaker
+from .circuit_breaker.breaker import cache_of
+from .circuit_breaker.cache import caches
+from .circuit_breaker.definitions import definitions
 from .config import sources
 from .errors import BackendError, CircuitBreakerError
 from .limiter import limiter
-from .policies import BREAKER
 from .policies.circuit_breaker import REPORT
-from .protocol.call import Call
+from .protocol.breaker import BreakerEvent
 from .store import configured, factory, fallback
 
 __all__ = [
@@ -44,7 +46,7 @@ def isolated(**options: Any) -> Iterator[None]:
 
     A breaker reads its own settings when it is first used, and keeps them.
     """
-    breakers = patch.dict(circuit_breaker_registry._breakers)
+    breakers = patch.dict(definitions)
     try:
         with patch.dict(sources.explicit), patch.dict(factory._registered), breakers:
             configured.configure(**{"backend": "memory://", "backend_options": None, **options})
@@ -62,10 +64,8 @@ def _forget() -> None:
         if not each.shared:
             with suppress(BackendError, CircuitBreakerError):  # one of a test's own, which fails on purpose
                 each.backend.clear()
-    for state in list(cache._states):
-        state.forget()
-        state._after_fork()  # nor what it has counted
-        state._store = None
+    for cache in caches():
+        cache.reset_local_state()
     for guard in list(limiter._limiters):
         guard.forget()
 
@@ -164,14 +164,13 @@ def _as_new(name: str) -> Iterator[CircuitBreaker]:
 
 def _open(breaker: CircuitBreaker, seconds: float) -> None:
     """Report one failure that says how long to wait, whatever the breaker's settings count as one."""
-    state = breaker._known
-    event = (REPORT, 0, 0, 0, 1, 0, clock.microseconds(seconds), 0, 0)
-    state.store.apply([Call(BREAKER, (breaker.name, ""), event, state._policy_config)])
+    cache = cache_of(breaker)
+    cache.store.apply([cache.call(BreakerEvent(REPORT, failures=1, duration=clock.microseconds(seconds)))])
     _relearn(breaker)
 
 
 def _relearn(breaker: CircuitBreaker) -> None:
     """Have every guard of that name in this process ask anew: those of a template have each a memory of their own."""
-    for state in list(cache._states):
-        if state.config.name == breaker.name:
-            state.forget()
+    for cache in caches():
+        if cache.config.name == breaker.name:
+            cache.forget()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.signals import task_postrun, worker_process_shutdown, worker_ready
 
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.errors import CircuitBreakerError
 from ratelimit_core.metrics import exporter
 
@@ -71,7 +72,7 @@ def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
     protection: Protection | None = getattr(task, "resilience", None)
     with suppress(TypeError, LookupError):  # arguments that make no sense to the task, which has said so
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:
-            exporter.flush(breaker._known)
+            exporter.flush(cache_of(breaker))
     exporter.flush_if_due()
 
 

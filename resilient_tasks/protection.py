@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from ratelimit_core._util.clock import SECOND
+from ratelimit_core._util.clock import SECOND, microseconds
 from ratelimit_core._util.templates import Template, is_template
 from ratelimit_core.circuit_breaker import CircuitBreaker
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
 from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.limiter import Decision, Limiter
@@ -177,7 +178,7 @@ class Protection:
         breaker = self.subject(args, kwargs).breaker
         assert breaker is not None
         _, wait = breaker.peek()
-        return breaker.refused(wait) if wait > 0 else None
+        return cache_of(breaker).reject(microseconds(wait)) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:
         """Whether no other call of ``task`` with these arguments waits. For so many seconds this one does.

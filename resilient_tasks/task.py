@@ -16,6 +16,8 @@ from celery.result import EagerResult
 from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
+from ratelimit_core._util.clock import microseconds
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.errors import CircuitBreakerError
 from ratelimit_core.retry_after import parse_retry_after
 
@@ -166,7 +168,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
             asked = (parse_retry_after(error) if error is not None else None) or 0.0
             breaker = run.subject.breaker
             if until_probe > 0 and run.may_wait and breaker is not None:
-                refusal = breaker.refusal(until_probe)
+                refusal = cache_of(breaker).error(microseconds(until_probe))
                 refusal.__cause__ = error
                 at_least = max(asked, countdown or 0.0)
                 if eta is not None:

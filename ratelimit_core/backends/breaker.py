@@ -12,9 +12,9 @@ from .._util.fork import renewed_after_fork
 from .._util.ids import new_ticket
 from ..config.breaker import CircuitBreakerConfig
 from ..config.sources import setting
-from ..policies import ALLOWED, BREAKER, WAIT, Verdict
+from ..policies import BREAKER
 from ..policies.circuit_breaker import ASK, CLOSED, PEEK, REPORT
-from ..protocol.breaker import FAILURES, GENERATION, STATE, refusal, status
+from ..protocol.breaker import BreakerEvent, BreakerVerdict, error_of, policy_config, status
 from ..protocol.call import Call
 from .records import Records
 
@@ -69,23 +69,23 @@ class StoreBreaker:
             return ""
         ticket = new_ticket()
         verdict = self._apply(ASK, ticket=ticket)
-        if not verdict[ALLOWED]:
+        if not verdict.allowed:
             self.stats["rejections"] += 1
-            raise refusal(self._name, verdict, verdict[WAIT])
+            raise error_of(self._name, verdict, verdict.wait)
         return ticket
 
     def succeeded(self, ticket: str | None) -> None:
         """Record that the store answered. Without a ticket, from a call that did not enter, that closes the breaker."""
         self.stats["successes"] += 1
         if ticket:
-            self._apply(REPORT, good=1, ticket=ticket)
+            self._apply(REPORT, successes=1, ticket=ticket)
         elif ticket is None and not self.healthy:
             self.reset()
 
     def failed(self, ticket: str | None) -> None:
         """Record that the store did not answer."""
         self.stats["failures"] += 1
-        self._apply(REPORT, bad=1, ticket=ticket or "")
+        self._apply(REPORT, failures=1, ticket=ticket or "")
 
     def release(self, ticket: str | None) -> None:
         """Give the ticket back: the call says nothing about the store."""
@@ -103,14 +103,14 @@ class StoreBreaker:
         """Return the same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
         return status(self._name, self._apply(PEEK), self.config, self.stats)
 
-    def _apply(self, op: int, *, good: int = 0, bad: int = 0, ticket: str = "") -> Verdict:
-        config = self.config.for_policy()
+    def _apply(self, op: int, *, successes: int = 0, failures: int = 0, ticket: str = "") -> BreakerVerdict:
+        config = policy_config(self.config)
         with self._lock:  # so that a thread does not overwrite `healthy` with an older verdict
-            event = (op, self._generation, good, 0, bad, 0, 0, 0, 0)
-            verdict = self._records.apply([Call(BREAKER, _KEY, event, config, ticket)])[0]
+            event = BreakerEvent(op, self._generation, successes, failures=failures)
+            verdict = BreakerVerdict._make(self._records.apply([Call(BREAKER, _KEY, event, config, ticket)])[0])
             if op != PEEK:
-                self._generation = verdict[GENERATION]
-                self.healthy = verdict[STATE] == CLOSED and not verdict[FAILURES]
+                self._generation = verdict.generation
+                self.healthy = verdict.state == CLOSED and not verdict.failure_count
         return verdict
 
     def _after_fork(self) -> None:

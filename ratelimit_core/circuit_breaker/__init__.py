@@ -8,10 +8,10 @@ from typing import Any
 
 from ..config.breaker import CircuitBreakerConfig
 from ..errors import CircuitBreakerError
-from .breaker import CircuitBreaker, circuit_breaker_registry
+from .breaker import CircuitBreaker
 from .decorator import circuit_breaker
 from .permit import Permit
-from .registry import CircuitBreakerRegistry
+from .registry import CircuitBreakerRegistry, circuit_breaker_registry
 
 __all__ = [
     "CircuitBreaker",

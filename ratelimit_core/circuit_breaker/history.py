@@ -1,4 +1,4 @@
-"""What became of a breaker, and who said so: a bounded journal in the store."""
+"""The history of a breaker: a bounded journal in the store, and the author of the override in force."""
 
 from __future__ import annotations
 
@@ -14,34 +14,32 @@ from ..policies.circuit_breaker import AUTOMATIC
 from ..protocol.breaker import MODES
 from ..protocol.call import Key
 
-KEPT = 100
-"""So many entries of each breaker."""
-SECONDS = 90 * 24 * 3600
-"""For so long after the last one."""
-_LONG = 3650 * 24 * 3600
+MAX_ENTRIES = 100
+"""So many entries of each breaker are kept, the newest."""
+TTL_S = 90 * 24 * 3600
+"""The journal is kept for so many seconds after its last entry."""
+_OVERRIDE_TTL_S = 3650 * 24 * 3600
 _MAX_TEXT = 1000
 
 Entry = dict[str, Any]
 _EMPTY: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 0.0, "ttl": None, "shadow": False}
-"""What an entry says where nothing else is known; one that was written before something was added to it, too."""
-
-Note = tuple[Key, str, int, int]
+"""What an entry says by default; an entry of an earlier version, which lacks some of it, too."""
 
 EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
-"""What it is called that a breaker came into a state."""
+"""What an entry calls the change into each state."""
 
 
-def transition(change: StateChanged, at: float) -> Entry:
-    """The entry for a change of state that calls brought about."""
+def transition_entry(change: StateChanged, at: float) -> Entry:
+    """Return the entry for a change of state that calls caused."""
     known = {name: getattr(change, name) for name in ("failure_count", "retry_after", "shadow")}
     return _entry(change.name, EVENTS[change.new], at, **known)
 
 
-def manual(name: str, event: str, author: str, reason: str, ttl: float | None) -> Entry:
-    """The entry for what a person did.
+def override_entry(name: str, event: str, author: str, reason: str, ttl: float | None) -> Entry:
+    """Return the entry for what an operator did.
 
     Raises:
-        ConfigurationError: ``author`` or ``reason`` is no text.
+        ConfigurationError: ``author`` or ``reason`` is not a string.
     """
     for option, value in (("author", author), ("reason", reason)):
         if not isinstance(value, str):
@@ -53,42 +51,42 @@ def _entry(name: str, event: str, at: float, **more: Any) -> Entry:
     return {"name": name, "event": event, "at": at} | _EMPTY | more
 
 
-def note(entry: Entry) -> Note:
-    """The arguments for :meth:`Store.note`, but for the last."""
-    return (entry["name"], "history"), json.dumps(entry), KEPT, SECONDS
+def journal_arguments(entry: Entry) -> tuple[Key, str, int, int]:
+    """Return what a journal wants to know: its key, the entry, how many it keeps, and for how many seconds."""
+    return (entry["name"], "history"), json.dumps(entry), MAX_ENTRIES, TTL_S
 
 
 def write(backend: Backend, entry: Entry) -> None:
-    """Report and keep what a person did; the word on a mode in force also where nothing displaces it.
+    """Emit and keep what an operator did. The override in force is also kept apart, where no other entry displaces it.
 
-    Two round trips. It is done already: a store that goes away in this moment makes nobody's word void.
+    Two round trips. The override itself is done already, so it stands even if the store becomes unavailable now.
     """
     ends = entry["ttl"] is not None or entry["event"] in ("reset", MODES[AUTOMATIC])
-    in_force = SECONDS + int(entry["ttl"] or 0) if ends else _LONG
+    in_force = TTL_S + int(entry["ttl"] or 0) if ends else _OVERRIDE_TTL_S
     emit(ModeChanged(entry["name"], entry["event"], entry["author"], entry["reason"], entry["ttl"]))
-    key, text, keep, seconds = note(entry)
+    key, text, keep, seconds = journal_arguments(entry)
     with suppress(BackendError, CircuitBreakerError):
         backend.append(key, text, keep=keep, seconds=seconds)
         backend.append((entry["name"], "mode"), text, keep=1, seconds=in_force)
 
 
 def read(backend: Backend, name: str) -> list[Entry]:
-    """The entries of a breaker, newest first. One round trip."""
-    return _parsed(backend.entries((name, "history")))
+    """Return the entries of a breaker, newest first. One round trip."""
+    return _parse(backend.entries((name, "history")))
 
 
-def word_on(backend: Backend, name: str, mode: int) -> dict[str, str]:
-    """Who put the mode in force, and why. One round trip; none where nobody did."""
+def current_override(backend: Backend, name: str, mode: int) -> dict[str, str]:
+    """Return the author and the reason of the override in force. One round trip; none without an override."""
     entries: list[Entry] = []
     if mode != AUTOMATIC:
         with suppress(BackendError, CircuitBreakerError):
-            entries = _parsed(backend.entries((name, "mode")))
+            entries = _parse(backend.entries((name, "mode")))
     last = next((entry for entry in entries if entry["event"] == MODES[mode]), {"author": "", "reason": ""})
     return {"author": last["author"], "reason": last["reason"]}
 
 
-def _parsed(texts: list[str]) -> list[Entry]:
-    """The entries, without what is none."""
+def _parse(texts: list[str]) -> list[Entry]:
+    """Return the entries that can be read."""
     entries = []
     for text in texts:
         with suppress(ValueError, TypeError):

@@ -1,148 +1,197 @@
-"""Leave to make one call, and how its outcome is judged."""
+"""Permits: each lets one call through a breaker, and takes the call's outcome."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextvars import ContextVar, Token
+from typing import Any, TypeVar
 
 from ..protocol.call import Call
 from ..store.drive import Steps, adrive, drive
 from ..store.fallback import Store
-
-if TYPE_CHECKING:
-    from .cache import BreakerState
+from .cache import BreakerCache
+from .settle import already_recorded, classify, count_locally, settle_steps
 
 R = TypeVar("R")
 
 
 class Permit:
-    """Leave to make one call. Settle it once: what comes after the first settling is ignored.
+    """Permission for one call. Settle it once with its outcome; what comes after the first settling is ignored.
 
     Attributes:
-        generation: the breaker's generation that gave it; an outcome counts only in that one.
-        probe: whether the call is a half-open probe, which holds one of the few places.
+        generation: the breaker's generation that issued it. An outcome counts only in that generation.
+        lease_id: names the probe's lease, if there is one.
+        probe: the call is a half-open probe, which holds one of the few places.
+        local: it was issued without the store.
+        settled: its outcome is known.
         extra_calls: calls that go along when it is settled: in the report's round trip, or in one of their own.
+        began_at: when it was issued, in µs on the breaker's clock.
     """
 
-    __slots__ = ("_began", "_state", "extra_calls", "generation", "local", "probe", "settled", "ticket")
+    __slots__ = ("_cache", "began_at", "extra_calls", "generation", "lease_id", "local", "probe", "settled")
 
-    def __init__(self, state: BreakerState, generation: int, *, ticket: str, probe: bool, local: bool) -> None:
-        self._state = state
+    def __init__(
+        self, cache: BreakerCache, generation: int, *, lease_id: str = "", probe: bool = False, local: bool = False
+    ) -> None:
+        self._cache = cache
         self.settled = False
-        self._began = state.clock()
+        self.began_at = cache.clock()
         self.generation = generation
-        self.ticket = ticket
+        self.lease_id = lease_id
         self.probe = probe
         self.local = local
         self.extra_calls: Sequence[Call] = ()
 
     def success(self) -> None:
-        """The call answered. No round trip while the breaker is closed."""
+        """Record a success. No round trip while the breaker is closed."""
         if not self._counted():
-            drive(self._settling(good=1), self.store)
+            drive(self._settle(successes=1), self.store)
 
     def failure(self, error: BaseException | None = None) -> float:
-        """The call failed. Returns the seconds until the next probe: 0 if it is not open.
+        """Record a failure. Return the seconds until the next probe, or 0 if the breaker is not open.
 
-        One round trip; one more, for the history, if that changes the breaker's state.
+        One round trip, and one more for the history if that changes the breaker's state.
         """
-        return drive(self._settling(bad=1, error=error), self.store)
+        return drive(self._settle(failures=1, error=error), self.store)
 
     def cancel(self) -> None:
-        """Nothing can be said: give the permit back unjudged. One round trip for a probe, else none."""
-        drive(self._settling(), self.store)
+        """Return the permit without an outcome. One round trip for a probe, else none."""
+        drive(self._settle(), self.store)
 
     def record(self, error: BaseException | None) -> float:
-        """Settle by what the call raised, as the breaker is configured."""
+        """Settle by what the call raised, as the breaker is configured. Return as :meth:`failure` does."""
         return drive(self.record_steps(error), self.store)
 
     def record_result(self, result: Any) -> None:
         """Settle by what the call returned."""
-        if self._state.config.is_failure is None:
+        if self._cache.config.is_failure is None:
             self.success()
         else:
             drive(self.record_result_steps(result), self.store)
 
     async def asuccess(self) -> None:
-        """:meth:`success` without blocking the event loop."""
-        await adrive(self._settling(good=1), self.store)
+        """Do as :meth:`success` does, without blocking the event loop."""
+        await adrive(self._settle(successes=1), self.store)
 
     async def afailure(self, error: BaseException | None = None) -> float:
-        """:meth:`failure` without blocking the event loop."""
-        return await adrive(self._settling(bad=1, error=error), self.store)
+        """Do as :meth:`failure` does, without blocking the event loop."""
+        return await adrive(self._settle(failures=1, error=error), self.store)
 
     async def acancel(self) -> None:
-        """:meth:`cancel` without blocking the event loop."""
-        await adrive(self._settling(), self.store)
+        """Do as :meth:`cancel` does, without blocking the event loop."""
+        await adrive(self._settle(), self.store)
 
     async def arecord(self, error: BaseException | None) -> float:
-        """:meth:`record` without blocking the event loop."""
+        """Do as :meth:`record` does, without blocking the event loop."""
         return await adrive(self.record_steps(error), self.store)
 
     async def arecord_result(self, result: Any) -> None:
-        """:meth:`record_result` without blocking the event loop."""
+        """Do as :meth:`record_result` does, without blocking the event loop."""
         await adrive(self.record_result_steps(result), self.store)
 
     @property
     def store(self) -> Store:
-        """The store that is told."""
-        return self._state.store
+        """The store that the outcome is reported to."""
+        return self._cache.store
 
     def record_steps(self, error: BaseException | None) -> Steps[float]:
-        """:meth:`record`, as steps."""
-        match self._state.verdict_on(error):
+        """Take the steps of :meth:`record`."""
+        config = self._cache.config
+        match classify(config, error):
             case True:
-                return self._settling(good=1)
-            case False if error is not None and self._state.has_heard(error, self._began):
-                return self._settling_after_another()
+                return self._settle(successes=1)
+            case False if error is not None and already_recorded(config, error, self.began_at):
+                return self._settle_duplicate()
             case False:
-                return self._settling(bad=1, error=error)
+                return self._settle(failures=1, error=error)
             case None:
-                return self._settling()
+                return self._settle()
 
-    def _settling_after_another(self) -> Steps[float]:
-        """This very error was a failure of a call within this one, through the same breaker: it counts once."""
-        yield from self._settling()
-        return self._state.refuses_for()
+    def _settle_duplicate(self) -> Steps[float]:
+        """Settle without an outcome: a call within this one, through the same breaker, has recorded this very error."""
+        yield from self._settle()
+        return self._cache.seconds_to_probe()
 
     def record_result_steps(self, result: Any) -> Steps[float]:
-        """:meth:`record_result`, as steps."""
-        is_failure = self._state.config.is_failure
+        """Take the steps of :meth:`record_result`."""
+        is_failure = self._cache.config.is_failure
         try:
             failed = is_failure is not None and is_failure(result)
         except BaseException:
-            yield from self._settling()
+            yield from self._settle()
             raise
-        return (yield from self._settling(bad=1) if failed else self._settling(good=1))
+        return (yield from self._settle(failures=1) if failed else self._settle(successes=1))
 
     def run(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Call ``function``. What a probe calls through its own breaker again is still that probe."""
+        """Call ``function``. If this is a probe, calls through the same breaker within it belong to the probe."""
         if not self.probe:
             return function(*args, **kwargs)
-        before = probes.set((*probes.get(), self))
+        before = probes.push(self)
         try:
             return function(*args, **kwargs)
         finally:
             probes.reset(before)
 
+    def is_of(self, cache: BreakerCache) -> bool:
+        """Return whether it was issued from that cache."""
+        return self._cache is cache
+
     def goes_to(self, store: Store, *, local: bool) -> bool:
-        """Whether its outcome is told to that store, or to the local one beside it."""
-        return self._state.store is store and self.local == local
+        """Return whether its outcome is reported to that store, or to the local one beside it."""
+        return self._cache.store is store and self.local == local
 
     def _counted(self) -> bool:
-        """Settle a success that need not be told now; this is the healthy path. False: it is not settled."""
+        """Settle a success without a report; this is the healthy path. Return False if it has to be reported."""
         if self.settled:
             return True
-        self.settled = not self.probe and not self.extra_calls and self._state.count(self)
+        self.settled = not self.probe and not self.extra_calls and count_locally(self._cache, self)
         return self.settled
 
-    def _settling(self, *, good: int = 0, bad: int = 0, error: BaseException | None = None) -> Steps[float]:
+    def _settle(self, *, successes: int = 0, failures: int = 0, error: BaseException | None = None) -> Steps[float]:
         if self.settled:
             return 0.0
         self.settled = True
-        return (yield from self._state.settling(self, self._state.clock() - self._began, good, bad, error))
+        cache = self._cache
+        took = cache.clock() - self.began_at
+        return (yield from settle_steps(cache, self, took, successes=successes, failures=failures, error=error))
 
 
-probes: ContextVar[tuple[Permit, ...]] = ContextVar("probes", default=())
-"""The probes whose functions are running in this thread."""
+class PermitStack:
+    """The permits that a thread or task holds for one purpose. A forked child holds none: its parent settles them.
+
+    Args:
+        name: what the context variable is called.
+        most: so many permits are kept, the newest.
+    """
+
+    def __init__(self, name: str, *, most: int | None = None) -> None:
+        self._permits: ContextVar[tuple[Permit, ...]] = ContextVar(name, default=())
+        self._most = most
+        os.register_at_fork(after_in_child=lambda: self._permits.set(()))
+
+    def get(self) -> tuple[Permit, ...]:
+        """Return the permits, the newest last."""
+        return self._permits.get()
+
+    def push(self, permit: Permit) -> Token[tuple[Permit, ...]]:
+        """Add a permit. What is returned is for :meth:`reset`."""
+        permits = (*self._permits.get(), permit)
+        return self._permits.set(permits if self._most is None else permits[-self._most :])
+
+    def reset(self, before: Token[tuple[Permit, ...]]) -> None:
+        """Restore what was there before a :meth:`push`."""
+        self._permits.reset(before)
+
+    def take(self, cache: BreakerCache) -> Permit | None:
+        """Remove and return the newest permit of that breaker."""
+        permits = self._permits.get()
+        for permit in reversed(permits):
+            if permit.is_of(cache):
+                self._permits.set(tuple(other for other in permits if other is not permit))
+                return permit
+        return None
+
+
+probes = PermitStack("probes")
+"""The probes whose functions run in this thread or task."""

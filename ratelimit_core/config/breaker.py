@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_args
 
-from .._util.clock import LONGEST, SECOND, microseconds
+from .._util.clock import LONGEST, SECOND
 from .._util.suggest import not_one_of, unknown_option
 from ..errors import ConfigurationError
 from .schema import OnStoreFailure
@@ -136,34 +135,6 @@ class CircuitBreakerConfig:
             if name not in OPTIONS:
                 raise unknown_option(f"breaker {self.name!r}", name, OPTIONS)
         return replace(self, **options)
-
-    def for_policy(self) -> tuple[int, ...]:
-        """The configuration of the policy, in the order of its signature."""
-        recovery, reset = microseconds(self.recovery_timeout), microseconds(self.reset_timeout)
-        longest, probe = microseconds(self.exponential_backoff_max), microseconds(self.probe_timeout)
-        counts_rates = self.failure_rate is not None or self.slow_call_rate is not None
-        window = microseconds(self.window) if counts_rates else 0
-        day = 24 * 3600 * SECOND
-        keep = max(day, reset, recovery, longest, 2 * window, 2 * probe)
-        waits = (
-            self.failure_threshold,
-            self.success_threshold,
-            self.half_open_max_calls - 1,
-            recovery,
-            round(self.exponential_backoff_multiplier * 1000),
-            longest,
-            reset,
-        )
-        rates = (
-            window,
-            self.minimum_calls,
-            round((self.failure_rate or 0) * 1000),
-            round((self.slow_call_rate or 0) * 1000),
-            microseconds(self.slow_start),
-            int(self.shadow),
-        )
-        fingerprint = zlib.crc32(repr((waits, rates)).encode()) or 1  # how long a probe takes is each process's affair
-        return *waits, probe, keep, *rates, fingerprint
 
 
 def check_name(name: object) -> None:

@@ -18,7 +18,7 @@ from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
 from ..fleet.describe import urgency
 from .breaker_model import Breaker
-from .console.actions import ACTIONS, act, breaker_named
+from .console.actions import ACTIONS, act
 from .console.forms import ControlForm
 from .console.presentation import shown, shown_entry
 from .console.url_names import address
@@ -88,7 +88,7 @@ class BreakerAdmin(ModelAdmin):
         history: list[dict[str, Any]] = []
         unavailable = ""
         try:
-            guard = breaker_named(name)
+            guard = circuit_breaker_registry.refer(name)
             history = [shown_entry(entry) for entry in guard.history()]
             status = guard.get_status()
             if circuit_breaker_registry.get(name) is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from .._util.fork import renewed_after_fork
-from ..circuit_breaker.cache import BreakerState, states
+from ..circuit_breaker.cache import BreakerCache, caches
 from ..limiter.denials import denials
 from .labels import FirstSeen, label_of, labelling
 
@@ -28,9 +28,9 @@ class Counts:
         _instances.add(self)
 
     def _begin(self) -> None:
-        self._told: WeakKeyDictionary[BreakerState, tuple[int, ...]] = WeakKeyDictionary()
+        self._told: WeakKeyDictionary[BreakerCache, tuple[int, ...]] = WeakKeyDictionary()
         self._told_denials = Counter(denials)
-        self._round: list[BreakerState] = []
+        self._round: list[BreakerCache] = []
         self._lock = threading.Lock()
         self._next = 0.0
 
@@ -42,20 +42,20 @@ class Counts:
         self._next = now + 1.0
         return True
 
-    def take(self, only: Iterable[BreakerState] | None = None) -> Counter[tuple[str, str]]:
+    def take(self, only: Iterable[BreakerCache] | None = None) -> Counter[tuple[str, str]]:
         """What was counted since, of all breakers or ``only`` those, by label and name. Each is taken once."""
         with self._lock:
-            return self._take(states() if only is None else only)
+            return self._take(caches() if only is None else only)
 
     def take_some(self) -> Counter[tuple[str, str]]:
         """:meth:`take` of the breakers whose turn it is, where there are very many."""
         with self._lock:
             if not self._round:
-                self._round = states()
+                self._round = caches()
             turn, self._round = self._round[:_AT_A_TIME], self._round[_AT_A_TIME:]
             return self._take(turn)
 
-    def _take(self, only: Iterable[BreakerState]) -> Counter[tuple[str, str]]:
+    def _take(self, only: Iterable[BreakerCache]) -> Counter[tuple[str, str]]:
         taken: Counter[tuple[str, str]] = Counter()
         label_of = labelling()
         for state in only:

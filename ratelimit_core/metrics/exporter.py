@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from abc import ABC, abstractmethod
 
-from ..circuit_breaker.cache import BreakerState
+from ..circuit_breaker.cache import BreakerCache
 from ..events import Event, StateChanged, StoreAvailabilityChanged, subscribe
 from ..store import fallback
 from .counters import Counts
@@ -75,7 +75,7 @@ class Exporter(ABC):
     def record(self, metric: str, value: float, *labels: str) -> None:
         """Note a value of one of :data:`HISTOGRAMS`."""
 
-    def flush(self, *only: BreakerState) -> None:
+    def flush(self, *only: BreakerCache) -> None:
         """Hand over what was counted since, of all breakers or ``only`` these. A killed process has not."""
         self._hand_over(self.counts.take(only or None))
 
@@ -118,7 +118,7 @@ def record(metric: str, value: float, *labels: str) -> None:
         exporter.record(metric, value, *labels)
 
 
-def flush(*only: BreakerState) -> None:
+def flush(*only: BreakerCache) -> None:
     """:meth:`Exporter.flush`, of all that are installed."""
     for exporter in _exporters:
         exporter.flush(*only)

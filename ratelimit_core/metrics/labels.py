@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from .._util.templates import FIELD, is_template
-from ..circuit_breaker import circuit_breaker_registry
+from ..circuit_breaker.definitions import definitions
 
 MOST = 200
 """So many values a label has; what is beyond them is ``other``."""
@@ -23,7 +23,7 @@ def label_of(name: str) -> str:
 
 def labelling() -> Callable[[str], str]:
     """:func:`label_of`, for very many names."""
-    known = dict.fromkeys(list(circuit_breaker_registry._breakers))
+    known = dict.fromkeys(list(definitions))
     templates = [template for template in known if is_template(template)]
 
     def label_of(name: str) -> str:

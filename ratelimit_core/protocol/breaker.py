@@ -1,13 +1,17 @@
-"""What the breaker policy answered, read: where things stand in it, and what is said of it."""
+"""What a guard sends to the breaker policy, and how to read what the policy returns.
+
+The policy takes and returns flat tuples of integers. The classes here are those tuples, with names. Times and
+durations are in µs, rates and chances in thousandths.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import zlib
+from typing import Any, NamedTuple
 
-from .._util.clock import SECOND
+from .._util.clock import SECOND, microseconds
 from ..config.breaker import CircuitBreakerConfig
 from ..errors import CircuitBreakerError
-from ..policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
 from ..policies.circuit_breaker import AUTOMATIC, CLOSED, DISABLED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN, SHADOW
 
 STATES = {CLOSED: "closed", OPEN: "open", HALF_OPEN: "half_open"}
@@ -18,81 +22,213 @@ MODES = {
     DISABLED: "disabled",
     SHADOW: "shadow",
 }
-
-STATE, GENERATION, FAILURES, LAST_FAILURE, CHANGED_AT, RETRY_AT, DELAY = range(RECORD, RECORD + 7)
-MODE, MODE_UNTIL, SETTINGS = (
-    RECORD + BREAKER.record.index(name) for name in ("mode", "mode_until", "last_fingerprint")
-)
-ADDED = -2
+_DAY = 24 * 3600 * SECOND
 
 
-def state_of(verdict: Verdict) -> int:
-    """The state as callers feel it: a forced one goes before the breaker's own."""
-    mode = verdict[MODE]
-    if mode == FORCED_OPEN:
-        return OPEN
-    return CLOSED if mode in (FORCED_CLOSED, DISABLED) else verdict[STATE]
+class BreakerEvent(NamedTuple):
+    """One operation on a breaker, in the order of the policy's signature.
+
+    Attributes:
+        op: ``ASK``, ``REPORT``, ``PEEK`` or ``FORCE``.
+        generation: the generation that the outcomes belong to; 0 if the caller does not know it.
+        successes, success_age: how many calls succeeded, and how long ago the newest did. Without ``generation``,
+            ``success_age`` is how long ago the call began.
+        failures, slow_calls: how many calls failed, and how many were slow.
+        duration: of a failure, how long the breaker has to open; of ``FORCE``, how long the mode lasts. 0: not given.
+        random_permille: a random number below 1000, for ``slow_start``.
+        new_mode: the mode that ``FORCE`` sets.
+    """
+
+    op: int
+    generation: int = 0
+    successes: int = 0
+    success_age: int = 0
+    failures: int = 0
+    slow_calls: int = 0
+    duration: int = 0
+    random_permille: int = 0
+    new_mode: int = AUTOMATIC
 
 
-def in_shadow(verdict: Verdict, shadow: bool) -> bool:
-    """Whether nobody is refused. ``shadow`` is what the configuration says; a forced mode goes before it."""
-    return verdict[MODE] == SHADOW or (shadow and verdict[MODE] == AUTOMATIC)
+class BreakerPolicyConfig(NamedTuple):
+    """The configuration of a breaker, in the order of the policy's signature."""
+
+    failure_threshold: int
+    success_threshold: int
+    spare_probes: int
+    recovery_timeout: int
+    backoff_permille: int
+    max_interval: int
+    reset_timeout: int
+    probe_timeout: int
+    record_ttl: int
+    window: int
+    minimum_calls: int
+    failure_permille: int
+    slow_permille: int
+    slow_start: int
+    shadow: int
+    fingerprint: int
 
 
-def is_probe(verdict: Verdict, shadow: bool) -> bool:
-    """Of an allowed question: whether the call holds one of the few places. In the shadow not all do."""
-    return state_of(verdict) == HALF_OPEN and (verdict[ADDED] > 0 or not in_shadow(verdict, shadow))
+def policy_config(config: CircuitBreakerConfig, *, compared: bool = True) -> BreakerPolicyConfig:
+    """Return the configuration for the policy.
+
+    ``compared``: it carries a fingerprint, by which processes with different configurations of one breaker notice.
+    """
+    counts_rates = config.failure_rate is not None or config.slow_call_rate is not None
+    converted = BreakerPolicyConfig(
+        failure_threshold=config.failure_threshold,
+        success_threshold=config.success_threshold,
+        spare_probes=config.half_open_max_calls - 1,
+        recovery_timeout=microseconds(config.recovery_timeout),
+        backoff_permille=round(config.exponential_backoff_multiplier * 1000),
+        max_interval=microseconds(config.exponential_backoff_max),
+        reset_timeout=microseconds(config.reset_timeout),
+        probe_timeout=microseconds(config.probe_timeout),
+        record_ttl=0,
+        window=microseconds(config.window) if counts_rates else 0,
+        minimum_calls=config.minimum_calls,
+        failure_permille=round((config.failure_rate or 0) * 1000),
+        slow_permille=round((config.slow_call_rate or 0) * 1000),
+        slow_start=microseconds(config.slow_start),
+        shadow=int(config.shadow),
+        fingerprint=0,
+    )
+    return converted._replace(
+        record_ttl=max(
+            _DAY,
+            converted.reset_timeout,
+            converted.recovery_timeout,
+            converted.max_interval,
+            2 * converted.window,
+            2 * converted.probe_timeout,
+        ),
+        fingerprint=_fingerprint(converted) if compared else 0,
+    )
 
 
-def next_attempt(verdict: Verdict) -> float | None:
-    """When it may be probed, in seconds since the epoch; None if it is not open, or nobody knows."""
-    if verdict[MODE] == FORCED_OPEN and verdict[STATE] == OPEN and verdict[MODE_UNTIL]:
-        return max(verdict[MODE_UNTIL], verdict[RETRY_AT]) / SECOND
-    if verdict[MODE] == FORCED_OPEN:
-        return verdict[MODE_UNTIL] / SECOND or None
-    return verdict[RETRY_AT] / SECOND if state_of(verdict) == OPEN else None
+def _fingerprint(config: BreakerPolicyConfig) -> int:
+    """Return a number that stands for the configuration. Each process has a ``probe_timeout`` of its own."""
+    until_reset = tuple(config[: config._fields.index("probe_timeout")])
+    from_window = tuple(config[config._fields.index("window") : config._fields.index("fingerprint")])
+    return zlib.crc32(repr((until_reset, from_window)).encode()) or 1
 
 
-def length_of_wait(verdict: Verdict) -> float:
-    """The length of the present or latest wait, in seconds."""
-    if verdict[STATE] == OPEN:  # as long as the failure asked for, perhaps
-        return (verdict[RETRY_AT] - verdict[CHANGED_AT]) / SECOND
-    return verdict[DELAY] / SECOND
+class BreakerVerdict(NamedTuple):
+    """What the policy returned: its decision, the new record, and what became of the probe leases.
+
+    Attributes:
+        allowed: 1, or 0 if the call is refused.
+        wait: until when the caller has to wait before it asks again.
+        previous_state: the breaker's own state before this call.
+        probes: how many probes were running before this call.
+        state: the breaker's own state, which an override may hide; see :attr:`effective_state`.
+        add: 1 if the call holds a probe's lease now.
+    """
+
+    allowed: int
+    wait: int
+    previous_state: int
+    probes: int
+    expires: int
+    state: int
+    generation: int
+    failure_count: int
+    last_failure_at: int
+    changed_at: int
+    retry_at: int
+    open_interval: int
+    probe_successes: int
+    window_start: int
+    calls: int
+    failed: int
+    slowed: int
+    calls_before: int
+    failed_before: int
+    slowed_before: int
+    mode: int
+    mode_until: int
+    last_fingerprint: int
+    drop: int
+    add: int
+    ends: int
+
+    @property
+    def record(self) -> tuple[int, ...]:
+        """The record as it is stored."""
+        return tuple(self)[_RECORD]
+
+    @property
+    def effective_state(self) -> int:
+        """The state that callers see: an override comes before the breaker's own state."""
+        if self.mode == FORCED_OPEN:
+            return OPEN
+        return CLOSED if self.mode in (FORCED_CLOSED, DISABLED) else self.state
+
+    def in_shadow_mode(self, configured: bool) -> bool:
+        """Return whether no call is refused. ``configured`` is the breaker's option; an override comes before it."""
+        return self.mode == SHADOW or (configured and self.mode == AUTOMATIC)
+
+    def is_probe(self, shadow: bool) -> bool:
+        """Return whether the allowed call holds a probe's place. In shadow mode not every call does."""
+        return self.effective_state == HALF_OPEN and (self.add > 0 or not self.in_shadow_mode(shadow))
+
+    @property
+    def next_attempt_time(self) -> float | None:
+        """When the breaker may be probed, in seconds since the epoch. None if it is not open, or has no deadline."""
+        if self.mode == FORCED_OPEN and self.state == OPEN and self.mode_until:
+            return max(self.mode_until, self.retry_at) / SECOND
+        if self.mode == FORCED_OPEN:
+            return self.mode_until / SECOND or None
+        return self.retry_at / SECOND if self.effective_state == OPEN else None
+
+    @property
+    def open_duration(self) -> float:
+        """For how many seconds the breaker is open now, or was open last. A failure may have asked for it."""
+        if self.state == OPEN:
+            return (self.retry_at - self.changed_at) / SECOND
+        return self.open_interval / SECOND
 
 
-def refusal(name: str, verdict: Verdict, wait: int) -> CircuitBreakerError:
-    """The error that says to wait for ``wait`` µs."""
-    return CircuitBreakerError(name, retry_after=wait / SECOND, **details(verdict))
+_RECORD = slice(BreakerVerdict._fields.index("state"), BreakerVerdict._fields.index("drop"))
 
 
-def details(verdict: Verdict) -> dict[str, Any]:
-    """What a :class:`CircuitBreakerError` says besides the wait. ``verdict`` may be empty, where nothing is known."""
-    if not verdict:
+def error_of(name: str, verdict: BreakerVerdict | None, wait: int) -> CircuitBreakerError:
+    """Return the error that says to wait for ``wait`` µs."""
+    return CircuitBreakerError(name, retry_after=wait / SECOND, **error_details(verdict))
+
+
+def error_details(verdict: BreakerVerdict | None) -> dict[str, Any]:
+    """Return what a :class:`CircuitBreakerError` says besides the wait; nothing without a verdict."""
+    if verdict is None:
         return {}
     return {
-        "state": "slow_start" if state_of(verdict) == CLOSED else STATES[state_of(verdict)],
-        "failure_count": verdict[FAILURES],
-        "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
-        "next_attempt_time": next_attempt(verdict),
-        "recovery_time": length_of_wait(verdict),
+        "state": "slow_start" if verdict.effective_state == CLOSED else STATES[verdict.effective_state],
+        "failure_count": verdict.failure_count,
+        "last_failure_time": verdict.last_failure_at / SECOND or None,
+        "next_attempt_time": verdict.next_attempt_time,
+        "recovery_time": verdict.open_duration,
     }
 
 
-def status(name: str, verdict: Verdict, config: CircuitBreakerConfig | None, stats: dict[str, int]) -> dict[str, Any]:
-    """See :meth:`CircuitBreaker.get_status`. Without ``config`` what is said of the settings is None: not known."""
-    shadow = in_shadow(verdict, config is not None and config.shadow)
+def status(
+    name: str, verdict: BreakerVerdict, config: CircuitBreakerConfig | None, stats: dict[str, int]
+) -> dict[str, Any]:
+    """Return the dictionary of :meth:`CircuitBreaker.get_status`. Without ``config``, what depends on it is None."""
+    shadow = verdict.in_shadow_mode(config is not None and config.shadow)
     return {
         "name": name,
-        "state": STATES[state_of(verdict)],
-        "mode": MODES[verdict[MODE]],
-        "mode_until": verdict[MODE_UNTIL] / SECOND or None,
-        "shadow": None if config is None and verdict[MODE] == AUTOMATIC else shadow,
-        "failure_count": verdict[FAILURES],
+        "state": STATES[verdict.effective_state],
+        "mode": MODES[verdict.mode],
+        "mode_until": verdict.mode_until / SECOND or None,
+        "shadow": None if config is None and verdict.mode == AUTOMATIC else shadow,
+        "failure_count": verdict.failure_count,
         "failure_threshold": None if config is None else config.failure_threshold,
-        "last_failure_time": verdict[LAST_FAILURE] / SECOND or None,
-        "changed_at": verdict[CHANGED_AT] / SECOND or None,
-        "next_attempt_time": next_attempt(verdict),
-        "backoff_time": length_of_wait(verdict),
-        "half_open_calls": verdict[OTHER_ANSWER],
+        "last_failure_time": verdict.last_failure_at / SECOND or None,
+        "changed_at": verdict.changed_at / SECOND or None,
+        "next_attempt_time": verdict.next_attempt_time,
+        "backoff_time": verdict.open_duration,
+        "half_open_calls": verdict.probes,
         "stats": dict(stats),
     }

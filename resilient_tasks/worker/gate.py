@@ -143,7 +143,7 @@ class Gate(bootsteps.StartStopStep):
                 lane = self._lanes.get(protection.breaker.name) if protection.breaker is not None else None
                 if lane is not None and lane.mode is Mode.PROBING and lane.permit is not None and not lane.prober:
                     lane.prober = request
-                    request.hand_over(lane.permit.ticket)
+                    request.hand_over(lane.permit.lease_id)
                 return
             if request.queue is None or not request.waiting.deferrals:
                 return

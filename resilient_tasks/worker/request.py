@@ -156,7 +156,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         for ticket in tickets:
             places = protection.limiter.places(ticket, key=subject.key) if protection.limiter is not None else []
             if subject.breaker is not None:
-                subject.breaker.report_external(error, started_ago=ran, ticket=ticket, extra_calls=places)
+                subject.breaker.report_external(error, started_ago=ran, lease_id=ticket, extra_calls=places)
                 error = None  # said once
             elif protection.limiter is not None and places:
                 protection.limiter.let_go(ticket, key=subject.key)

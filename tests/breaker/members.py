@@ -16,6 +16,7 @@ from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
 from ratelimit_core._util.clock import wall
 from ratelimit_core._util.ids import new_ticket
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.circuit_breaker.permit import Permit
 from tests import databases
 
@@ -37,7 +38,7 @@ def race(url: str, prefix: str, names: list[str], options: dict[str, Any], start
         start.wait(60)
         with suppress(CircuitBreakerError):
             permits.append(breaker.acquire())
-    answers.send([permit.ticket for permit in permits])
+    answers.send([permit.lease_id for permit in permits])
 
 
 def member(url: str, prefix: str, options: dict[str, Any], commands: Connection) -> None:
@@ -78,7 +79,7 @@ def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, p
     assert new_ticket()[:12] != parents_ticket[:12], "its tickets are its own"
     seen: list[events.Event] = []
     events.subscribe(seen.append)
-    assert quiet._known.good == 0, "what is pending is the parent's to report"
+    assert cache_of(quiet).pending_successes == 0, "what is pending is the parent's to report"
     assert quiet.get_status()["stats"]["successes"] == 0
     assert not opened.is_allowed()
     for number in range(20):
@@ -86,7 +87,7 @@ def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, p
         permit.failure() if number % 2 else permit.success()
     assert busy.state == "closed"
     assert not seen, "its connections are its own"
-    store = opened._known.store
+    store = cache_of(opened).store
     if store.shared:
         store.backend = RedisBackend("redis://127.0.0.1:1/0")
         assert opened.state == "open", "a known opening holds in the child too"
@@ -109,7 +110,7 @@ def forks(url: str, prefix: str, children: int = 24) -> None:
             running.release()
 
     def hold() -> None:
-        with opened._known.store._lock:
+        with cache_of(opened).store._lock:
             running.release(8)
             stop.wait()
 
@@ -136,7 +137,7 @@ def forks(url: str, prefix: str, children: int = 24) -> None:
     stop.set()
     for thread in threads:
         thread.join()
-    assert quiet._known.good == 5
+    assert cache_of(quiet).pending_successes == 5
     print("children ended with", sorted(set(codes)))
 
 

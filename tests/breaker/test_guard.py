@@ -20,9 +20,12 @@ import redis
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+from ratelimit_core.circuit_breaker.acquire import AcquireQuestion
+from ratelimit_core.circuit_breaker.breaker import cache_of
+from ratelimit_core.circuit_breaker.operator import read_record
 from ratelimit_core.circuit_breaker.permit import Permit
 from ratelimit_core.events import Event, StateChanged, StoreAvailabilityChanged
-from ratelimit_core.policies import BREAKER, Verdict
+from ratelimit_core.policies import Verdict
 from ratelimit_core.protocol.call import Call
 from ratelimit_core.store import configured
 from ratelimit_core.store.drive import drive
@@ -437,10 +440,11 @@ def test_successes_that_were_carried_to_the_store_in_vain_are_carried_again(flee
     breaker = fleet.process(failure_threshold=100, failure_rate=0.5, minimum_calls=2)
     succeed(breaker, 9)
     fleet.clock.advance(1)
-    state = breaker._known
+    cache = cache_of(breaker)
 
     def denied_by_a_limit() -> None:
-        state.observed(state.ask_call("ticket"), state.peek())
+        question = AcquireQuestion(cache, "denied")
+        assert drive(question.on_verdicts([read_record(cache)], allowed=False), cache.store) is None
 
     elsewhere(denied_by_a_limit)
     fail(breaker)
@@ -471,23 +475,24 @@ def test_threads_agree_with_the_store_on_what_was_counted(store: Backend, clock:
         thread.start()
     for thread in threads:
         thread.join()
-    record = dict(zip(BREAKER.record, breaker._known.peek()[5:], strict=False))
-    stats = breaker.stats
+    cache = cache_of(breaker)
+    record, stats = read_record(cache), breaker.stats
     assert stats["successes"] + stats["failures"] == 1601
-    assert record["failed"] == stats["failures"], "every failure, once"
-    answered = record["calls"] - record["failed"] + breaker._known.good
+    assert record.failed == stats["failures"], "every failure, once"
+    answered = record.calls - record.failed + cache.pending_successes
     assert answered == stats["successes"], "every success, once"
 
 
 def test_a_verdict_that_comes_late_gives_no_permit_of_a_later_generation(fleet: Fleet) -> None:
     breaker = fleet.process(failure_threshold=1)
-    state = breaker._known
-    asked = state.ask_call("slow")
-    late = state.store.apply([asked])[0]
+    cache = cache_of(breaker)
+    question = AcquireQuestion(cache, "slow")
+    late = cache.store.apply(question.calls)
     fail(breaker)
     fleet.clock.advance(60)
     trying = probe(breaker)
-    stale = drive(state.answering(asked, late), state.store)
+    stale = drive(question.on_verdicts(late, allowed=True), cache.store)
+    assert stale is not None
     assert stale.generation < trying.generation
     stale.failure()
     assert breaker.state == "half_open"
@@ -685,8 +690,7 @@ def test_events_of_an_outage_come_once_each_way_from_many_threads(outage: Outage
 def stuck(breaker: CircuitBreaker) -> threading.Thread:
     """A thread that waits for a hung store; returns when it does."""
     asking = threading.Event()
-    state = breaker._known
-    backend = state.store.backend
+    backend = cache_of(breaker).store.backend
     apply = backend._apply
 
     def announced(calls: Sequence[Call]) -> list[Verdict]:
@@ -705,7 +709,7 @@ def test_others_go_on_while_one_thread_finds_out_that_the_store_hangs(clock: Man
         breaker = outage.fleet.process()
         succeed(breaker)
         outage.begin()
-        clock.now = breaker._known.known[2] - 1  # in the last moment of what is known
+        clock.now = cache_of(breaker).cached.valid_until - 1  # in the last moment of what is known
         thread = stuck(breaker)
         succeed(breaker, 100)
         assert thread.is_alive()
@@ -854,7 +858,7 @@ def test_testimony_frees_the_place_of_a_probe_that_was_killed(fleet: Fleet) -> N
     fleet.clock.advance(60)
     breaker.acquire("the prober")
     assert not main.is_allowed()
-    main.report_external(None, started_ago=1.0, ticket="the prober")
+    main.report_external(None, started_ago=1.0, lease_id="the prober")
     assert main.get_status()["half_open_calls"] == 0
     assert main.is_allowed()
 

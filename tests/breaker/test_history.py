@@ -49,10 +49,10 @@ def test_each_breaker_has_its_own(fleet: Fleet) -> None:
 
 def test_it_keeps_so_many_and_no_more(store: Backend, clock: ManualClock) -> None:
     breaker = Fleet(store, clock).process()
-    for number in range(history.KEPT + 5):
+    for number in range(history.MAX_ENTRIES + 5):
         breaker.force_open("ann", str(number), ttl=60)
     kept = breaker.history()
-    assert [entry["reason"] for entry in kept] == [str(n) for n in reversed(range(5, history.KEPT + 5))]
+    assert [entry["reason"] for entry in kept] == [str(n) for n in reversed(range(5, history.MAX_ENTRIES + 5))]
 
 
 def test_what_a_person_did_survives_a_reset(fleet: Fleet) -> None:
@@ -110,7 +110,7 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
         stored = [f"test-history:{{ends}}:{kind}" for kind in ("breaker:", "journal:history", "journal:mode")]
         assert sorted(client.scan_iter("test-history:{*")) == [key.encode() for key in stored]
         for key in stored:
-            assert 0 < client.ttl(key) <= history.SECONDS + 3600, key
+            assert 0 < client.ttl(key) <= history.TTL_S + 3600, key
     backend.clear()
     backend.close()
 

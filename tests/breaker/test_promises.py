@@ -16,6 +16,9 @@ from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
 from ratelimit_core._util.clock import SECOND, microseconds
 from ratelimit_core._util.interrupts import interruptions
 from ratelimit_core.backends import Backend
+from ratelimit_core.circuit_breaker.acquire import AcquireQuestion, cached_permit
+from ratelimit_core.circuit_breaker.breaker import cache_of
+from ratelimit_core.circuit_breaker.operator import read_record
 from ratelimit_core.events import Event, StateChanged
 from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
@@ -127,10 +130,10 @@ def test_calls_during_an_outage_stay_within_the_bound(fleet: Fleet) -> None:
 def test_permits_are_not_given_on_an_old_verdict_while_another_thread_asks(fleet: Fleet) -> None:
     breaker = fleet.process(cache_ttl=0.25)
     succeed(breaker)
-    state = breaker._known
+    cache = cache_of(breaker)
     fleet.clock.advance(0.4)
-    state.ask_call("in flight")
-    assert state.permit_if_fresh() is None
+    AcquireQuestion(cache, "in flight")
+    assert cached_permit(cache) is None
 
 
 # 2 and 3: how long it stays open
@@ -293,9 +296,9 @@ def test_a_refused_probe_writes_nothing(store: Backend, clock: ManualClock) -> N
     fail(prober)
     clock.advance(60)
     probe(prober)
-    before = prober._known.peek()
+    before = read_record(cache_of(prober))
     assert ask(other) is None
-    assert prober._known.peek() == before
+    assert read_record(cache_of(prober)) == before
 
 
 def test_one_ticket_holds_one_place(fleet: Fleet) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Call, MemoryBackend
+from ratelimit_core.circuit_breaker.breaker import cache_of
+from ratelimit_core.circuit_breaker.operator import read_record
 from ratelimit_core.events import Event
-from ratelimit_core.policies import BREAKER, Verdict
+from ratelimit_core.policies import Verdict
 from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
@@ -20,7 +22,8 @@ from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 def luck(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in every run."""
     dice = random.Random(42)
-    monkeypatch.setattr("ratelimit_core.circuit_breaker.cache.random", dice)
+    for module in ("acquire", "cache"):
+        monkeypatch.setattr(f"ratelimit_core.circuit_breaker.{module}.random", dice)
 
 
 def closed_again(fleet: Fleet, **options: Any) -> CircuitBreaker:
@@ -132,8 +135,8 @@ def test_successes_are_counted_although_the_next_question_is_refused(clock: Manu
     while not (permit := ask(breaker)):
         pass
     permit.failure()
-    record = dict(zip(BREAKER.record, breaker._known.peek()[5:], strict=False))
-    assert (record["calls"], record["failed"]) == (answered + 1, 1)
+    record = read_record(cache_of(breaker))
+    assert (record.calls, record.failed) == (answered + 1, 1)
 
 
 def test_an_opening_during_the_ramp_is_one(clock: ManualClock, happened: list[Event]) -> None:

@@ -20,6 +20,7 @@ from ratelimit_core._util.clock import LONGEST, SECOND
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
 from ratelimit_core.errors import ConfigurationError
+from ratelimit_core.protocol.breaker import policy_config
 from ratelimit_core.store import configured
 from tests.breaker.fleet import Fleet, ask, fail, probe, succeed
 
@@ -234,9 +235,12 @@ def test_the_longest_spans_stay_where_numbers_are_exact(fleet: Fleet) -> None:
         "success_threshold": 1_000_000,
     }
     breaker = fleet.process(**options)
-    config = breaker.config.for_policy()
-    delay, multiplier, window = config[3], config[4], config[9]
-    products = [delay * multiplier + 999, window * 1000, fleet.clock.now + max(config)]
+    config = policy_config(breaker.config)
+    products = [
+        config.recovery_timeout * config.backoff_permille + 999,
+        config.window * 1000,
+        fleet.clock.now + max(config),
+    ]
     assert max(products) < 2**53
     fail(breaker)
     assert breaker.get_status()["backoff_time"] == 3_999_999.999_999

@@ -10,6 +10,7 @@ import pytest
 from kombu import pools
 
 from ratelimit_core import CircuitBreaker
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.config.sources import add_source
 from resilient_tasks import settings
 from tests import servers
@@ -82,7 +83,7 @@ def assembled(module: Any, **environ: str) -> Iterator[Fleet]:
     for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
         if protection is not None and protection.breaker is not None:
-            protection.breaker._known.forget()
+            cache_of(protection.breaker).forget()
     with ExitStack() as stack:
         yield Fleet(module, stack, environ)
 

@@ -14,6 +14,7 @@ from celery import Celery, Task, chain, chord, group
 from celery.exceptions import TimeLimitExceeded
 
 from ratelimit_core import CircuitBreaker, ConfigurationError
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from resilient_tasks import ResilientTask, install
 from tests import servers
 from tests.servers import Process, eventually
@@ -56,7 +57,7 @@ def routed(module: Any) -> Iterator[Routed]:
     for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
         if protection is not None and protection.breaker is not None and not protection._of_arguments:
-            protection.breaker._known.forget()
+            cache_of(protection.breaker).forget()
     with ExitStack() as stack:
         yield Routed(module, stack)
 

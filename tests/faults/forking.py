@@ -15,6 +15,7 @@ from typing import Any
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, DatabaseBackend, RedisBackend
+from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.policies import FIXED_WINDOW
 from tests.breaker.members import backend_of
 from tests.database.forks import session, sessions
@@ -68,7 +69,7 @@ class Used:
         self.breaker.acquire().failure()
         allowed = sum(bool(self.limiter.hit()) for _ in range(HITS))
         mine = connection(self.backend)
-        store = self.breaker._known.store
+        store = cache_of(self.breaker).store
         local = not store.available
         store.backend = RedisBackend("redis://127.0.0.1:1/0")  # by now every lock has to be the child's own
         assert self.other.hit().local

@@ -29,11 +29,12 @@ from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, ev
 from ratelimit_core._util.clock import SECOND, Clock
 from ratelimit_core.backends import Backend, MemoryBackend
 from ratelimit_core.backends.records import Records
-from ratelimit_core.circuit_breaker.cache import BreakerState
+from ratelimit_core.circuit_breaker.breaker import cache_of
+from ratelimit_core.circuit_breaker.cache import BreakerCache
 from ratelimit_core.circuit_breaker.permit import Permit
-from ratelimit_core.policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
+from ratelimit_core.policies import BREAKER
 from ratelimit_core.policies.circuit_breaker import CLOSED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN
-from ratelimit_core.protocol.breaker import FAILURES, GENERATION, MODE, RETRY_AT, STATE, state_of
+from ratelimit_core.protocol.breaker import BreakerVerdict
 from ratelimit_core.store import configured
 from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
@@ -62,8 +63,8 @@ class Process:
     """Until when it knows from the store that nobody is let through."""
 
     @property
-    def known(self) -> BreakerState:
-        return self.breaker._known
+    def cache(self) -> BreakerCache:
+        return cache_of(self.breaker)
 
     @property
     def cut_off(self) -> bool:
@@ -104,18 +105,14 @@ class Promised:
         return min(LONGEST * SECOND, self.wait * 2)
 
 
-def written(verdict: Verdict) -> Verdict:
-    return verdict[RECORD : RECORD + len(BREAKER.record)]
-
-
-def bars(verdict: Verdict) -> bool:
+def bars(verdict: BreakerVerdict) -> bool:
     """Whether only probes are let through, at most."""
-    return state_of(verdict) != CLOSED
+    return verdict.effective_state != CLOSED
 
 
-def refuses(verdict: Verdict, now: int) -> bool:
+def refuses(verdict: BreakerVerdict, now: int) -> bool:
     """Whether nobody is let through."""
-    return verdict[MODE] == FORCED_OPEN or (state_of(verdict) == OPEN and now < verdict[RETRY_AT])
+    return verdict.mode == FORCED_OPEN or (verdict.effective_state == OPEN and now < verdict.retry_at)
 
 
 class Breaker(RuleBasedStateMachine):
@@ -161,16 +158,16 @@ class Breaker(RuleBasedStateMachine):
 
     # What there is to look at
 
-    def record(self) -> Verdict:
-        return self.observer.apply([self.processes[0].known.peek_call()])[0]
+    def record(self) -> BreakerVerdict:
+        return BreakerVerdict._make(self.observer.apply([self.processes[0].cache.peek_call()])[0])
 
-    def tick(self) -> Verdict:
+    def tick(self) -> BreakerVerdict:
         """No two things happen at one moment; what the store has before the next."""
         self.clock.advance(0.001)
         self.seen.clear()
         return self.noted(self.record())
 
-    def noted(self, record: Verdict) -> Verdict:
+    def noted(self, record: BreakerVerdict) -> BreakerVerdict:
         promised = self.promised
         if bars(record):
             promised.barred_since = promised.barred_since or self.clock.now
@@ -179,23 +176,23 @@ class Breaker(RuleBasedStateMachine):
             promised.barred_since = None
         return record
 
-    def compared(self, before: Verdict) -> Verdict:
+    def compared(self, before: BreakerVerdict) -> BreakerVerdict:
         """What the store has now: changed only along the table, into another generation, and reported once."""
         after, promised, now = self.noted(self.record()), self.promised, self.clock.now
         changes = [each for each in self.seen if isinstance(each, events.StateChanged) and not each.local]
-        assert len(changes) == (before[STATE] != after[STATE])
+        assert len(changes) == (before.state != after.state)
         if not changes:
-            assert after[GENERATION] == before[GENERATION] or not before[GENERATION]
+            assert after.generation == before.generation or not before.generation
             return after
-        assert after[STATE] in TRANSITIONS[before[STATE]]
-        assert after[GENERATION] > before[GENERATION]
+        assert after.state in TRANSITIONS[before.state]
+        assert after.generation > before.generation
         promised.failures = promised.told = promised.passed = 0
         for process in self.processes:
             process.succeeded_at = 0
-        if after[STATE] == OPEN:
-            promised.wait = promised.opens_for(now, before[STATE])
-            assert after[RETRY_AT] - now == promised.wait
-        elif after[STATE] == CLOSED:
+        if after.state == OPEN:
+            promised.wait = promised.opens_for(now, before.state)
+            assert after.retry_at - now == promised.wait
+        elif after.state == CLOSED:
             promised.closed_at = now
         return after
 
@@ -235,13 +232,13 @@ class Breaker(RuleBasedStateMachine):
         after = self.compared(before)
         told = process.backend.asked > asked and not process.cut_off
         if not told:
-            assert written(after) == written(before)
+            assert after.record == before.record
         if told:
-            process.refused_until = after[RETRY_AT] if permit is None and after[STATE] == OPEN else 0
+            process.refused_until = after.retry_at if permit is None and after.state == OPEN else 0
         elif process.cut_off and self.clock.now < process.refused_until:
             assert permit is None, "what is known of the store is honoured"
         if permit is None:
-            if process.known.store.available and not bars(before):
+            if process.cache.store.available and not bars(before):
                 assert self.clock.now < self.promised.refused_until + SECOND, "a reset is seen within a second"
             return None
         held = Held(process, permit, self.clock.now)
@@ -253,8 +250,8 @@ class Breaker(RuleBasedStateMachine):
             assert not refuses(before, self.clock.now)
         elif barred_since is not None:
             assert self.clock.now < barred_since + self.ttl, "on an old word of the store's"
-        if told and process.succeeded_at > self.promised.failed_at and before[STATE] == CLOSED:
-            assert after[FAILURES] == 0, "a question carries what the store has not been told"
+        if told and process.succeeded_at > self.promised.failed_at and before.state == CLOSED:
+            assert after.failure_count == 0, "a question carries what the store has not been told"
         return held
 
     def settle(self, held: Held, outcome: str) -> None:
@@ -263,35 +260,35 @@ class Breaker(RuleBasedStateMachine):
         getattr(permit, outcome)()
         after = self.compared(before)
         told = process.backend.asked > asked and not process.cut_off
-        if permit.local or not told or permit.generation != before[GENERATION]:
-            assert written(after) == written(before), "late, or of another place"
-        if permit.local or permit.generation != before[GENERATION]:
+        if permit.local or not told or permit.generation != before.generation:
+            assert after.record == before.record, "late, or of another place"
+        if permit.local or permit.generation != before.generation:
             return
         if outcome == "failure" and told:
             self.failed(before, after)
-        elif outcome == "success" and before[STATE] == HALF_OPEN and told:
-            assert (after[STATE] == CLOSED) == (passed + 1 >= self.options["success_threshold"])
-            if after[STATE] == HALF_OPEN:
+        elif outcome == "success" and before.state == HALF_OPEN and told:
+            assert (after.state == CLOSED) == (passed + 1 >= self.options["success_threshold"])
+            if after.state == HALF_OPEN:
                 promised.passed = passed + 1
-        elif outcome == "success" and before[STATE] == CLOSED:
+        elif outcome == "success" and before.state == CLOSED:
             promised.failures = 0
-            if permit.generation == process.known.generation:
+            if permit.generation == process.cache.cached.generation:
                 process.succeeded_at = self.clock.now
 
-    def failed(self, before: Verdict, after: Verdict) -> None:
+    def failed(self, before: BreakerVerdict, after: BreakerVerdict) -> None:
         """A failure of the present generation, which the store was told."""
         promised, threshold = self.promised, self.options["failure_threshold"]
-        overruled = before[MODE] in (FORCED_OPEN, FORCED_CLOSED)
-        if before[STATE] != CLOSED:
-            assert after[STATE] == OPEN or overruled
-        elif after[STATE] == OPEN:
-            assert after[FAILURES] == max(threshold, before[FAILURES] + 1)
+        overruled = before.mode in (FORCED_OPEN, FORCED_CLOSED)
+        if before.state != CLOSED:
+            assert after.state == OPEN or overruled
+        elif after.state == OPEN:
+            assert after.failure_count == max(threshold, before.failure_count + 1)
         else:
             promised.failed_at = self.clock.now
             promised.failures += 1
             promised.told += 1
-            assert promised.failures <= after[FAILURES] <= promised.told
-            assert after[FAILURES] < threshold or overruled
+            assert promised.failures <= after.failure_count <= promised.told
+            assert after.failure_count < threshold or overruled
 
     # Time, pauses and the store
 
@@ -299,7 +296,7 @@ class Breaker(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
-    @precondition(lambda self: self.record()[RETRY_AT] > self.clock.now)
+    @precondition(lambda self: self.record().retry_at > self.clock.now)
     @rule(
         early=st.sampled_from([1_001, 1_000]),
         begun=BEGUN,
@@ -308,7 +305,7 @@ class Breaker(RuleBasedStateMachine):
     )
     def time_comes_for_a_probe(self, early: int, begun: list[int], seconds: float, more: list[int]) -> None:
         """But for the moment that passes before the next call, or for one µs more."""
-        self.clock.now = max(self.clock.now, self.record()[RETRY_AT] - early)
+        self.clock.now = max(self.clock.now, self.record().retry_at - early)
         self.calls_begin(begun)
         self.clock.advance(seconds)
         self.calls_begin(more)
@@ -338,7 +335,7 @@ class Breaker(RuleBasedStateMachine):
     def loses_its_memory(self, who: int, killed: bool) -> None:
         """Killed, another one starts in its place, and nobody will ever settle its permits."""
         process = self.running(who)
-        process.known.forget()
+        process.cache.forget()
         process.succeeded_at = process.refused_until = 0
         if killed:
             self.processes[self.processes.index(process)] = self.started()
@@ -363,12 +360,12 @@ class Breaker(RuleBasedStateMachine):
     def trips_alone(self) -> None:
         """Cut off from the store, it stops calling after the threshold, and the store hears nothing of that."""
         process, before = self.those(cut_off=True)[0], self.tick()
-        allowed = process.known._known_to_allow()
+        allowed = process.cache.override_allows()
         for _ in range(self.options["failure_threshold"]):
             with suppress(ConnectionError, CircuitBreakerError):
                 process.breaker.call(broken)
         assert (ask(process.breaker) is not None) == allowed
-        assert written(self.compared(before)) == written(before)
+        assert self.compared(before).record == before.record
 
     # Orders
 
@@ -381,9 +378,9 @@ class Breaker(RuleBasedStateMachine):
             process.succeeded_at = process.refused_until = 0
         if process.cut_off or order != "reset":
             after = self.compared(before)
-            assert written(after) == written(before) or not process.cut_off
+            assert after.record == before.record or not process.cut_off
             return
-        assert written(self.record()) == BREAKER.blank
+        assert self.record().record == BREAKER.blank
         self.promised = Promised(refused_until=self.promised.refused_until, reset_at=self.clock.now)
         for each in self.processes:
             each.succeeded_at = 0
@@ -397,7 +394,7 @@ class Breaker(RuleBasedStateMachine):
         since = max(self.promised.reset_at, self.clock.now - PROBE * SECOND)
         probes = [held for held in self.held + self.lost if held.permit.probe and not held.permit.local]
         assert sum(probe.taken_at > since for probe in probes) <= self.options["half_open_max_calls"]
-        assert self.record()[OTHER_ANSWER] <= self.options["half_open_max_calls"]
+        assert self.record().probes <= self.options["half_open_max_calls"]
 
     def teardown(self) -> None:
         self.unsubscribe()

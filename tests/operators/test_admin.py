@@ -12,7 +12,6 @@ import pytest
 
 from ratelimit_core import CircuitBreaker, ConfigurationError
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.django.console.actions import breaker_named
 from ratelimit_core.django.console.url_names import address, name_at
 from ratelimit_core.protocol.names import Hashed, known_by
 from tests.operators.browser import Browser
@@ -239,10 +238,10 @@ def test_an_address_of_no_name_is_not_found(control: Browser) -> None:
 
 
 def test_to_look_at_a_breaker_does_not_define_it() -> None:
-    assert breaker_named("looked at").get_status()["state"] == "closed"
+    assert circuit_breaker_registry.refer("looked at").get_status()["state"] == "closed"
     assert circuit_breaker_registry.get("looked at") is None
     defined = CircuitBreaker("looked at", failure_threshold=3)
-    assert breaker_named("looked at") is defined
+    assert circuit_breaker_registry.refer("looked at") is defined
     with pytest.raises(ConfigurationError, match="defined twice"):
         CircuitBreaker("looked at", failure_threshold=4)
 

@@ -14,7 +14,7 @@ from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.circuit_breaker.breaker import _MAX_FAMILY
+from ratelimit_core.circuit_breaker.definitions import MAX_INSTANCES, definitions
 from ratelimit_core.django.limits.addresses import Proxies
 from ratelimit_core.policies import POLICIES
 from ratelimit_core.testing import ManualClock
@@ -41,7 +41,7 @@ def breakers(clock: ManualClock) -> Iterator[None]:
     for n in range(FLOOD // 2):
         family.bind(name=f"{n}{PADDING}").acquire().failure()
         yield
-    assert len(family._family) <= _MAX_FAMILY
+    assert len(definitions["{name}"].instances) <= MAX_INSTANCES
 
 
 def requests_by(header: str) -> Iterator[None]:

@@ -130,8 +130,8 @@ def test_a_probes_place_is_handed_over_by_the_worker_alone(fleet: Fleet) -> None
     permit = breaker.acquire()
     assert permit.probe
     forged = [
-        send(fleet, "charge", 1, **{PROBE: permit.ticket}),
-        send(fleet, "charge", 2, headers={PROBE: permit.ticket}),
+        send(fleet, "charge", 1, **{PROBE: permit.lease_id}),
+        send(fleet, "charge", 2, headers={PROBE: permit.lease_id}),
     ]
     eventually(lambda: all(fleet.app.AsyncResult(task_id).state == "RETRY" for task_id in forged))
     assert fleet.calls == 0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..._util.clock import monotonic
-from ...circuit_breaker import CircuitBreaker, circuit_breaker_registry
-from ...circuit_breaker.cache import BreakerState
-from ...store import configured
+from ...circuit_breaker import circuit_breaker_registry
 
 
 class Action(NamedTuple):
@@ -29,18 +26,6 @@ ACTIONS = {
 """By the name of the method of :class:`CircuitBreaker` that does it."""
 
 
-def breaker_named(name: str) -> CircuitBreaker:
-    """The breaker ``name`` of the configured backend.
-
-    If this process has not defined it, that stays so: a module that is imported later still may.
-    """
-    known = circuit_breaker_registry.get(name)
-    if known is None:
-        known = CircuitBreaker(name)
-        known._state = BreakerState(known._configured(), configured.get_store, monotonic, defined=False)
-    return known
-
-
 def act(name: str, action: str, *, author: str, reason: str, ttl: float | None = None) -> None:
     """Do ``action``, one of :data:`ACTIONS`, to the breaker ``name`` in the whole fleet.
 
@@ -50,4 +35,4 @@ def act(name: str, action: str, *, author: str, reason: str, ttl: float | None =
         ResilienceError: the store is unavailable: a BackendError or, after a few of them, a CircuitBreakerError.
     """
     options: dict[str, Any] = {"ttl": ttl} if ACTIONS[action].may_end else {}
-    getattr(breaker_named(name), action)(author=author, reason=reason, **options)
+    getattr(circuit_breaker_registry.refer(name), action)(author=author, reason=reason, **options)

@@ -28,13 +28,14 @@ from django.views.decorators.http import require_http_methods, require_safe
 from ..._util.clock import SECOND
 from ..._util.text import printable, span
 from ..._util.throttle import Resting
+from ...circuit_breaker import circuit_breaker_registry
 from ...circuit_breaker.history import EVENTS
 from ...errors import ResilienceError
 from ...fleet.describe import probe_of, word_of
 from ...fleet.status import Fleet, look
 from ...fleet.timeline import Span, timeline
 from ...fleet.usage import LimitInUse
-from .actions import ACTIONS, act, breaker_named
+from .actions import ACTIONS, act
 from .forms import ControlForm
 from .permissions import ACT, SEE
 from .presentation import moment, shown, shown_entry
@@ -141,7 +142,7 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
     entries: list[dict[str, Any]] = []
     unavailable = seen.unavailable
     with suppress(ResilienceError):
-        entries = [] if unavailable else breaker_named(name).history()
+        entries = [] if unavailable else circuit_breaker_registry.refer(name).history()
     seen = _with_history(seen, name, entries)
     context = {
         "name": printable(name),
