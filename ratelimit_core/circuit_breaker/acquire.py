@@ -37,7 +37,7 @@ def cached_permit(cache: BreakerCache) -> Permit | None:
     """Issue a permit from the cached verdict, or return None if the store has to be asked.
 
     Raises:
-        CircuitBreakerError: the breaker refuses, and it is too early to ask again.
+        CircuitBreakerError: the breaker rejects, and it is too early to ask again.
     """
     now = cache.clock()
     _, fresh_until, _, generation, local = cache.cached
@@ -70,7 +70,7 @@ def acquire_uncached(cache: BreakerCache, lease_id: str) -> Steps[Permit]:
     """Ask the store for a permit, whatever is cached.
 
     Raises:
-        CircuitBreakerError: the breaker refuses.
+        CircuitBreakerError: the breaker rejects.
     """
     question = AcquireQuestion(cache, lease_id)
     try:
@@ -103,12 +103,12 @@ class AcquireQuestion:
         self.calls = [cache.call(self._event, lease_id)]
 
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[Permit | None]:
-        """Take in the answer. Return the permit, or None if another call of the round trip was refused.
+        """Take in the answer. Return the permit, or None if another call of the round trip was denied.
 
         ``allowed``: all calls of the round trip were allowed.
 
         Raises:
-            CircuitBreakerError: the breaker refuses.
+            CircuitBreakerError: the breaker rejects.
         """
         verdict = BreakerVerdict._make(verdicts[0])
         if allowed or not verdict.allowed:
@@ -124,7 +124,7 @@ class AcquireQuestion:
         ``local``: the answer is of the memory of this process.
 
         Raises:
-            CircuitBreakerError: the breaker refuses.
+            CircuitBreakerError: the breaker rejects.
         """
         cache = self._cache
         if not verdict.allowed:
@@ -146,7 +146,7 @@ class AcquireQuestion:
         """Decide without the store, by ``on_store_failure``. No round trip.
 
         Raises:
-            CircuitBreakerError: the breaker refuses.
+            CircuitBreakerError: the breaker rejects.
         """
         self.on_discarded()
         cache = self._cache

@@ -47,7 +47,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
     A call is guarded in one of these forms::
 
         breaker.call(charge, order)          # or breaker.call_with_fallback(charge, cached, order)
-        with breaker: ...                    # raises CircuitBreakerError if refused
+        with breaker: ...                    # raises CircuitBreakerError if rejected
         @breaker                             # a function, also an async one
         permit = breaker.acquire(); ...; permit.success()
 
@@ -144,7 +144,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         ``lease_id`` holds one place.
 
         Raises:
-            CircuitBreakerError: the breaker refuses; ``retry_after`` says when to ask again.
+            CircuitBreakerError: the breaker rejects; ``retry_after`` says when to ask again.
         """
         return acquire(self._cache or self._resolve(), lease_id)
 
@@ -153,12 +153,12 @@ class CircuitBreaker(ManualControl, SeparateReports):
         return await aacquire(self._cache or self._resolve(), lease_id)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call ``function`` and record the outcome. If the breaker refuses, call ``fallback_function`` if there is one.
+        """Call ``function`` and record the outcome. If the breaker rejects, call ``fallback_function`` if there is one.
 
         Of a coroutine function it returns an awaitable, and acquires the permit once that is awaited.
 
         Raises:
-            CircuitBreakerError: the breaker refuses, and there is no fallback.
+            CircuitBreakerError: the breaker rejects, and there is no fallback.
         """
         call: Callable[..., Any] = wrap.acall if is_asynchronous(function) else wrap.call
         result: R = call(self._target(), function, args, kwargs)
@@ -167,7 +167,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def call_with_fallback(
         self, function: Callable[P, R], fallback: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call ``function``. If the breaker refuses, call ``fallback`` with the same arguments."""
+        """Call ``function``. If the breaker rejects, call ``fallback`` with the same arguments."""
         call: Callable[..., Any] = wrap.acall if is_asynchronous(function) else wrap.call
         result: R = call((self._cache or self._resolve(), fallback), function, args, kwargs)
         return result
@@ -235,7 +235,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def stats(self) -> dict[str, int]:
         """What this process counted: ``successes``, ``failures``, ``rejections``, ``shadow_rejections``. No round trip.
 
-        The last are the calls that would have been refused without shadow mode.
+        The last are the calls that would have been rejected without shadow mode.
         """
         return self._resolve().stats()
 

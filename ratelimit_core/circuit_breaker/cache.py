@@ -172,7 +172,7 @@ class BreakerCache:
         return self.retry_at - now
 
     def override_allows(self) -> bool:
-        """Return whether an operator has said to refuse no call. That holds without the store, too."""
+        """Return whether an operator has said to reject no call. That holds without the store, too."""
         last = self.last
         if last is None or last.mode not in (FORCED_CLOSED, DISABLED, SHADOW):
             return False

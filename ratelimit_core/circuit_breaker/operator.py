@@ -25,9 +25,9 @@ class ManualControl(ABC):
         """Return what this process knows of the breaker."""
 
     def force_open(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse every call in the whole fleet, for ``ttl`` seconds or until further notice.
+        """Reject every call in the whole fleet, for ``ttl`` seconds or until further notice.
 
-        Other processes see it within ``cache_ttl``, and within a second where calls are refused. Three round trips,
+        Other processes see it within ``cache_ttl``, and within a second where calls are rejected. Three round trips,
         as for the other modes.
 
         Raises:
@@ -37,15 +37,15 @@ class ManualControl(ABC):
         self._force(FORCED_OPEN, author, reason, ttl)
 
     def force_closed(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse no call, whatever fails; failures are still counted. See :meth:`force_open`."""
+        """Reject no call, whatever fails; failures are still counted. See :meth:`force_open`."""
         self._force(FORCED_CLOSED, author, reason, ttl)
 
     def disable(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Refuse no call and count nothing. See :meth:`force_open`."""
+        """Reject no call and count nothing. See :meth:`force_open`."""
         self._force(DISABLED, author, reason, ttl)
 
     def shadow(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Decide and report as always, and refuse no call. See :meth:`force_open`."""
+        """Decide and report as always, and reject no call. See :meth:`force_open`."""
         self._force(SHADOW, author, reason, ttl)
 
     def clear_override(self, author: str = "", reason: str = "") -> None:
@@ -87,7 +87,7 @@ class ManualControl(ABC):
         """Return the last 100 changes, newest first. One round trip.
 
         Each has ``at`` (seconds since the epoch), ``event`` (``opened``, ``half_open``, ``closed``, a mode, or
-        ``reset``), ``failure_count``, ``retry_after``, ``shadow`` (no call was refused), and, of what an operator did,
+        ``reset``), ``failure_count``, ``retry_after``, ``shadow`` (no call was rejected), and, of what an operator did,
         ``author``, ``reason`` and ``ttl``. A change is missing if its process was killed in that moment.
 
         Raises:
@@ -96,7 +96,7 @@ class ManualControl(ABC):
         return history.read(self._resolve().store.backend, self.name)
 
     def peek(self, refresh: bool = False) -> tuple[str, float]:
-        """Return the state, and for how many seconds calls are refused, without making a call.
+        """Return the state, and for how many seconds calls are rejected, without making a call.
 
         Open or half-open and 0 seconds: the breaker may be probed. This takes no probe's place, and needs no outcome.
         No round trip while the cached verdict is valid, unless ``refresh``; else one. While the store is unavailable,
@@ -123,7 +123,7 @@ class ManualControl(ABC):
         ``name``, ``state`` (as callers see it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
         ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present or
         latest wait), ``half_open_calls`` (running probes), ``stats`` (of this process), ``shadow`` (no call is
-        refused), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the
+        rejected), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the
         store's clock; None where there was none.
         """
         cache = self._resolve()

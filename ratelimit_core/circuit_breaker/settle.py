@@ -36,7 +36,7 @@ def classify(config: CircuitBreakerConfig, error: BaseException | None) -> bool 
     if error is None or isinstance(error, config.success_exceptions):
         return True
     if isinstance(error, CircuitBreakerError | RateLimitExceeded):
-        return None  # another call was refused; that says nothing about this dependency
+        return None  # another call was rejected or denied; that says nothing about this dependency
     if isinstance(error, config.expected_exception) and not isinstance(error, config.ignored_exceptions):
         return False
     return None

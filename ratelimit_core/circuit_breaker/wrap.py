@@ -21,13 +21,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Fallback = Callable[..., Any] | None
 Target = tuple[BreakerCache, Fallback]
-"""What a call needs of its breaker: what this process knows of it, and what to call if it refuses."""
+"""What a call needs of its breaker: what this process knows of it, and what to call if it rejects."""
 _FAST_UNTIL = CachedVerdict._fields.index("fast_until")
 """By its index the field is read in half the time, which every call would notice."""
 
 
 def call(target: Target, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call ``function`` and record the outcome. If the breaker refuses, call the fallback."""
+    """Call ``function`` and record the outcome. If the breaker rejects, call the fallback."""
     cache, fallback = target
     try:
         permit = acquire(cache)

@@ -119,7 +119,7 @@ class BreakerVerdict(NamedTuple):
     """What the policy returned: its decision, the new record, and what became of the probe leases.
 
     Attributes:
-        allowed: 1, or 0 if the call is refused.
+        allowed: 1, or 0 if the call is rejected.
         wait: until when the caller has to wait before it asks again.
         previous_state: the breaker's own state before this call.
         probes: how many probes were running before this call.
@@ -167,7 +167,7 @@ class BreakerVerdict(NamedTuple):
         return CLOSED if self.mode in (FORCED_CLOSED, DISABLED) else self.state
 
     def in_shadow_mode(self, configured: bool) -> bool:
-        """Return whether no call is refused. ``configured`` is the breaker's option; an override comes before it."""
+        """Return whether no call is rejected. ``configured`` is the breaker's option; an override comes before it."""
         return self.mode == SHADOW or (configured and self.mode == AUTOMATIC)
 
     def is_probe(self, shadow: bool) -> bool:
