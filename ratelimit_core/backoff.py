@@ -15,14 +15,14 @@ Jitter = Literal["full", "equal", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Exponential back-off, capped, with jitter. Times are in seconds.
+    """Exponential backoff with a cap and jitter. Times are in seconds.
 
     Attributes:
         base: the wait before the first retry.
-        factor: by what the wait grows each time.
-        max: no computed wait is longer.
-        jitter: ``"full"`` waits anywhere between 0 and the computed wait: it spreads callers best.
-            ``"equal"`` waits at least half of it. ``"none"`` makes a fleet come back in step.
+        factor: the wait grows by this factor with each retry.
+        max: the longest wait that is computed.
+        jitter: ``"full"`` draws between 0 and the computed wait: it spreads callers best. ``"equal"`` waits at least
+            half of it. ``"none"`` adds no jitter, so all callers of a fleet retry at the same moment.
     """
 
     base: float = 1.0
@@ -37,15 +37,17 @@ class Backoff:
             and 0 <= self.base <= self.max
             and self.factor >= 1
         ):
-            raise ConfigurationError(f"{self}: base must be from 0 to max, factor at least 1, and all finite numbers")
+            raise ConfigurationError(
+                f"{self}: base must be from 0 to max, factor must be at least 1, and all three finite numbers"
+            )
         if self.jitter not in get_args(Jitter):
             raise not_one_of("Backoff: jitter", self.jitter, get_args(Jitter))
 
     def delay(self, attempt: int, *, floor: float = 0.0, rng: random.Random | None = None) -> float:
-        """Return the wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
+        """Return the seconds to wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
 
-        ``floor`` is a wait that the server asked for, such as ``Retry-After``: it is kept even beyond ``max``.
-        ``rng`` makes the draw repeatable.
+        ``floor`` is a wait that the server asked for, such as ``Retry-After``. It holds even where it is longer than
+        ``max``. A seeded ``rng`` makes the result repeatable.
         """
         draw = (rng or _random).uniform
         try:
@@ -59,4 +61,4 @@ class Backoff:
         return max(wait, floor)
 
 
-_random = random.SystemRandom()  # a forked child would repeat its parent's draws
+_random = random.SystemRandom()  # a forked child would repeat the draws of its parent

@@ -1,4 +1,4 @@
-"""The errors of this library: one small tree. An error that refuses a call carries ``retry_after``."""
+"""The errors of this library, in one small tree. Errors about a call that was not made carry ``retry_after``."""
 
 from __future__ import annotations
 
@@ -6,33 +6,33 @@ from typing import Self
 
 
 class ResilienceError(Exception):
-    """The root. ``retry_after`` is in seconds, or None where waiting does not help."""
+    """The base of all errors here. ``retry_after`` is in seconds, or None where waiting does not help."""
 
     retry_after: float | None = None
 
 
 class _Refused(ResilienceError):
-    """A call was not made. The last of ``args`` is ``retry_after``."""
+    """A breaker rejected the call, or a limit denied it. The last of ``args`` is ``retry_after``."""
 
     retry_after: float
 
     def waiting(self, seconds: float) -> Self:
-        """Say that the wait is ``seconds`` instead; returns itself."""
+        """Replace the wait with ``seconds`` and return this error."""
         self.retry_after = seconds
         self.args = (*self.args[:-1], seconds)
         return self
 
 
 class CircuitBreakerError(_Refused):
-    """A call was refused because the breaker ``breaker_name`` is open.
+    """The breaker ``breaker_name`` rejected the call.
 
     Attributes:
-        breaker_name: whose refusal it is.
-        state: ``"open"``; ``"half_open"`` when all probes are taken; ``"slow_start"`` when it has closed of late.
-        retry_after: seconds until the next probe may be let through.
+        breaker_name: the name of the breaker.
+        state: ``"open"``; ``"half_open"`` when all probes are taken; ``"slow_start"`` when the breaker closed recently.
+        retry_after: seconds until the breaker may permit the next probe.
         failure_count: consecutive failures, as the store counts them.
         last_failure_time, next_attempt_time: seconds since the epoch on the store's clock, or None.
-        recovery_time: the length of the present wait in seconds.
+        recovery_time: the length of the current wait in seconds.
     """
 
     def __init__(
@@ -63,15 +63,17 @@ class CircuitBreakerError(_Refused):
 
 
 class RateLimitExceeded(_Refused):
-    """A call was refused because a limit is reached. It says which; not whose call it was, since that may be a person.
+    """A limit is reached, so the call was denied.
+
+    The message names the limit. It leaves out ``key``, which may identify a person.
 
     Attributes:
-        key: what the call counted by.
+        key: the key that the call was counted under.
         limit, remaining: of the limit that has the least left.
-        retry_after: seconds until asking again makes sense, the largest over all limits asked.
-        reset_after: seconds until all that was used is back.
-        denied_by: the limit that makes wait longest, by its place.
-        reservation_kept: whether a reserved slot that was presented is still held.
+        retry_after: seconds until asking again makes sense: the longest wait of all limits asked.
+        reset_after: seconds until all that was used is available again.
+        denied_by: the index of the limit with the longest wait.
+        reservation_kept: whether the reservation that was presented is still held.
     """
 
     def __init__(
@@ -103,11 +105,11 @@ class RateLimitExceeded(_Refused):
 
 
 class BackendError(ResilienceError):
-    """The store did not answer, or not in time. Raised ``from`` the driver's own error.
+    """The store did not answer, or not in time. The cause is the driver's own error.
 
     Attributes:
-        is_outage: whether that says something about the store. If False, only this call could not be sent, because
-            the caller's own transaction is broken, for example. The next call may be answered.
+        is_outage: whether this says that the store is unavailable. False: only this request failed, for example because
+            the caller's own transaction is broken. The store may answer the next request.
     """
 
     is_outage = True
@@ -118,16 +120,16 @@ class BackendError(ResilienceError):
 
 
 class BackendContention(BackendError):
-    """The store is available, but other callers held what this call needs for longer than it may take.
+    """The store answers, but other transactions locked what this request needs for too long.
 
-    It says nothing about the store, so it does not count as an outage. ``retry_after`` is how long this call waited.
+    This does not mean that the store is unavailable. ``retry_after`` is the time that this request waited.
     """
 
     is_outage = False
 
 
 class ConfigurationError(ResilienceError, ValueError):
-    """An option is wrong. The message names it and says what to write instead."""
+    """An option is wrong. The message names the option and says what to write instead."""
 
 
 def _seconds(seconds: float) -> str:

@@ -1,8 +1,8 @@
-"""What happened: breakers that changed state, a store that became unavailable or available.
+"""Events: a breaker changed its state or mode, settings differ, the store became unavailable or available again.
 
-Subscribers are called by the process whose call caused the event, at most once, on the calling thread. What
-they raise is logged and goes no further, but for what a signal's handler raises meanwhile. What awaits its store
-awaits those that can be awaited, too.
+The process whose call caused an event calls each subscriber at most once, on the calling thread. What a subscriber
+raises is logged and goes no further, except an exception that a signal handler raises meanwhile. A guard that awaits
+its store also awaits the subscribers that can be awaited.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ logger = logging.getLogger("ratelimit_core")
 class StateChanged:
     """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
 
-    ``retry_after`` is the length of the wait in seconds when it opened; ``local`` says that only this process
-    knows, because the store is unavailable; ``shadow`` that nobody is refused for it.
+    ``retry_after`` is the length of the wait in seconds when it opened. ``local`` says that only this process
+    knows, because the store is unavailable. ``shadow`` says that the breaker rejects no call for it.
     """
 
     name: str
@@ -37,10 +37,10 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class ModeChanged:
-    """A person said how the breaker ``name`` is to be: see :meth:`CircuitBreaker.force_open`.
+    """An operator changed the mode of the breaker ``name``: see :meth:`CircuitBreaker.force_open`.
 
-    ``mode`` is ``automatic``, ``forced_open``, ``forced_closed``, ``disabled``, ``shadow``, or ``reset``; ``ttl``
-    is in seconds, None for until further notice.
+    ``mode`` is ``automatic``, ``forced_open``, ``forced_closed``, ``disabled``, ``shadow``, or ``reset``. ``ttl``
+    is in seconds; None means until further notice.
     """
 
     name: str
@@ -52,10 +52,10 @@ class ModeChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConfigMismatch:
-    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Once in a process.
+    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Emitted once in a process.
 
-    Settings are the options that it was defined with, or else the setting ``circuit_breaker``. A process with neither
-    only refers to the breaker: it reports nothing, and nobody reports it.
+    Settings are the options of the breaker's definition, or else the setting ``circuit_breaker``. A process that has
+    neither only refers to the breaker: it takes no part in this comparison.
     """
 
     name: str
@@ -63,7 +63,7 @@ class ConfigMismatch:
 
 @dataclass(frozen=True, slots=True)
 class StoreAvailabilityChanged:
-    """The store became unavailable (``available=False``, and why) or is back."""
+    """The store became unavailable (``available=False``, with a reason) or available again."""
 
     available: bool
     reason: str = ""
@@ -75,14 +75,14 @@ Subscriber = Callable[[Event], object]
 AsyncSubscriber = Callable[[Event], Awaitable[object]]
 
 _FIELDS = {"name": "breaker"}
-"""What a field is called in a log record, which has a ``name`` of its own."""
+"""The name of a field in a log record, because a log record has a ``name`` of its own."""
 _subscribers: list[tuple[Subscriber, AsyncSubscriber | None]] = []
 
 
 def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = None) -> Callable[[], None]:
-    """Have ``subscriber`` called with every event; returns what ends it.
+    """Call ``subscriber`` with every event from now on. Return a function that ends the subscription.
 
-    ``asynchronous`` is awaited in its place where an event loop may not be held up.
+    ``asynchronous`` is awaited in its place where blocking would hold up an event loop.
     """
     pair = subscriber, asynchronous
     _subscribers.append(pair)
@@ -95,7 +95,7 @@ def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = Non
 
 
 def emit(event: Event) -> None:
-    """Log ``event``, in one line with its fields as ``extra``, and tell the subscribers."""
+    """Log ``event`` in one line, with its fields as ``extra``, and call the subscribers."""
     _log(event)
     for subscriber, _ in list(_subscribers):
         try:
@@ -103,11 +103,11 @@ def emit(event: Event) -> None:
         except tuple(interruptions):
             raise
         except Exception:
-            logger.exception("a subscriber failed on %r", event)
+            logger.exception("a subscriber raised on %r; the other subscribers still see the event", event)
 
 
 async def aemit(event: Event) -> None:
-    """:func:`emit` without blocking the event loop."""
+    """Do what :func:`emit` does without blocking the event loop."""
     _log(event)
     for subscriber, asynchronous in list(_subscribers):
         try:
@@ -118,7 +118,7 @@ async def aemit(event: Event) -> None:
         except tuple(interruptions):
             raise
         except Exception:
-            logger.exception("a subscriber failed on %r", event)
+            logger.exception("a subscriber raised on %r; the other subscribers still see the event", event)
 
 
 def _log(event: Event) -> None:
@@ -142,15 +142,15 @@ def _log(event: Event) -> None:
                 "breaker %r: %s by %s%s: %s",
                 event.name,
                 event.mode,
-                printable(event.author) or "nobody named",
+                printable(event.author) or "an unnamed operator",
                 "" if event.ttl is None else f" for {event.ttl:g} s",
                 printable(event.reason) or "no reason given",
                 extra=extra,
             )
         case ConfigMismatch():
             logger.warning(
-                "breaker %r has other settings in another process; if that lasts longer than a deploy, "
-                "give it the same ones everywhere",
+                "breaker %r has other settings in another process; if this lasts longer than a deploy, "
+                "give the breaker the same settings in all processes",
                 event.name,
                 extra=extra,
             )
@@ -158,7 +158,8 @@ def _log(event: Event) -> None:
             logger.warning("the shared store is available again", extra=extra)
         case StoreAvailabilityChanged():
             logger.error(
-                "the shared store is unavailable, so this process decides alone: %s",
+                "the shared store is unavailable (%s); until it answers again, "
+                "each guard of this process acts by its on_store_failure",
                 printable(event.reason),
                 extra=extra,
             )
@@ -166,5 +167,5 @@ def _log(event: Event) -> None:
 
 def _scope(event: StateChanged) -> str:
     if event.local:
-        return " (this process only: the store is unavailable)"
-    return " (in the shadow: nobody is refused)" if event.shadow else ""
+        return " (in this process only: the store is unavailable)"
+    return " (shadow mode: no call is rejected)" if event.shadow else ""

@@ -1,4 +1,4 @@
-"""Fixtures for pytest. None acts unless it is asked for; ``usefixtures = resilience_reset`` in the ini asks for all."""
+"""Fixtures for pytest. Tests ask for them by name; ``usefixtures = resilience_reset`` in the ini isolates all tests."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def resilience_reset() -> Iterator[None]:
-    """Each test begins with nothing known, in a memory of its own: see :func:`ratelimit_core.testing.isolated`."""
-    from .testing import isolated  # nobody pays for it who does not use it
+    """Isolate the test: no earlier state, a new memory as the store. See :func:`ratelimit_core.testing.isolated`."""
+    from .testing import isolated  # only tests that use the fixture pay for the import
 
     with isolated():
         yield
@@ -22,7 +22,7 @@ def resilience_reset() -> Iterator[None]:
 
 @pytest.fixture
 def resilience_clock(resilience_reset: None) -> Iterator[FrozenTime]:
-    """A clock that stands still until ``advance(seconds)``: see :func:`ratelimit_core.testing.frozen_time`."""
+    """Give a clock that stands still until ``advance(seconds)``: see :func:`ratelimit_core.testing.frozen_time`."""
     from .testing import frozen_time
 
     with frozen_time() as frozen:

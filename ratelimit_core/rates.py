@@ -1,4 +1,4 @@
-"""Rates as people write them: ``100/h``, ``10/30s``, ``5/minute``; several at once: ``10/s;1000/h``."""
+"""Rates as people write them: ``100/h``, ``10/30s``, ``5/minute``, or several: ``10/s;1000/h``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = {  # in milliseconds
 }  # fmt: skip
 _RATE = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{0,15})\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
 _MAX_LIMIT = 1_000_000_000
-_BOUNDS = "the limit must be from 1 to a billion, the period whole milliseconds and at most 400 days"
+_BOUNDS = "the limit must be from 1 to a billion, and the period whole milliseconds, at most 400 days"
 _EXPECTED = "write for example '100/h', '10/30s', '5/minute', or several as '10/s;1000/h'"
 
 
@@ -39,10 +39,10 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read one rate. Units are ms, s, m, h and d, or their names; the default count of units is 1.
+        """Read one rate. Units are ms, s, m, h and d, or their names. ``100/h`` means 100 in one hour.
 
         Raises:
-            ConfigurationError: it is not a rate; the message says what one looks like.
+            ConfigurationError: ``text`` is not a rate; the message shows how to write one.
         """
         match = _RATE.fullmatch(str(text))
         unit = _UNITS.get(match[3].lower()) if match else None
@@ -64,7 +64,7 @@ class Rate:
 
     @property
     def spacing_us(self) -> int:
-        """Microseconds between two calls that are spaced evenly, rounded up."""
+        """Microseconds between two evenly spaced calls, rounded up."""
         return -(-self.period_us // self.limit)
 
     def __str__(self) -> str:
@@ -74,10 +74,10 @@ class Rate:
 
 
 def parse_rates(rates: str | Rate | Iterable[str | Rate]) -> tuple[Rate, ...]:
-    """Read one or several rates; a rate that is named twice counts once.
+    """Read one or several rates. A rate that is named twice counts once.
 
     Raises:
-        ConfigurationError: one of them is not a rate, or there is none.
+        ConfigurationError: one of them is not a rate, or ``rates`` is empty.
     """
     if isinstance(rates, Rate):
         return (rates,)

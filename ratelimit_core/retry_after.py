@@ -1,4 +1,4 @@
-"""How long an error asks its caller to wait: ``retry_after`` attributes and HTTP's ``Retry-After``."""
+"""Parse how long an error asks its caller to wait: ``retry_after`` attributes and HTTP's ``Retry-After``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from email.utils import parsedate_to_datetime
 
 
 def parse_retry_after(error: BaseException) -> float | None:
-    """The seconds that an error asks to wait, or None.
+    """Return the seconds that an error asks its caller to wait, or None.
 
-    Read from a ``retry_after`` of its own, or from the ``Retry-After`` header of its ``response`` (requests,
-    httpx) in either form: seconds or a date. None, too, where that is over, or 30 days away or more.
+    Reads the error's own ``retry_after``, or else the ``Retry-After`` header of its ``response`` (requests, httpx),
+    as seconds or as a date. Returns None, too, if that time is over, or if it is 30 days away or more.
     """
     try:
         return _asked(error)
-    except Exception:  # whatever a stranger's error or its headers raise, they hold no Retry-After
+    except Exception:  # an error of another library, or its headers, may raise anything
         return None
 
 
@@ -33,7 +33,7 @@ def _asked(error: BaseException) -> float | None:
         return _sane(float(text))
     except ValueError:
         when = parsedate_to_datetime(text)
-    if when.tzinfo is None:  # "-0000" is UTC too
+    if when.tzinfo is None:  # "-0000" means UTC as well
         when = when.replace(tzinfo=UTC)
     return _sane(when.timestamp() - time.time())
 

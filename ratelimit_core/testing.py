@@ -1,7 +1,7 @@
-"""For the tests of who uses this library: nothing known, a clock that obeys, and breakers in the state that is wanted.
+"""Helpers for tests of code that uses this library: isolation, a clock to control, and breakers in a chosen state.
 
-Nothing here needs pytest; the fixtures of :mod:`ratelimit_core.pytest_plugin` are these functions. What tasks do is in
-:mod:`resilient_tasks.testing`.
+Nothing here needs pytest. The fixtures of :mod:`ratelimit_core.pytest_plugin` call these functions. Helpers for tasks
+are in :mod:`resilient_tasks.testing`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = [
 
 @contextmanager
 def isolated(**options: Any) -> Iterator[None]:
-    """Begin with nothing known, and leave nothing behind.
+    """Run the block without any earlier state, and remove its own state afterwards.
 
-    Meanwhile the configured store is a new memory, whatever the project's settings say; ``options`` are for
+    Inside the block the configured store is a new memory, whatever the project's settings say. ``options`` go to
     :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. Breakers and limiters
-    that the project made when it was imported are as on the first day. What is configured, and which breakers are
-    defined, is afterwards what it was before.
+    that the project made at import are as new. Afterwards the configuration and the defined breakers are again what
+    they were before the block.
 
     A breaker reads its own settings when it is first used, and keeps them.
     """
@@ -58,11 +58,11 @@ def isolated(**options: Any) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Have everything in this process that remembers forget, but for stores that others share."""
+    """Clear everything that this process remembers, except stores that other processes share."""
     for each in list(fallback._stores):
         each.reset_local_state()
         if not each.shared:
-            with suppress(BackendError, CircuitBreakerError):  # one of a test's own, which fails on purpose
+            with suppress(BackendError, CircuitBreakerError):  # a test may have a backend that fails on purpose
                 each.backend.clear()
     for cache in caches():
         cache.reset_local_state()
@@ -71,13 +71,13 @@ def _forget() -> None:
 
 
 class ManualClock:
-    """A clock for tests: it stands still until it is told to advance (or to go back)."""
+    """A clock for tests. It stands still until a test moves it, forwards or backwards."""
 
     def __init__(self, start: float = 1_790_000_000.0) -> None:
         self.now = clock.microseconds(start)
 
     def __call__(self) -> int:
-        """The time that it was told."""
+        """Return the time in microseconds since the epoch."""
         return self.now
 
     def advance(self, seconds: float) -> None:
@@ -86,18 +86,18 @@ class ManualClock:
 
 
 class FrozenTime:
-    """What :func:`frozen_time` gives."""
+    """The clock that :func:`frozen_time` gives."""
 
     def __init__(self) -> None:
         self._offset = 0
         self._began = time_ns()
 
     def advance(self, seconds: float) -> None:
-        """Let so many seconds pass; negative ones set the clock back for stores, as an administrator might."""
+        """Move time by ``seconds``. A negative number sets the stores' clock back, as an administrator might."""
         self._offset += round(seconds * 1e9)
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self._ns() / 1e9
 
     def _ns(self) -> int:
@@ -106,11 +106,11 @@ class FrozenTime:
 
 @contextmanager
 def frozen_time() -> Iterator[FrozenTime]:
-    """Have time stand still for all breakers, limiters and stores of this process, but when it is told to pass.
+    """Stop time for all breakers, limiters and stores of this process; ``advance`` moves it.
 
-    It starts at the present, and moves what was made before as well. Waits in place end at once, and let that time
-    pass. It moves neither ``time.time()`` nor what other processes decide: a Redis and a database server have their
-    own clocks, so test with the memory (:func:`isolated`). Celery's countdowns are not shortened.
+    Time starts at the present, and objects that were made before follow it too. A wait in place ends at once and moves
+    time by its length. ``time.time()`` and other processes are not affected. A Redis or database server has its own
+    clock, so test with the memory (:func:`isolated`). Celery's countdowns are not shortened.
     """
     frozen = FrozenTime()
     with patch.multiple(clock, time_ns=frozen._ns, monotonic_ns=frozen._ns, sleep=frozen.advance):
@@ -119,9 +119,9 @@ def frozen_time() -> Iterator[FrozenTime]:
 
 @contextmanager
 def breaker_open(name: str, retry_after: float | None = None) -> Iterator[CircuitBreaker]:
-    """Have the breaker ``name`` open, as if its dependency had just failed.
+    """Open the breaker ``name``, as if its dependency had just failed, and reset it at the end of the block.
 
-    It may be probed after ``retry_after`` seconds, by default its ``recovery_timeout``. On leaving it is reset.
+    It permits a probe after ``retry_after`` seconds, by default its ``recovery_timeout``.
     """
     with _as_new(name) as breaker:
         _open(breaker, breaker.config.recovery_timeout if retry_after is None else retry_after)
@@ -130,12 +130,15 @@ def breaker_open(name: str, retry_after: float | None = None) -> Iterator[Circui
 
 @contextmanager
 def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
-    """Have the breaker ``name`` half-open, with no probe under way: the next call is one. On leaving it is reset."""
+    """Make the breaker ``name`` half-open without a running probe, and reset it at the end of the block.
+
+    The next call is a probe.
+    """
     with _as_new(name) as breaker:
         _open(breaker, 1e-6)
         while True:
             try:
-                breaker.acquire().cancel()  # the first question after the wait is what makes it half-open
+                breaker.acquire().cancel()  # the first request after the wait makes it half-open
                 break
             except CircuitBreakerError as refusal:
                 clock.sleep(refusal.retry_after)
@@ -144,7 +147,7 @@ def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
 
 @contextmanager
 def breaker_closed(name: str) -> Iterator[CircuitBreaker]:
-    """Have the breaker ``name`` closed, whatever fails. On leaving it is reset."""
+    """Keep the breaker ``name`` closed, whatever fails, and reset it at the end of the block."""
     with _as_new(name) as breaker:
         breaker.force_closed("a test")
         _relearn(breaker)
@@ -163,14 +166,14 @@ def _as_new(name: str) -> Iterator[CircuitBreaker]:
 
 
 def _open(breaker: CircuitBreaker, seconds: float) -> None:
-    """Report one failure that says how long to wait, whatever the breaker's settings count as one."""
+    """Report one failure with a wait of ``seconds``, whatever the breaker's settings count as a failure."""
     cache = cache_of(breaker)
     cache.store.apply([cache.call(BreakerEvent(REPORT, failures=1, duration=clock.microseconds(seconds)))])
     _relearn(breaker)
 
 
 def _relearn(breaker: CircuitBreaker) -> None:
-    """Have every guard of that name in this process ask anew: those of a template have each a memory of their own."""
+    """Drop the cached verdicts of this name in this process: each instance of a template has its own."""
     for cache in caches():
         if cache.config.name == breaker.name:
             cache.forget()

@@ -1,1 +1,1 @@
-"""What every package may use: clocks, ids, texts, forks, event loops."""
+"""Helpers for all packages: clocks, ids, text, forks, event loops."""

@@ -1,4 +1,4 @@
-"""Work in an event loop that cancellation does not lose."""
+"""Run asynchronous work that cancellation must not lose."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 _tasks: set[asyncio.Task[Any]] = set()
-"""The loop itself holds tasks only weakly."""
+"""Keeps the tasks alive, because the event loop holds them only weakly."""
 
 
 def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
@@ -21,12 +21,12 @@ def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
 
 
 async def finished(work: Coroutine[Any, Any, R]) -> R:
-    """What ``work`` comes to; cancelled meanwhile, it goes on, as long as its loop does."""
+    """Return the result of ``work``. If the caller is cancelled, ``work`` goes on as long as its loop runs."""
     return await asyncio.shield(_started(work))
 
 
 async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coroutine[Any, Any, Any]]) -> R:
-    """What ``asking`` comes to. Cancelled meanwhile, what it still brings is given back."""
+    """Return the result of ``asking``. If the caller is cancelled, pass a later result to ``give_back``."""
     task = _started(asking)
 
     def return_it(task: asyncio.Task[R]) -> None:
@@ -41,5 +41,5 @@ async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coro
 
 
 async def awaited(result: Any) -> Any:
-    """``result``, awaited if it is to be: an asynchronous view may answer at once, as Django's mixins do."""
+    """Return ``result``, awaited if it is awaitable: an asynchronous view may answer at once, as Django's mixins do."""
     return await result if inspect.isawaitable(result) else result

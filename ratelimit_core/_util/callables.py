@@ -1,4 +1,4 @@
-"""What a callable is: asynchronous, or a method that Django's ``method_decorator`` decorates."""
+"""Find out about callables: asynchronous functions, and methods behind Django's ``method_decorator``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 if sys.version_info >= (3, 12):
     from inspect import iscoroutinefunction
-else:  # this one sees there what asgiref marks as a coroutine function
+else:  # before 3.12 only this one recognises the functions that asgiref marks as coroutine functions
     from asyncio import iscoroutinefunction
 
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
-    """Whether what ``function`` returns is to be awaited, as far as can be told before it is called.
+    """Return whether the result of ``function`` is to be awaited, as far as that can be told before the call.
 
-    So it is of coroutine functions, of what is marked as one, and of a method of an asynchronous view that
-    ``method_decorator`` decorates: ``dispatch`` is a plain function that returns a coroutine.
+    This is true of coroutine functions, of functions that are marked as such, and of a method of an asynchronous view
+    behind ``method_decorator``: ``dispatch`` is a plain function that returns a coroutine.
     """
     if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
         return True
@@ -27,12 +27,12 @@ def is_asynchronous(function: Callable[..., Any]) -> bool:
 
 
 def is_asynchronous_view(candidate: object) -> bool:
-    """Whether it is a class-based view of Django's whose handlers are coroutine functions."""
+    """Return whether ``candidate`` is a class-based view of Django's with coroutine functions as handlers."""
     return getattr(type(candidate), "view_is_async", False) is True
 
 
 def bound_method(function: Any) -> Any:
-    """The method that ``method_decorator`` decorates anew for each call, or None."""
+    """Return the method that ``method_decorator`` decorates at each call, or None."""
     while function is not None:
         if isinstance(function, functools.partial) and inspect.ismethod(function.func):
             return function.func

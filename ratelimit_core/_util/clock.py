@@ -1,8 +1,8 @@
-"""Where time is read. A clock is a function that returns whole microseconds.
+"""The clocks. A clock is a function that returns whole microseconds.
 
-Stores decide by a clock of their own. Guards use a monotonic clock, and only for durations, such as the age of a
-verdict. The functions of :mod:`time` are looked up at each call, so that :func:`ratelimit_core.testing.frozen_time`
-can replace them.
+Stores decide by their own clock. Guards use a monotonic clock, only for durations such as the age of a verdict. The
+functions of :mod:`time` are looked up at each call, so that :func:`ratelimit_core.testing.frozen_time` can replace
+them.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ Clock = Callable[[], int]
 
 SECOND = 1_000_000
 LONGEST = 400 * 24 * 3600 * SECOND
-"""The longest span that may be configured: 400 days. It keeps all arithmetic of the policies below 2**53."""
+"""The longest time that may be configured: 400 days. It keeps all arithmetic of the policies below 2**53."""
 
 
 def wall() -> int:
-    """Microseconds since the epoch."""
+    """Return the microseconds since the epoch."""
     return time_ns() // 1000
 
 
 def monotonic() -> int:
-    """Microseconds since some start; never goes backwards."""
+    """Return the microseconds since some start; they never go backwards."""
     return monotonic_ns() // 1000
 
 
 def sleep(seconds: float) -> None:
-    """Wait in place."""
+    """Block the thread for ``seconds``."""
     time.sleep(seconds)
 
 
 def microseconds(seconds: float) -> int:
-    """Seconds as microseconds, rounded up: against the caller."""
+    """Convert seconds to microseconds, rounded up: never shorter than the configured time."""
     return -int(-seconds * SECOND // 1)

@@ -1,4 +1,4 @@
-"""What a forked child begins anew: a lock that a thread of its parent's may hold, and what is the parent's to tell."""
+"""Renew objects in a forked child: a thread of the parent may hold their locks, and their counts are the parent's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def renewed_after_fork(renew: Callable[[T], object]) -> WeakSet[T]:
-    """A set; in a forked child ``renew`` is called with each of its members, which it does not keep alive."""
+    """Return a weak set. In a forked child ``renew`` is called with each of its members."""
     members: WeakSet[T] = WeakSet()
 
     def after_in_child() -> None:

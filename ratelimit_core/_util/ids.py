@@ -1,4 +1,4 @@
-"""Tickets: names for leases, unique across processes and forks."""
+"""Ids of leases, unique across processes and forks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _numbers = itertools.count()
 
 
 def new_ticket() -> str:
-    """A name that no other lease has."""
+    """Return an id that no other lease has."""
     return f"{_prefix}{next(_numbers):x}"
 
 

@@ -1,4 +1,4 @@
-"""Errors about dotted paths that name the nearest right one."""
+"""Suggest the nearest dotted path, for errors about one that does not exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .suggest import did_you_mean, nearest
 
 
 def nearest_path(path: str, known: Iterable[str] = ()) -> str:
-    """What an error about a dotted path ends with: the nearest in the same module, or of ``known``; or nothing."""
+    """Return the end of an error about ``path``: a near name of the same module or of ``known``, or ``""``."""
     module, _, name = path.rpartition(".")
     imported = sys.modules.get(module)
     defined = {} if imported is None else vars(imported)

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 interruptions: set[type[Exception]] = set()
-"""What handlers of signals raise in the middle of anything: it says nothing about whoever was at work there."""
+"""The exceptions that signal handlers raise. They may surface in any code, so they say nothing about that code."""

@@ -1,4 +1,4 @@
-"""Passwords left out of errors and logs."""
+"""Redact passwords in errors and logs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _PASSWORD = re.compile(
     r"""(\\+(['"]).*?\\+\3|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:[^&,'"\s}\\]|\\+.)+)""",
     re.IGNORECASE | re.DOTALL,
 )
-"""A password with what stands before it; in quotes, its own ones have backslashes before them."""
+"""A password with the text before it. Inside a quoted string the password's own quotes are escaped with backslashes."""
 
 
 def without_secrets(value: object) -> str:
-    """The ``repr()`` of a setting, for an error: what a URL says of who connects is left out, and so are passwords."""
+    """Return the ``repr()`` of a setting for an error, without the credentials of URLs and without passwords."""
     return masked(repr(value))
 
 
 def masked(text: str) -> str:
-    """``text`` of somebody else's, such as an error's: what it says of users and passwords is ``***``."""
+    """Return ``text``, such as another library's error, with ``***`` in place of credentials and passwords."""
     return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", text))

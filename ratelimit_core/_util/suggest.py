@@ -1,4 +1,4 @@
-"""Errors that name the nearest right spelling."""
+"""Build errors that suggest the nearest right spelling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RENAMED = {
     "max_held": "max_deferred_in_worker",
     "release_rate": "resume_rate",
 }
-"""Options by the names that they had before the first release."""
+"""The new names of options that were renamed before the first release."""
 
 
 def unknown_option(where: str, name: str, known: Iterable[str]) -> ConfigurationError:
@@ -31,19 +31,19 @@ def unknown_option(where: str, name: str, known: Iterable[str]) -> Configuration
 
 
 def not_one_of(option: str, value: object, known: Iterable[str]) -> ConfigurationError:
-    """The error for a value that is none of those that there are, with the nearest one."""
+    """Return the error for a value that is none of the ``known`` ones, with the nearest one."""
     listed = ", ".join(map(repr, known))
     return ConfigurationError(f"{option}={value!r} should be one of {listed}{did_you_mean(value, known)}")
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """What an error about ``given`` ends with: the nearest of ``known``, or nothing."""
+    """Return the end of an error about ``given``: the nearest of ``known``, or ``""``."""
     near = nearest(given, known)
     return "" if near is None else f"; did you mean {near!r}?"
 
 
 def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | None:
-    """Which of ``known`` was probably meant by ``given``, if any. Capitals are no difference."""
+    """Return which of ``known`` was probably meant by ``given``, or None. Upper and lower case count as equal."""
     import difflib
 
     if not isinstance(given, str):
@@ -54,12 +54,12 @@ def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | 
 
 
 def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
-    """Return ``error``, which kept ``module`` from being imported, with a message that says which extra to install."""
+    """Return ``error``, which stopped the import of ``module``, with a message that names the extra to install."""
     message = f"{module} can't be imported: {error}. Install what it needs: pip install 'resilient-tasks[{extra}]'"
     return type(error)(message, name=error.name)
 
 
 def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
-    """What to add to Python's own error for an argument that does not exist: the nearest of ``known``, or nothing."""
-    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on, it may know itself
+    """Return what to add to Python's own error for an unknown argument: the nearest of ``known``, or ``""``."""
+    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on Python may suggest one
     return did_you_mean(found[1], known) if found else ""

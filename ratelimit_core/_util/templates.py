@@ -14,12 +14,12 @@ FIELD = re.compile(r"\{[^\W\d]\w*(?:[.\[][^{}]*)?\}")
 
 
 def is_template(name: str) -> bool:
-    """Whether ``name`` names arguments."""
+    """Return whether ``name`` contains names of arguments."""
     return "{" in name and FIELD.search(name) is not None
 
 
 def _fields(template: str, option: str) -> list[str]:
-    """The names of the arguments that ``template`` asks for."""
+    """Return the names of the arguments that ``template`` uses."""
     try:
         parsed = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
     except ValueError as error:
@@ -28,15 +28,15 @@ def _fields(template: str, option: str) -> list[str]:
 
 
 class Template:
-    """A name for each call of a function with this signature.
+    """A template that gives a name to each call of a function with this signature.
 
     Args:
         template: as for ``str.format``, over the function's arguments by their names.
-        signature: the function's.
-        option: what the template was given as; for errors.
+        signature: the signature of the function.
+        option: the option that the template was given as, for errors.
 
     Raises:
-        ConfigurationError: the function has no such argument.
+        ConfigurationError: the template is malformed, or the function has no such argument.
     """
 
     def __init__(self, template: str, signature: inspect.Signature, option: str) -> None:
@@ -48,7 +48,7 @@ class Template:
                 raise ConfigurationError(f"{option}={template!r}: there is no argument {name!r}; known are {known}")
 
     def render(self, args: Any, kwargs: Mapping[str, Any]) -> str:
-        """The name for a call with these arguments; defaults count."""
+        """Return the name for a call with these arguments, with the defaults of the others."""
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return self._template.format_map(bound.arguments)

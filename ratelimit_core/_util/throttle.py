@@ -1,4 +1,4 @@
-"""Looks at the whole fleet that many ask for and few may take."""
+"""Throttle expensive reads of the whole fleet that many callers ask for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .clock import monotonic
 from .fork import renewed_after_fork
 
 _RESTS = 10
-"""After a look the store has ten times as long to itself: of very many breakers one takes a while."""
+"""After a read, the next one waits ten times as long as this one took: with very many breakers a read is slow."""
 
 
 T = TypeVar("T")
 
 
 class Resting(Generic[T]):
-    """Calls ``look`` for whoever asks, but not before what it found last is old: see :data:`_RESTS`.
+    """A cache of the result of ``look``, which is called seldom enough to keep the store free (see :data:`_RESTS`).
 
     Args:
-        look: what to call, in one thread at a time.
-        at_least: microseconds for which it is good in any case.
+        look: the function to call, in one thread at a time.
+        at_least: microseconds for which a result is reused in any case.
     """
 
     def __init__(self, look: Callable[[], T], at_least: int = 0) -> None:
@@ -32,11 +32,11 @@ class Resting(Generic[T]):
         _instances.add(self)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # after a fork, a thread of the parent's may hold the other
+        self._lock = threading.Lock()  # after a fork, a thread of the parent may hold the old one
         self._last: tuple[int, T] | None = None
 
     def __call__(self) -> T:
-        """What there is, or was a moment ago."""
+        """Return the cached result, or a new one if the cached one is too old."""
         with self._lock:
             began = monotonic()
             if self._last is None or began >= self._last[0]:
@@ -46,13 +46,13 @@ class Resting(Generic[T]):
             return self._last[1]
 
     def replace(self, found: T, better: T) -> None:
-        """Know ``better``, if ``found`` is still what was found last."""
+        """Replace the cached result with ``better``, if it is still ``found``."""
         with self._lock:
             if self._last is not None and self._last[1] is found:
                 self._last = self._last[0], better
 
     def forget(self) -> None:
-        """Look anew next time: somebody has just acted, and wants to see it."""
+        """Drop the cached result, so that the next caller sees what an operator has just changed."""
         with self._lock:
             self._last = None
 

@@ -1,1 +1,1 @@
-"""Settings: which exist, where they come from, and the defaults of a breaker."""
+"""Settings: their names and defaults, their sources, and the settings of a breaker."""

@@ -1,4 +1,4 @@
-"""The settings of a circuit breaker, checked where they are written."""
+"""The settings of a circuit breaker. They are checked when the breaker is defined."""
 
 from __future__ import annotations
 
@@ -19,30 +19,31 @@ class CircuitBreakerConfig:
     """The settings of a breaker. Times are in seconds.
 
     Attributes:
-        name: what the breaker is called, in the whole fleet.
-        failure_threshold: it opens after so many consecutive failures.
+        name: the name of the breaker in the whole fleet.
+        failure_threshold: the breaker opens after so many consecutive failures.
         recovery_timeout: how long it stays open the first time.
-        reset_timeout: after so long closed, the wait begins at ``recovery_timeout`` again.
-        half_open_max_calls: how many probes may run at a time, in the whole fleet.
-        exponential_backoff_multiplier, exponential_backoff_max: how the wait grows from opening to opening,
-            and up to where.
+        reset_timeout: after it was closed for so long, the next wait is ``recovery_timeout`` again.
+        half_open_max_calls: how many probes may run at the same time in the whole fleet.
+        exponential_backoff_multiplier: the wait grows by this factor with each opening.
+        exponential_backoff_max: the longest wait that this growth reaches.
         success_threshold: how many probes have to succeed before it closes.
-        probe_timeout: a probe's place is free again after so long, if its process died.
-        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens too. With
-            ``failure_threshold=1_000_000`` they alone count.
-        slow_call_duration: from how long on a call is slow.
-        minimum_calls, window: so many calls there have to be within so long, before a fraction of them counts.
-        cache_ttl: for how long a process lets calls through on the store's last word. 0 asks every time.
-        expected_exception: what counts as a failure.
-        ignored_exceptions: what counts as nothing.
-        success_exceptions: what counts as an answer (a 404, say).
-        is_failure: called with a result, says whether that is a failure.
-        fallback_function: called with the same arguments in place of a refused call.
-        slow_start: for so long after it closed, calls are let through with a chance that rises from a tenth to one.
-        shadow: decide and report, and refuse nothing.
+        probe_timeout: a probe whose process died gives up its place after so long.
+        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens as well. With
+            ``failure_threshold=1_000_000`` only these rates open it.
+        slow_call_duration: a call that takes at least so long is slow.
+        minimum_calls: the rates count from so many calls in ``window`` on.
+        window: the time over which the rates are computed.
+        cache_ttl: for how long a process permits calls by its cached verdict. 0 asks the store every time.
+        expected_exception: exceptions that count as a failure.
+        ignored_exceptions: exceptions that are not counted.
+        success_exceptions: exceptions that count as a success, such as one for HTTP's 404.
+        is_failure: a function that is called with a result and returns whether it counts as a failure.
+        fallback_function: a function that is called with the same arguments in place of a rejected call.
+        slow_start: for so long after closing, the share of calls that are permitted rises from a tenth to all.
+        shadow: decide and report, but reject no call.
         respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
-        on_store_failure: what to do while the store is unavailable: ``"local"``, ``"allow"`` (let all through) or
-            ``"deny"`` (let none through).
+        on_store_failure: what to do while the store is unavailable: ``"local"`` (this process decides alone),
+            ``"allow"`` (permit every call) or ``"deny"`` (reject every call).
     """
 
     name: str = ""
@@ -91,7 +92,9 @@ class CircuitBreakerConfig:
             if rate is not None and not (_is_number(rate) and 0.001 <= rate <= 1):
                 raise self._wrong(name, "a fraction from 0.001 to 1")
         if (self.slow_call_rate is None) != (self.slow_call_duration is None):
-            raise ConfigurationError(f"breaker {self.name!r}: slow_call_rate and slow_call_duration go together")
+            raise ConfigurationError(
+                f"breaker {self.name!r}: slow_call_rate and slow_call_duration go together; set both or neither"
+            )
         multiplier = self.exponential_backoff_multiplier
         if not (_is_number(multiplier) and 1 <= multiplier <= 100):
             raise self._wrong("exponential_backoff_multiplier", "a number from 1 to 100")
@@ -126,10 +129,10 @@ class CircuitBreakerConfig:
         return ConfigurationError(f"breaker {self.name!r}: {name}={getattr(self, name)!r} should be {expected}")
 
     def with_options(self, options: Mapping[str, Any]) -> CircuitBreakerConfig:
-        """This configuration with some settings replaced.
+        """Return this configuration with some settings replaced.
 
         Raises:
-            ConfigurationError: an unknown setting (the nearest right one is named) or a wrong value.
+            ConfigurationError: a setting is unknown (the error names the nearest one), or a value is wrong.
         """
         for name in options:
             if name not in OPTIONS:
@@ -138,14 +141,18 @@ class CircuitBreakerConfig:
 
 
 def check_name(name: object) -> None:
-    """Refuse what is no text; a number is a setting, written in the place of the name.
+    """Check that the name of a breaker is a string.
 
     Raises:
-        ConfigurationError: it says what to write.
+        ConfigurationError: it is not a string. A number is probably a setting in the place of the name.
     """
     if not isinstance(name, str):
-        hint = f"settings go by theirs, as in failure_threshold={name!r}" if _is_number(name) else "as in 'payments'"
-        raise ConfigurationError(f"a breaker needs a name, which is a string and not {name!r}; {hint}")
+        hint = (
+            f"pass settings by name, as in failure_threshold={name!r}"
+            if _is_number(name)
+            else "write for example 'payments'"
+        )
+        raise ConfigurationError(f"the name of a breaker must be a string, not {name!r}; {hint}")
 
 
 def _is_number(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Which settings exist, their defaults, and which values are right."""
+"""The settings that exist, with their defaults and their checks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 OnStoreFailure = Literal["local", "allow", "deny"]
-"""What a guard does while the store is unavailable: go on with this process's own state, let all through, or none."""
+"""What a guard does while the store is unavailable: decide alone in this process, allow every call, or deny it."""
 
 
 class Setting(NamedTuple):
-    """A setting: its default, whether a value is right (or what it means), and what to write instead."""
+    """A setting: its default, a function that checks or converts a value, and what to write instead of a wrong one."""
 
     default: Any
     check: Callable[[Any], Any]
     expected: str
     words: tuple[str, ...] = ()
-    """Those that it may be, if it is one of a few."""
+    """The possible values, if the setting is one of a few words."""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ SETTINGS: dict[str, Setting] = {
     "metrics_token": Setting("", _text, "a string, which Prometheus sends as a Bearer token"),
     "middleware": Setting(None, _mapping, _DICTIONARY),
 }
-"""The settings that exist. In Django and in the environment they begin with ``RATELIMIT_``, and are in capitals."""
+"""The settings that exist. In Django and in the environment they are in capitals, after ``RATELIMIT_``."""
 OF_VIEWS = frozenset(
     {
         "enable",
@@ -115,4 +115,4 @@ OF_VIEWS = frozenset(
         "middleware",
     }
 )
-"""Those that are read by what stands before views, and by nothing else."""
+"""The settings that only the integration with Django's views reads."""

@@ -1,9 +1,9 @@
-"""Where a setting comes from.
+"""Find the value of a setting.
 
 The first source that sets it wins:
 
 1. :func:`ratelimit_core.configure`, called by the program;
-2. what a framework registered with :func:`add_source` (the Celery app's ``resilience_*``);
+2. a source that a framework added with :func:`add_source` (the Celery app's ``resilience_*``);
 3. Django's settings, ``RATELIMIT_*``, if Django is in use;
 4. the environment, ``RATELIMIT_*``;
 5. the default, in :mod:`.schema`.
@@ -24,18 +24,21 @@ from .schema import SETTINGS
 
 Source = Callable[[str], Any]
 explicit: dict[str, Any] = {}
-"""What :func:`ratelimit_core.configure` was told."""
+"""The settings that :func:`ratelimit_core.configure` was called with."""
 sources: list[Source] = []
 
 
 def add_source(source: Source) -> None:
-    """Ask ``source(name)`` for settings before Django and the environment; None means it has none."""
+    """Ask ``source(name)`` for settings before Django and the environment. It returns None if it has no value."""
     if source not in sources:
         sources.append(source)
 
 
 def chosen(*names: str) -> str:
-    """Which of these settings the first source has that has any; the first of them, if that has several or none has."""
+    """Return which of these settings the first source with any of them has.
+
+    If that source has several, or no source has one, return the first of ``names``.
+    """
     for source in _in_order():
         for name in names:
             if source(name):
@@ -48,10 +51,10 @@ def _in_order() -> tuple[Source, ...]:
 
 
 def setting(name: str) -> Any:
-    """The value of a setting, from the first source that has it.
+    """Return the value of a setting, from the first source that has it.
 
     Raises:
-        ConfigurationError: it has a value that makes no sense.
+        ConfigurationError: its value is wrong.
     """
     for source in _in_order():
         value = source(name)
@@ -61,10 +64,10 @@ def setting(name: str) -> Any:
 
 
 def checked(name: str, value: Any) -> Any:
-    """``value`` in the type that it should have: the environment knows only text.
+    """Return ``value`` in the type of the setting: the environment has only text.
 
     Raises:
-        ConfigurationError: it makes no sense.
+        ConfigurationError: the value is wrong.
     """
     known = SETTINGS[name]
     with suppress(ValueError, TypeError, KeyError, OverflowError):

@@ -1,1 +1,1 @@
-"""What guards and stores share: calls, names, the layout of a breaker's record."""
+"""The data that guards and stores exchange: calls, names, the layout of a breaker's record."""

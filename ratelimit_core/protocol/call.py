@@ -1,4 +1,4 @@
-"""What a guard asks a store."""
+"""The calls that a guard sends to a store."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from ..policies import Policy
 
 Key = tuple[str, str]
-"""``(name, qualifier)``. What has one name lies together: in a Redis Cluster, in one slot."""
+"""``(name, qualifier)``. Records of one name are stored together: in a Redis Cluster, in one slot."""
 
 
 class Call(NamedTuple):
-    """One question to one policy.
+    """One call of one policy.
 
-    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature; ``ticket`` names
-    the lease that is the caller's own, and always comes with the same cost.
+    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature. ``ticket`` is the id
+    of the caller's lease; one id always comes with the same cost.
     """
 
     policy: Policy
@@ -26,11 +26,15 @@ class Call(NamedTuple):
 
 
 def reject_duplicates(calls: Sequence[Call]) -> None:
-    """A record can be decided once in a call: the second would not see what the first is about to write."""
+    """Reject a batch that decides one record twice: the second decision would not see what the first one writes.
+
+    Raises:
+        ValueError: two calls have the same policy and key.
+    """
     if len(calls) > 1:
         seen = set()
         for call in calls:
             record = call.policy.name, call.key
             if record in seen:
-                raise ValueError(f"the same record twice in one call: {record[0]} of {record[1]}")
+                raise ValueError(f"{record[0]} of {record[1]} is twice in one batch; send the second call on its own")
             seen.add(record)

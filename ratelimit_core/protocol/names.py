@@ -1,4 +1,4 @@
-"""How names are written into keys: escaped, and bounded in length."""
+"""Write names into keys: escaped, and bounded in length."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 import re
 
 MAX_KEY = 200
-"""Names longer than this many bytes are cut, and end in a hash of the whole."""
+"""The greatest length of an escaped name in bytes. A longer one is cut and ends in a hash of the whole."""
 
 
 def known_by(name: str) -> str:
-    """What a name is known by, to who may have it from a listing: itself, or what is left of it if that is too long."""
+    """Return the name as a listing shows it: ``name``, or its shortened form if it is too long."""
     stored = escape(name)
     return Hashed(stored) if "%%" in stored else name
 
 
 class Hashed(str):
-    """What is left of a name that was too long to be stored. Asked for by this, its record is found again.
+    """The shortened form of a name that is too long to be stored. Its record can be found again by it.
 
-    It equals no text that somebody else may write: that would be another name.
+    It never equals a plain string: the same characters as a plain string are another name.
     """
 
     __slots__ = ()
@@ -33,20 +33,20 @@ class Hashed(str):
 
 
 def hashed(stored: str) -> Hashed:
-    """A name that was too long, of what a listing gave of it and somebody may have changed since.
+    """Return the shortened form of a name from ``stored``, which comes from a listing and may have been edited since.
 
     Raises:
-        ValueError: :func:`escape` leaves no such thing of any name.
+        ValueError: :func:`escape` shortens no name to ``stored``.
     """
     if not _LEFT_OF_LONG.fullmatch(stored):
-        raise ValueError(f"no name was cut to {stored!r}")
+        raise ValueError(f"{stored!r} is not the shortened form of a name: 100 characters, '%%' and 40 hex digits")
     return Hashed(stored)
 
 
 def escape(text: str) -> str:
-    """Make ``text`` safe inside a key: no braces (they would choose the slot), spaces or control characters.
+    """Make ``text`` safe inside a key: without braces (they choose the cluster slot), spaces and control characters.
 
-    Injective; bounded by hashing what is longer than :data:`MAX_KEY`.
+    Different texts have different results. A result longer than :data:`MAX_KEY` is cut and hashed.
     """
     if isinstance(text, Hashed):
         return str(text)
@@ -61,7 +61,7 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The name that was escaped; of a hashed one, what is left of it."""
+    """Return the name that was escaped, or a :class:`Hashed` for one that was too long."""
     if "%%" in text:
         return Hashed(text)
     if "%" not in text:

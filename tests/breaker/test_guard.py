@@ -630,7 +630,7 @@ def test_the_store_wins_when_it_is_back(
     assert breaker.get_status()["failure_count"] == 0, "what was decided without the store is not told"
     succeed(breaker)
     assert [event.available for event in happened if isinstance(event, StoreAvailabilityChanged)] == [False, True]
-    assert "the shared store is back" in caplog.text
+    assert "the shared store is available again" in caplog.text
 
 
 def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:

@@ -153,5 +153,5 @@ def test_what_is_far_from_all_that_there_is_gets_no_guess(backend: str) -> None:
     ids=["configuration", "breaker", "decorator"],
 )
 def test_a_setting_in_the_place_of_the_name_is_answered_by_how_to_write_it(make: Callable[[], object]) -> None:
-    with pytest.raises(ConfigurationError, match=r"needs a name, .* not 7; settings .* as in failure_threshold=7"):
+    with pytest.raises(ConfigurationError, match=r"must be a string, not 7; .* as in failure_threshold=7"):
         make()
