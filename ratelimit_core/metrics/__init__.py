@@ -1,5 +1,5 @@
-"""Metrics to alert on, for Prometheus and OpenTelemetry. Nothing here is imported unless it is asked for.
+"""Metrics to alert on, for Prometheus and OpenTelemetry. A program imports the exporter that it uses.
 
-What the fleet shares is read from its store when somebody looks (:mod:`.fleet`); what each process counts it adds up
-itself (:mod:`.counters`).
+The state that the fleet shares is read from its store when it is asked for (:mod:`.fleet`). Each process adds up its
+own counts (:mod:`.counters`).
 """

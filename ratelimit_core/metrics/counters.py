@@ -1,4 +1,4 @@
-"""What breakers and limits count anyway, asked now and then, so a call pays nothing."""
+"""Read the counts that breakers and limits keep in any case. Metrics cost a call nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..limiter.denials import denials
 from .labels import FirstSeen, label_of, labelling
 
 COUNTED = ("successes", "failures", "rejections", "shadow_rejections", "probes")
-"""What each breaker counts, as it names it."""
+"""The attributes of a breaker's state that are counters."""
 _AT_A_TIME = 500
-"""So many breakers are asked on the way of somebody's call, which takes half a millisecond."""
+"""So many breakers are read within one call, which takes half a millisecond."""
 
 
 class Counts:
-    """What was counted in this process and not taken yet."""
+    """The counts of this process that no exporter has taken yet."""
 
     def __init__(self) -> None:
         self._breakers, self._limits = FirstSeen(), FirstSeen()
@@ -35,7 +35,7 @@ class Counts:
         self._next = 0.0
 
     def due(self) -> bool:
-        """Whether a second has passed since it was last so."""
+        """Return True at most once a second."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -43,12 +43,12 @@ class Counts:
         return True
 
     def take(self, only: Iterable[BreakerCache] | None = None) -> Counter[tuple[str, str]]:
-        """What was counted since, of all breakers or ``only`` those, by label and name. Each is taken once."""
+        """Take the new counts of all breakers, or ``only`` of those, by label and name. Each is taken once."""
         with self._lock:
             return self._take(caches() if only is None else only)
 
     def take_some(self) -> Counter[tuple[str, str]]:
-        """:meth:`take` of the breakers whose turn it is, where there are very many."""
+        """Take the counts of the next part of the breakers, because there may be very many."""
         with self._lock:
             if not self._round:
                 self._round = caches()
@@ -71,7 +71,7 @@ class Counts:
         return taken
 
     def take_denials(self) -> Counter[tuple[str, str]]:
-        """The hits denied since, by the limit as it is written and its algorithm."""
+        """Take the new number of denied hits, by the limit as it is written and its algorithm."""
         with self._lock:
             now = Counter(denials)
             taken = now - self._told_denials
@@ -82,8 +82,8 @@ class Counts:
         return bounded
 
     def label(self, name: str) -> str:
-        """The label of the breaker ``name``; ``other`` where there are too many."""
+        """Return the label of the breaker ``name``; ``other`` if there are too many labels."""
         return self._breakers(label_of(name))
 
 
-_instances = renewed_after_fork(Counts._begin)  # breakers begin at 0 in a child
+_instances = renewed_after_fork(Counts._begin)  # in a child, breakers begin to count at 0

@@ -1,4 +1,4 @@
-"""What each process counts, whichever exporter adds it up."""
+"""The metrics that each process counts, and the interface of the exporters that add them up."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ LIMITED = "resilience_task_rate_limited"
 WAITED = "resilience_task_waited_seconds"
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    CALLS: ("Calls through the breaker that ended, or were refused", ("breaker", "outcome")),
-    PROBES: ("Probes that were let through", ("breaker",)),
-    SHADOW_REJECTIONS: ("Calls that would have been refused, but for the shadow", ("breaker",)),
+    CALLS: ("Calls through the breaker that ended or were not permitted", ("breaker", "outcome")),
+    PROBES: ("Probes that the breaker permitted", ("breaker",)),
+    SHADOW_REJECTIONS: ("Calls that the breaker would have rejected without shadow mode", ("breaker",)),
     TRANSITIONS: ("Changes of state that this process caused", ("breaker", "to")),
     DENIALS: ("Hits that the limit denied", ("limit", "algorithm")),
     ERRORS: ("Round trips to the shared store that failed", ()),
     OUTAGES: ("How often the shared store became unavailable", ()),
-    DEFERRALS: ("Tasks that were put off", ("task", "reason")),
-    DEFERRED: ("For how long", ("task", "reason")),
-    LIMITED: ("Tasks that found a limit reached", ("task",)),
+    DEFERRALS: ("Tasks that were deferred", ("task", "reason")),
+    DEFERRED: ("Seconds for which tasks were deferred", ("task", "reason")),
+    LIMITED: ("Tasks that a limit denied", ("task",)),
 }
 """The help text and the labels of each counter."""
 
@@ -44,7 +44,7 @@ _OF_BREAKERS: dict[str, tuple[str, ...]] = {
     "probes": (PROBES,),
     "shadow_rejections": (SHADOW_REJECTIONS,),
 }
-"""The counter of each thing that breakers count, and its outcome there."""
+"""The metric of each counter of a breaker, with its label ``outcome`` if it has one."""
 
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     LATENCY: (
@@ -62,25 +62,28 @@ HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
 
 
 class Exporter(ABC):
-    """Adds up what this process counts."""
+    """An exporter, which adds up what this process counts."""
 
     def __init__(self) -> None:
         self.counts = Counts()
 
     @abstractmethod
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Count ``number`` more of one of :data:`COUNTERS`."""
+        """Add ``number`` to one of :data:`COUNTERS`."""
 
     @abstractmethod
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Note a value of one of :data:`HISTOGRAMS`."""
+        """Record one value of one of :data:`HISTOGRAMS`."""
 
     def flush(self, *only: BreakerCache) -> None:
-        """Hand over what was counted since, of all breakers or ``only`` these. A killed process has not."""
+        """Add what was counted since the last time, of all breakers or ``only`` these.
+
+        What a process counted since then is lost if the process is killed.
+        """
         self._hand_over(self.counts.take(only or None))
 
     def flush_if_due(self) -> None:
-        """:meth:`flush`, at most once a second, and of very many breakers a part each time."""
+        """Do what :meth:`flush` does, at most once a second; of very many breakers flush a part each time."""
         if self.counts.due():
             self._hand_over(self.counts.take_some())
 
@@ -96,7 +99,7 @@ _exporters: list[Exporter] = []
 
 
 def install(exporter: Exporter) -> None:
-    """Have ``exporter`` add up what this process and those that it forks count; again, it does nothing."""
+    """Add up in ``exporter`` what this process and its forks count. A second call does nothing."""
     if exporter in _exporters:
         return
     if not _exporters:
@@ -107,25 +110,25 @@ def install(exporter: Exporter) -> None:
 
 
 def add(metric: str, number: float, *labels: str) -> None:
-    """:meth:`Exporter.add`, of all that are installed."""
+    """Call :meth:`Exporter.add` of all installed exporters."""
     for exporter in _exporters:
         exporter.add(metric, number, *labels)
 
 
 def record(metric: str, value: float, *labels: str) -> None:
-    """:meth:`Exporter.record`, of all that are installed."""
+    """Call :meth:`Exporter.record` of all installed exporters."""
     for exporter in _exporters:
         exporter.record(metric, value, *labels)
 
 
 def flush(*only: BreakerCache) -> None:
-    """:meth:`Exporter.flush`, of all that are installed."""
+    """Call :meth:`Exporter.flush` of all installed exporters."""
     for exporter in _exporters:
         exporter.flush(*only)
 
 
 def flush_if_due() -> None:
-    """:meth:`Exporter.flush_if_due`, of all that are installed."""
+    """Call :meth:`Exporter.flush_if_due` of all installed exporters."""
     for exporter in _exporters:
         exporter.flush_if_due()
 

@@ -1,4 +1,4 @@
-"""What the fleet shares, read from its store: any one process may tell it."""
+"""The metrics of the state that the fleet shares. Any one process may read them from the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STORE_UP = "resilience_store_up"
 
 
 class Reading(NamedTuple):
-    """A value, by its metric's name, and its labels."""
+    """One value of one metric, with its labels."""
 
     name: str
     labels: tuple[str, ...]
@@ -25,21 +25,25 @@ class Reading(NamedTuple):
 
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "resilience_breaker_state": ("Breakers of this name in this state: 0 or 1 but for templates", ("breaker", "state")),
+    "resilience_breaker_state": (
+        "Breakers of this name in this state: 0 or 1, except for templates",
+        ("breaker", "state"),
+    ),
     "resilience_breaker_mode": ("Breakers of this name in this mode, automatic or forced", ("breaker", "mode")),
-    "resilience_breaker_next_probe_timestamp_seconds": ("When it may be probed, the first of them", ("breaker",)),
+    "resilience_breaker_next_probe_timestamp_seconds": ("When the first probe is due", ("breaker",)),
     "resilience_tasks_waiting": ("Tasks that wait for the breaker", ("breaker",)),
-    "resilience_limit_used_ratio": ("What is used of the fullest limit of this kind", ("limit", "algorithm")),
-    "resilience_limits_full": ("Limits of this kind of which nothing is left", ("limit", "algorithm")),
+    "resilience_limit_used_ratio": ("The used fraction of the fullest limit of this kind", ("limit", "algorithm")),
+    "resilience_limits_full": ("Limits of this kind that are used up", ("limit", "algorithm")),
     STORE_UP: ("Whether the shared store answers", ()),
 }
 """The help text and the labels of each metric."""
 
 
 def readings() -> list[Reading]:
-    """How the fleet is now; if the store is unavailable, that alone. It raises nothing.
+    """Return the state of the fleet now. Raise nothing.
 
-    As many round trips as :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()`` take.
+    If the store is unavailable, only :data:`STORE_UP` is returned. Costs the round trips of
+    :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()``.
     """
     try:
         fleet = circuit_breaker_registry.get_fleet_status()
@@ -60,7 +64,7 @@ def readings() -> list[Reading]:
     waits: Counter[tuple[str, ...]] = Counter({(labels(label_of(name)),): 0 for name in fleet})
     for name, number in waiting.items():
         waits[labels(label_of(name)),] += number
-    # Which client a key is of nobody shall read here: limits are told by their rate.
+    # The label of a limit is its rate, because its key may identify a client.
     kinds = bounded(limit.limit for limit in limits)
     used: dict[tuple[str, ...], float] = {}
     full: Counter[tuple[str, ...]] = Counter()

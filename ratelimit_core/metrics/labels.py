@@ -1,4 +1,4 @@
-"""Labels that stay few, and name no client."""
+"""Labels of metrics. Their number is bounded, and they identify no client."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .._util.templates import FIELD, is_template
 from ..circuit_breaker.definitions import definitions
 
 MOST = 200
-"""So many values a label has; what is beyond them is ``other``."""
+"""The greatest number of values that a label has. All others are ``other``."""
 
 
 def label_of(name: str) -> str:
-    """A breaker's name; of one made from a template, the template.
+    """Return the label of a breaker: its name, or the template that its name was made from.
 
-    What another process made of a template that this one does not know is told by what is before the first colon.
+    If this process does not know the template, the label is the part of the name before the first colon.
     """
     return labelling()(name)
 
 
 def labelling() -> Callable[[str], str]:
-    """:func:`label_of`, for very many names."""
+    """Return :func:`label_of` as a function that is fast for very many names."""
     known = dict.fromkeys(list(definitions))
     templates = [template for template in known if is_template(template)]
 
@@ -42,13 +42,13 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 class FirstSeen:
-    """Keeps the first :data:`MOST` labels that it is asked for, and calls the others ``other``."""
+    """Keeps the first :data:`MOST` labels, and replaces all others with ``other``."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def __call__(self, label: str) -> str:
-        """What it is told by."""
+        """Return ``label`` or ``other``."""
         if label in self._seen or len(self._seen) < MOST:
             self._seen.add(label)
             return label
@@ -56,7 +56,7 @@ class FirstSeen:
 
 
 def bounded(labels: Iterable[str]) -> Callable[[str], str]:
-    """What keeps the first :data:`MOST` of ``labels``, and calls the others ``other``."""
+    """Return a function that keeps the first :data:`MOST` of ``labels`` and replaces others with ``other``."""
     first = FirstSeen()
     for label in labels:
         first(label)

@@ -27,14 +27,14 @@ _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
-    """Observe what this process counts and, with ``fleet``, what the fleet shares; the latter in one process.
+    """Export what this process counts and, with ``fleet``, the state that the fleet shares.
 
-    Call it in the process that exports: after the fork, under prefork.
+    Call it in the process that exports: after the fork, under prefork. Leave ``fleet`` on in one process only.
     """
     meter = meter or get_meter("resilient-tasks")
     exporter.install(Instruments(meter))
     if fleet:
-        look = Resting(readings, at_least=SECOND)  # a collection asks for each gauge by itself
+        look = Resting(readings, at_least=SECOND)  # a collection reads each gauge on its own
         for name, (text, labels) in GAUGES.items():
             meter.create_observable_gauge(_dotted(name), [_gauge(name, labels, look)], description=text)
 
@@ -44,7 +44,7 @@ def _dotted(name: str) -> str:
 
 
 class Instruments(Exporter):
-    """OpenTelemetry's histograms, and counters that are read when it collects them."""
+    """An exporter to OpenTelemetry: histograms, and counters that are read when it collects them."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
@@ -64,12 +64,12 @@ class Instruments(Exporter):
         self._totals: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
 
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Count ``number`` more."""
+        """Add ``number`` to a counter."""
         with self._lock:
-            self._totals[metric][labels] += number  # type: ignore[assignment] # seconds are counted too
+            self._totals[metric][labels] += number  # type: ignore[assignment] # some counters count seconds
 
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Note a value."""
+        """Record one value of a histogram."""
         self._histograms[metric].record(value, dict(zip(HISTOGRAMS[metric][1], labels, strict=True)))
 
     def _counter(self, metric: str, names: tuple[str, ...]) -> _Observe:
@@ -82,7 +82,7 @@ class Instruments(Exporter):
         return observe
 
 
-_instances = renewed_after_fork(Instruments._begin)  # what a child tells is its own
+_instances = renewed_after_fork(Instruments._begin)  # a child exports its own counts
 
 
 def _gauge(metric: str, names: tuple[str, ...], look: Callable[[], list[Reading]]) -> _Observe:

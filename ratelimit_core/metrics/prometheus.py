@@ -1,7 +1,7 @@
 """Prometheus: ``pip install resilient-tasks[prometheus]``, and :func:`install` once in each process.
 
-Where several processes are one target (prefork, gunicorn), set ``PROMETHEUS_MULTIPROC_DIR``, as for anything else that
-they count: see the documentation of ``prometheus_client``.
+Where several processes are one target (prefork, gunicorn), set ``PROMETHEUS_MULTIPROC_DIR``, as for all other metrics:
+see the documentation of ``prometheus_client``.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ except ImportError as error:
     raise missing_extra(__name__, "prometheus", error) from None
 
 own = CollectorRegistry()
-"""What this process counts. Where several are one target, what they all count is in their common directory."""
+"""The registry of this process's counts. Where several processes are one target, their common directory has all."""
 
 
 class Instruments(Exporter):
-    """Prometheus' counters and histograms."""
+    """An exporter to Prometheus' counters and histograms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,12 +40,12 @@ class Instruments(Exporter):
         }
 
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Count ``number`` more."""
+        """Add ``number`` to a counter."""
         counter = self._counters[metric]
         (counter.labels(*labels) if labels else counter).inc(number)
 
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Note a value."""
+        """Record one value of a histogram."""
         histogram = self._histograms[metric]
         (histogram.labels(*labels) if labels else histogram).observe(value)
 
@@ -54,27 +54,27 @@ instruments = Instruments()
 
 
 def install() -> None:
-    """Count in this process; again, it does nothing. In a process that forks, its children count too."""
+    """Count in this process and in the children that it forks. A second call does nothing."""
     exporter.install(instruments)
 
 
 class FleetCollector(Collector):
-    """What the fleet shares, read from its store at each scrape."""
+    """The state that the fleet shares, read from its store at each scrape."""
 
     def collect(self) -> Iterator[Metric]:
-        """See :func:`~ratelimit_core.metrics.fleet.readings`."""
+        """Yield the values of :func:`~ratelimit_core.metrics.fleet.readings`."""
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         for name, labels, value in readings():
             families[name].add_metric(labels, value)
         yield from families.values()
 
     def describe(self) -> Iterator[Metric]:
-        """The same without values, so that nobody asks the store when it is registered."""
+        """Yield the metrics without values, so that registration asks no store."""
         yield from (GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items())
 
 
 class Exposition(Collector):
-    """All of it, for ``registry.register(Exposition())`` or to be scraped by itself."""
+    """All metrics, for ``registry.register(Exposition())`` or to be scraped on its own."""
 
     def __init__(self) -> None:
         self.registry = own
@@ -84,14 +84,14 @@ class Exposition(Collector):
         self._fleet = FleetCollector()
 
     def collect(self) -> Iterator[Metric]:
-        """What processes counted, and what the fleet shares."""
+        """Yield what processes counted, and the state that the fleet shares."""
         instruments.flush()
         yield from self.registry.collect()
         yield from self._fleet.collect()
 
 
 def exposition(accept: str = "") -> tuple[bytes, str]:
-    """What Prometheus is to read, and its content type, of those that the header ``Accept`` names."""
+    """Return the text that Prometheus reads, and its content type: one of those in the header ``Accept``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Exposition())
     encode: Any
