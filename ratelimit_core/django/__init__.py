@@ -1,4 +1,4 @@
-"""The Django face: views, middleware, admin, system checks, commands, and the tables of the database backend.
+"""The Django integration: views, middleware, admin, system checks, commands, and the database backend's tables.
 
 Put ``"ratelimit_core.django"`` into ``INSTALLED_APPS``.
 """

@@ -1,6 +1,6 @@
-"""Breakers in the admin: how the fleet's are, what became of each, and what a person can do about it.
+"""Breakers in Django's admin: the state of all breakers, the history of each, and what an operator can do to it.
 
-It asks the configured backend, whichever that is. ``view_breaker`` is needed to see, ``change_breaker`` to act.
+It asks the configured backend. Operators need ``view_breaker`` to see breakers, and ``change_breaker`` to act on them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .console.url_names import address
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]
-else:  # Django's own can't be subscripted
+else:  # Django's class can't be subscripted
     ModelAdmin = admin.ModelAdmin
 
 _SHOWN = 200
@@ -33,18 +33,18 @@ _SHOWN = 200
 
 @admin.register(Breaker)
 class BreakerAdmin(ModelAdmin):
-    """The fleet's breakers. They are in the store, so the database is asked for nothing but who may see them."""
+    """The breakers of the fleet. They are read from the store; the database is asked only about permissions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """A breaker is made by the code that uses it."""
+        """Return False: a breaker is made by the code that uses it."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Breaker | None = None) -> bool:
-        """A breaker that nobody uses goes by itself."""
+        """Return False: the store forgets a breaker that is not used any more."""
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        """The list, and a page for each breaker."""
+        """Return the list of breakers, and the page of one breaker."""
         wrap = self.admin_site.admin_view
         return [
             path("", wrap(self.fleet_view), name="ratelimit_core_breaker_changelist"),
@@ -52,7 +52,7 @@ class BreakerAdmin(ModelAdmin):
         ]
 
     def fleet_view(self, request: HttpRequest) -> HttpResponse:
-        """The breakers that the store lists, the open and the forced ones first; ``?q=`` finds part of a name."""
+        """Show the breakers that the store lists, the open and the forced ones first; ``?q=`` finds part of a name."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         fleet: dict[str, dict[str, Any]] = {}
@@ -70,7 +70,7 @@ class BreakerAdmin(ModelAdmin):
         )
 
     def breaker_view(self, request: HttpRequest, address: str) -> HttpResponse:
-        """One breaker: its status, what can be done to it, and its history."""
+        """Show one breaker: its status, the actions of operators, and its history."""
         breaker = Breaker(address)
         try:
             name = breaker.name
@@ -92,7 +92,7 @@ class BreakerAdmin(ModelAdmin):
             history = [shown_entry(entry) for entry in guard.history()]
             status = guard.get_status()
             if circuit_breaker_registry.get(name) is None:
-                status |= {"failure_threshold": None, "shadow": None}  # how it is defined is not known in this process
+                status |= {"failure_threshold": None, "shadow": None}  # this process does not know its definition
             status = shown(status)
         except ResilienceError as error:
             unavailable = str(error)
@@ -107,13 +107,13 @@ class BreakerAdmin(ModelAdmin):
         return self._page(request, "breaker", context)
 
     def _act(self, request: HttpRequest, breaker: Breaker, form: ControlForm) -> bool:
-        """Do what was asked, and log it; False if the store is unavailable, which the form then says."""
+        """Carry out the action and log it. If the store is unavailable, put the error on the form and return False."""
         action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
         ttl = minutes * 60 if minutes else None
         try:
             act(breaker.name, action, author=request.user.get_username(), reason=reason, ttl=ttl)
         except ResilienceError as error:
-            form.add_error(None, f"Nothing may have changed, because the store is unavailable: {error}")
+            form.add_error(None, f"The store is unavailable, so the change may not have been made: {error}")
             return False
         done = f"{ACTIONS[action].label}{f' for {minutes} min' if minutes else ''}: {reason}"
         self.log_change(request, breaker, done)

@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class RatelimitConfig(AppConfig):
-    """What Django knows the app by."""
+    """The configuration of the Django app."""
 
     name = "ratelimit_core.django"
     label = "ratelimit_core"
@@ -14,7 +14,7 @@ class RatelimitConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks, and have Django's signals sent."""
+        """Register the system checks, and connect Django's signals."""
         from . import checks, signals  # noqa: F401 - checks register themselves
 
         signals.connect()

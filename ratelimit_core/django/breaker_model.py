@@ -1,4 +1,4 @@
-"""What the admin's permissions on breakers hang on. There is no table: breakers are in the store, whichever that is."""
+"""The model that the admin's permissions on breakers belong to. It has no table: breakers are in the store."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .console.url_names import name_at
 
 
 class Breaker(models.Model):
-    """A breaker, as the admin speaks of it. Its key is its name, made safe for any URL."""
+    """A breaker in the admin. Its key is its name, made safe for URLs."""
 
     address: models.TextField[str, str] = models.TextField(primary_key=True)
 
     class Meta:
-        """Seen with ``view_breaker``, controlled with ``change_breaker``."""
+        """Operators see it with ``view_breaker`` and control it with ``change_breaker``."""
 
         app_label = "ratelimit_core"
         managed = False
@@ -27,5 +27,5 @@ class Breaker(models.Model):
 
     @property
     def name(self) -> str:
-        """What the breaker is called."""
+        """The name of the breaker."""
         return name_at(self.address)

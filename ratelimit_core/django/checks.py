@@ -1,19 +1,19 @@
-"""What ``manage.py check`` says of the settings. Nothing here asks a store.
+"""The system checks of ``manage.py check``. They ask no store.
 
 =====================  ========================================================================================
-``ratelimit.E001``     a setting that does not exist, and the nearest that does
-``ratelimit.E002``     a wrong value, also of a handler that can't be imported or called
-``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an unknown option or a wrong value
-``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` that can't be made
-``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` that is no network
-``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an unknown option or a wrong value
-``ratelimit.E007``     the backend can't be made; of the database backend also: ``DATABASES`` has no such alias
-``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` of Django REST framework, where our throttles use it
-``ratelimit.W001``     each process has a memory of its own, and this is no development server
+``ratelimit.E001``     a setting does not exist; the hint names the nearest one
+``ratelimit.E002``     a value is wrong, or a handler can't be imported or called
+``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an option is unknown or has a wrong value
+``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` can't be made
+``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` is not a network
+``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an option is unknown or has a wrong value
+``ratelimit.E007``     the backend can't be made, or ``DATABASES`` does not have the alias of the database backend
+``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` of Django REST framework is wrong, and our throttles use it
+``ratelimit.W001``     each process has its own memory, and this is not a development server
 ``ratelimit.W002``     the database backend shares the connection of the requests
-``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` without the middleware
-``ratelimit.W004``     the middleware limits users before it is known who they are
-``ratelimit.W005``     the same as W002 on SQLite, where a transaction that has read may not be able to write
+``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` is set, but the middleware is not installed
+``ratelimit.W004``     the middleware limits users, but runs before authentication
+``ratelimit.W005``     like W002 on SQLite, where a transaction that has read may not be able to write
 =====================  ========================================================================================
 """
 
@@ -46,19 +46,19 @@ _PREFIX = "RATELIMIT_"
 _MIDDLEWARE = "ratelimit_core.django.middleware.ResilienceMiddleware"
 _AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
-_REFUSALS = (ResilienceError, ImportError, TypeError, ValueError)  # a class of one's own may raise any of these
+_REFUSALS = (ResilienceError, ImportError, TypeError, ValueError)  # a project's own class may raise any of these
 
 Apps = Iterable[AppConfig] | None
 
 
 @register(TAG)
 def check_names(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E001."""
+    """Check the names of settings: E001."""
     given = [*((name, "") for name in dir(settings)), *((name, ", but the environment has it") for name in os.environ)]
     return [
         Error(
             f"{name} is not a setting{where}.",
-            hint=f"{_nearest(name)} If it is another library's, silence ratelimit.E001.",
+            hint=f"{_nearest(name)} If it belongs to another library, silence ratelimit.E001.",
             id="ratelimit.E001",
         )
         for name, where in given
@@ -68,7 +68,7 @@ def check_names(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_values(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E002."""
+    """Check the values of settings: E002."""
     errors = []
     for name in SETTINGS:
         _, error = _read(name, handler if name.endswith("_handler") else setting)
@@ -79,7 +79,7 @@ def check_values(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_circuit_breaker(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E003."""
+    """Check the settings of breakers: E003."""
     name = "RATELIMIT_CIRCUIT_BREAKER"
     options = {str(option): value for option, value in (_read("circuit_breaker")[0] or {}).items()}
     errors: list[CheckMessage] = []
@@ -87,14 +87,14 @@ def check_circuit_breaker(app_configs: Apps, **_: Any) -> list[CheckMessage]:
         errors.append(Error(error.replace(f"breaker {name!r}", name), id="ratelimit.E003"))
         if not (named := [option for option in options if option in error]):
             break
-        for option in named:  # what it complains of was said; there may be more
+        for option in named:  # this error is reported; look for others
             del options[option]
     return errors
 
 
 @register(TAG)
 def check_trusted_proxies(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E005."""
+    """Check the trusted proxies: E005."""
     errors = []
     for entry in _read("trusted_proxies")[0] or ():
         try:
@@ -106,7 +106,7 @@ def check_trusted_proxies(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E006, W003, W004."""
+    """Check the middleware and its options: E006, W003, W004."""
     options = _read("middleware")[0]
     if not options:
         return []
@@ -128,7 +128,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if by_user and _AUTHENTICATION not in installed[: installed.index(_MIDDLEWARE)]:
         return [
             Warning(
-                "RATELIMIT_MIDDLEWARE limits users, but nobody is logged in yet where it runs: addresses count.",
+                "RATELIMIT_MIDDLEWARE limits users, but runs before authentication: all requests count by address.",
                 hint=f"Put {_MIDDLEWARE!r} after {_AUTHENTICATION!r} in MIDDLEWARE.",
                 id="ratelimit.W004",
             )
@@ -138,7 +138,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E008. If no throttle of ours is imported the rates are another library's, which may write them otherwise."""
+    """Check the rates of throttles: E008. They are only checked if our throttles are imported."""
     if "rest_framework" not in settings.INSTALLED_APPS:
         return []
     from rest_framework.settings import api_settings
@@ -154,7 +154,7 @@ def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """E004, E007, W001, W002, W005. Backends are made, which connects to nothing."""
+    """Check the backends by making them, which opens no connection: E004, E007, W001, W002, W005."""
     errors: list[CheckMessage] = []
     names = set()
     for entry in _read("backends")[0] or ():
@@ -162,7 +162,7 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
             factory.from_entry(entry)
             name = factory._entry(entry)[0]
             if name in names:
-                raise ConfigurationError(f"two are called {name!r}; give each a 'name' of its own")
+                raise ConfigurationError(f"two backends are named {name!r}; give each entry its own 'name'")
             names.add(name)
         except _REFUSALS as error:
             message = _without_passwords(str(error)).removeprefix("backends: ")
@@ -177,27 +177,27 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if not backend.shared and not settings.DEBUG:
         errors.append(
             Warning(
-                "The backend is memory: each process counts for itself, so a limit of 10/s lets 10/s through in each.",
-                hint="Set RATELIMIT_BACKEND = 'redis://...' or 'django-db://ALIAS'; with one process, silence this.",
+                "The backend is memory: each process counts alone, so a limit of 10/s allows 10/s in each process.",
+                hint="Set RATELIMIT_BACKEND = 'redis://...' or 'django-db://ALIAS'. With one process, silence this.",
                 id="ratelimit.W001",
             )
         )
     if any(getattr(each, "alias", "") == "default" for each in members):
         errors.append(
             Warning(
-                "The database backend shares the requests' connection: a rollback undoes what was counted.",
-                hint="Give it an alias of its own: DATABASES['resilience'] = {...} and RATELIMIT_DATABASE = "
-                "'resilience'; on SQLite with a file of its own.",
+                "The database backend shares the connection of the requests: a rollback undoes what was counted.",
+                hint="Give it its own alias: DATABASES['resilience'] = {...} and RATELIMIT_DATABASE = 'resilience'; "
+                "on SQLite also its own file.",
                 id="ratelimit.W002",
             )
         )
         if _reads_first():
             errors.append(
                 Warning(
-                    "The database backend shares a connection of SQLite: in a transaction that has read it can't count "
-                    "('database is locked') if another has written meanwhile, and this process decides alone.",
-                    hint="Give it an alias with a file of its own, or DATABASES['default']['OPTIONS'] = "
-                    "{'transaction_mode': 'IMMEDIATE'}, by which transactions begin with the lock.",
+                    "The database backend shares a connection of SQLite. A transaction that has read can't count if "
+                    "another connection has written meanwhile ('database is locked'). This process decides alone then.",
+                    hint="Give it an alias with its own file, or set DATABASES['default']['OPTIONS'] = "
+                    "{'transaction_mode': 'IMMEDIATE'}, so that transactions begin with the lock.",
                     id="ratelimit.W005",
                 )
             )
@@ -205,7 +205,7 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 
 def findings() -> list[tuple[bool, str, str]]:
-    """What the checks say, in a process that has not set up Django yet: whether it is an error, what, and the hint."""
+    """Run the checks in a process that has not set up Django. Return for each: is it an error, the text, the hint."""
     django.setup()
     checks = (value for name, value in globals().items() if name.startswith("check_"))
     found = [message for check in checks for message in check(None)]
@@ -220,7 +220,7 @@ def _reads_first() -> bool:
 
 
 def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
-    """The value of a setting, or what is wrong with it."""
+    """Return the value of a setting, and what is wrong with it or ``""``."""
     try:
         return read(name), ""
     except ConfigurationError as error:
@@ -229,7 +229,7 @@ def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
 
 
 def _refusal(name: str, options: Mapping[str, Any]) -> str:
-    """What is wrong with the settings of a breaker, if anything."""
+    """Return what is wrong with the settings of a breaker, or ``""``."""
     try:
         CircuitBreakerConfig(name).with_options(options)
     except ConfigurationError as error:
@@ -240,7 +240,7 @@ def _refusal(name: str, options: Mapping[str, Any]) -> str:
 def _nearest(name: str) -> str:
     known = [known.upper() for known in SETTINGS]
     near = nearest(name.removeprefix(_PREFIX), known)
-    return f"Did you mean {_PREFIX}{near}?" if near else f"Known are {_PREFIX} and {', '.join(known)}."
+    return f"Did you mean {_PREFIX}{near}?" if near else f"Known settings are {_PREFIX} and {', '.join(known)}."
 
 
 def _without_passwords(text: str) -> str:

@@ -21,8 +21,8 @@ from .limits.view_limit import Listed, Rates, ViewLimit
 V = TypeVar("V", bound=Callable[..., Any])
 
 _NO_VIEW = (
-    "@rate_limit limits views, which get a request; for a Celery task use @rate_limited_task of resilient_tasks, and "
-    "for anything else a Limiter: `with Limiter('10/s', key='supplier'): ...`"
+    "@rate_limit limits views, which take a request. For a Celery task use @rate_limited_task of resilient_tasks; for "
+    "anything else use a Limiter: `with Limiter('10/s', key='supplier'): ...`"
 )
 
 
@@ -45,61 +45,60 @@ def rate_limit(
     on_store_failure: OnStoreFailure | None = None,
     scope: str | None = None,
 ) -> Callable[[V], V]:
-    """Limit how often a view is called, for each ``key``, in all processes that share the backend.
+    """Limit how often a view is called for each ``key``, in all processes that share the backend.
 
     As in::
 
         @rate_limit("user", "10/s;1000/h")
         def search(request): ...
 
-    A request over the limit is answered by ``429`` with ``Retry-After`` and does not reach the view; it costs nothing
-    of the limit. Every response tells of the limits that were asked, and of the one with the least left among all
-    decorators of the view: see :mod:`~ratelimit_core.django.limits.headers`. It decorates functions, methods, what
-    ``as_view()`` returns, and is good for ``method_decorator``; an asynchronous view does not block its event loop.
+    A request over the limit is answered with ``429`` and ``Retry-After``. It does not reach the view, and it is not
+    counted. Every response carries the limits that were asked, and the one with the least left among all decorators of
+    the view: see :mod:`~ratelimit_core.django.limits.headers`. The decorator takes functions, methods and the result of
+    ``as_view()``, and works with ``method_decorator``. An asynchronous view does not block its event loop.
 
-    Functions that are given here get the request that the view gets, are plain ones for asynchronous views too, and
-    may be asked twice there. What they raise is the view's own error; only for ``key`` see below. Requests pass
-    unlimited where ``RATELIMIT_ENABLE`` is False.
+    Functions that are given as options are called with the request that the view gets. They are plain functions for
+    asynchronous views too, and may be called twice there. What they raise is the error of the view; ``key`` is an
+    exception, see below. Where ``RATELIMIT_ENABLE`` is False, no request is limited.
 
-    Cost: one round trip, none for a denial that is known, one more for a ``concurrency``. A view that raises has used
-    its request all the same, and has run once.
+    Cost: one round trip; none for a repeated denial, whose wait this process knows; one more for a ``concurrency``. A
+    view that raises has used its request all the same. It runs at most once.
 
     Args:
-        key: whose the request is: ``"ip"``, ``"user"``, ``"header:X-Api-Key"``, a function, ...: see
+        key: what requests are counted by: ``"ip"``, ``"user"``, ``"header:X-Api-Key"``, a function, ...: see
             :mod:`~ratelimit_core.django.limits.keys`, also for what a function may return.
-        rate: one or several, as ``"10/s;1000/h"``; or a function of the request that returns that, or None for a
-            request that is not limited. A different rate has counters of its own. Nonsense is logged once, and such
-            requests pass (with ``on_store_failure="deny"``: get ``503``).
-        block: False lets the request pass and tells the view by ``request.rate_limit_exceeded``.
-        backend: another one than the configured, by name or as an object.
-        skip_if: a function of the request: true for one that is not limited.
-        algorithm: as for :class:`~ratelimit_core.Limiter`; the setting ``RATELIMIT_ALGORITHM`` by default.
+        rate: one or several rates, as ``"10/s;1000/h"``; or a function of the request that returns them, or None for a
+            request that is not limited. A different rate has its own counters. A wrong value from a function is logged
+            once; such requests pass (with ``on_store_failure="deny"``: get ``503``).
+        block: False lets the request pass and sets ``request.rate_limit_exceeded`` for the view.
+        backend: another backend than the configured one, by name or as an object.
+        skip_if: a function of the request that returns whether it is not limited.
+        algorithm: as for :class:`~ratelimit_core.Limiter`; by default the setting ``RATELIMIT_ALGORITHM``.
         algorithm_config: ``{"burst": 20}`` for a token bucket.
         response_callback: a function of ``(request)`` or ``(request, refusal)`` that makes the response in place of
             ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.limits.responses.Refusal`.
-        cost: how much a request takes, or a function of it, where 0 is free and nonsense is logged once and counts as
-            1. More than the limit is refused for good: ``429`` without ``Retry-After``.
-        shadow: decide and tell (log and signals), but refuse nothing and show nothing to the client.
-        allow_list: addresses and networks that are not limited, or a function of the request. It comes first.
-        deny_list: the same, for who gets ``403`` at once.
-        concurrency: how many requests of one key may run at a time; a streaming response runs until it is closed.
-        timeout: a place to run is free again after so many seconds, if its process died.
+        cost: how much a request costs, or a function of it. 0 is free. A wrong value from a function is logged once and
+            counts as 1. A cost above the limit can never be allowed: ``429`` without ``Retry-After``.
+        shadow: decide and report (log and signals), but deny nothing and show nothing to the client.
+        allow_list: addresses and networks that are not limited, or a function of the request. It goes first.
+        deny_list: addresses and networks whose requests get ``403`` at once, or a function of the request.
+        concurrency: how many requests of one key may run at a time. A streaming response runs until it is closed.
+        timeout: the lease of a running request ends after so many seconds, if its process died.
         on_store_failure: while the store is unavailable: ``"local"`` counts in this process, ``"allow"`` lets requests
-            pass, ``"deny"`` answers ``503`` with ``Retry-After``. By default
-            ``RATELIMIT_ON_STORE_FAILURE``.
-        scope: what the counters belong to. By default the dotted name of the view (of a method: its class and name),
-            so that no two views share a count; views with one scope, rate and key share theirs.
+            pass, ``"deny"`` answers ``503`` with ``Retry-After``. The default is ``RATELIMIT_ON_STORE_FAILURE``.
+        scope: the name that the counters belong to. The default is the dotted name of the view (of a method: its class
+            and name), so that two views never share counters. Views with the same scope, rate and key share them.
 
     Raises:
-        ConfigurationError: where the decorator runs, for an option that is wrong, or where it decorates no view; and
-            where it is called without a request, if only then it shows.
+        ConfigurationError: when the decorator runs: an option is wrong, or the decorated object is not a view. When the
+            view is called: it was called without a request.
     """
     limit = ViewLimit(
         key, rate, block, backend, skip_if, algorithm, algorithm_config, response_callback, cost, shadow,
         allow_list, deny_list, concurrency, timeout, on_store_failure,
     )  # fmt: skip
     if scope == "":
-        raise ConfigurationError("scope='' should name what the counters belong to, or be left out")
+        raise ConfigurationError("scope='' should be the name that the counters belong to; or leave it out")
 
     def decorate(view: V) -> V:
         limited: V = _limited(limit, view, scope)
@@ -113,7 +112,7 @@ aratelimit = rate_limit
 
 
 class Target(NamedTuple):
-    """What is limited: its counters' scope, who sends its signals, and whether its response has to be awaited."""
+    """What is limited: the scope of its counters, the sender of its signals, and whether its response is awaited."""
 
     scope: str
     sender: Any
@@ -139,7 +138,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
             return args[1], of_class[owner]
         if _is_request(kwargs.get("request")):
             return kwargs["request"], target
-        raise ConfigurationError(f"{target.scope}() was called without a request. {_NO_VIEW}")
+        raise ConfigurationError(f"{target.scope}() was called without a request as its argument. {_NO_VIEW}")
 
     if iscoroutinefunction(view):
 
@@ -153,7 +152,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
 
         @functools.wraps(view)
         def limited_sync(*args: Any, **kwargs: Any) -> Any:
-            if args and isinstance(args[0], HttpRequest):  # as most are called
+            if args and isinstance(args[0], HttpRequest):  # the most frequent way to call a view
                 request, (counted, sender, asynchronous) = args[0], target
             else:
                 request, (counted, sender, asynchronous) = found(args, kwargs)
@@ -166,7 +165,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
 
 def _refuse_what_is_no_view(view: Any) -> None:
     if hasattr(view, "apply_async") or not callable(view):
-        raise ConfigurationError(f"{view!r} is no view. {_NO_VIEW}")
+        raise ConfigurationError(f"{view!r} is not a view. {_NO_VIEW}")
     if isinstance(view, type):
         raise ConfigurationError(
             f"{view.__qualname__} is a class: write @method_decorator(rate_limit(...), name='dispatch'), or use "
@@ -174,7 +173,7 @@ def _refuse_what_is_no_view(view: Any) -> None:
         )
     code = getattr(view, "__code__", None)
     if code is not None and not code.co_argcount and not code.co_flags & inspect.CO_VARARGS:
-        raise ConfigurationError(f"{view.__qualname__}() takes no request. {_NO_VIEW}")
+        raise ConfigurationError(f"{view.__qualname__}() takes no argument, so it is not a view. {_NO_VIEW}")
 
 
 def _of_method(owner: type, name: str, scope: str | None) -> Target:

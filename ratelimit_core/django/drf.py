@@ -1,17 +1,18 @@
 """Throttles for Django REST framework that hold in all processes and count atomically.
 
-They are named and configured as its own are, and take their place::
+They have the names and the configuration of the framework's own throttles, and take their place::
 
     REST_FRAMEWORK = {
         "DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UserRateThrottle"],
         "DEFAULT_THROTTLE_RATES": {"user": "10/s;1000/h"},
     }
 
-What differs: several rates are one decision; a denied request costs nothing; addresses come from
-``RATELIMIT_TRUSTED_PROXIES`` and not from ``NUM_PROXIES``; ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
-``RATELIMIT_FAIL_OPEN`` hold. Of several throttles each counts for itself, since the framework asks them one by one.
-With :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` responses tell of them. As for views, an address on
-the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` during an outage of the store.
+Differences: several rates are one decision. A denied request is not counted. Addresses come from
+``RATELIMIT_TRUSTED_PROXIES``, not from ``NUM_PROXIES``. ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
+``RATELIMIT_FAIL_OPEN`` apply. The framework asks several throttles one by one, so each counts separately.
+:class:`~ratelimit_core.django.middleware.ResilienceMiddleware` adds their headers to responses. As for views, an
+address on the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` while the store is
+unavailable.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ except ImportError as error:
 
 
 class Unavailable(APIException):
-    """``503`` with ``Retry-After``."""
+    """The error for a request while the store is unavailable: ``503`` with ``Retry-After``."""
 
     status_code = 503
     default_code = "unavailable"
@@ -50,15 +51,15 @@ _limits: dict[tuple[Any, ...], ViewLimit] = {}
 
 
 class RateThrottle(BaseThrottle):
-    """What the throttles below have in common: one limiter for each scope and rate, and :meth:`key`.
+    """The base of the throttles below: one limiter for each scope and rate, and :meth:`key`.
 
-    A request costs one round trip, none for a denial that is known.
+    A request costs one round trip; a repeated denial, whose wait this process knows, costs none.
 
     Attributes:
-        scope: what the counters belong to, and the name of the rate in ``DEFAULT_THROTTLE_RATES``. The dotted name of
-            the class by default.
-        rate: the rate itself, in place of that.
-        options: what else :func:`~ratelimit_core.django.decorators.rate_limit` takes, as ``{"algorithm": ...}``.
+        scope: the name that the counters belong to, and the name of the rate in ``DEFAULT_THROTTLE_RATES``. The default
+            is the dotted name of the class.
+        rate: the rate itself, in place of one in ``DEFAULT_THROTTLE_RATES``.
+        options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`, as ``{"algorithm": ...}``.
     """
 
     scope: str = ""
@@ -69,14 +70,14 @@ class RateThrottle(BaseThrottle):
         self._wait: float | None = None
 
     def key(self, request: Request) -> str | None:
-        """Whose the request is; None if it is not limited."""
+        """Return what the request is counted by, or None if it is not limited."""
         raise NotImplementedError
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        """Whether ``request`` is within the limit, which counts it if so.
+        """Return whether ``request`` is within the limit, and count it if it is.
 
         Raises:
-            ConfigurationError: there is no rate for the scope, or it is none.
+            ConfigurationError: there is no rate for the scope, or the rate is wrong.
             PermissionDenied: the address is on the ``deny_list``.
             Unavailable: the store is unavailable, and ``on_store_failure`` is ``"deny"``.
         """
@@ -93,23 +94,24 @@ class RateThrottle(BaseThrottle):
         return refusal is None
 
     def wait(self) -> float | None:
-        """Seconds until the request that was refused makes sense again; at least 1."""
+        """Return the seconds until the denied request makes sense again; at least 1."""
         return self._wait
 
     def scope_of(self, view: Any) -> str:
-        """The scope of ``view``; empty if it is not limited."""
+        """Return the scope of ``view``, or ``""`` if it is not limited."""
         return self.scope or f"{type(self).__module__}.{type(self).__qualname__}"
 
     def rate_of(self, scope: str) -> str | None:
-        """The rate of ``scope``; None if it is not limited."""
+        """Return the rate of ``scope``, or None if it is not limited."""
         if self.rate is not None:
             return self.rate
         rates = api_settings.DEFAULT_THROTTLE_RATES
         if scope not in rates:
             raise ConfigurationError(
-                f"DEFAULT_THROTTLE_RATES has no rate for {scope!r}, which {type(self).__name__} needs; None is no limit"
+                f"DEFAULT_THROTTLE_RATES has no rate for {scope!r}, which {type(self).__name__} needs; "
+                "add one, or None for no limit"
                 + did_you_mean(scope, rates)
-                + ("" if self.scope else f". Or give {type(self).__name__} a scope, or a rate of its own")
+                + ("" if self.scope else f". Or give {type(self).__name__} a scope, or its own rate")
             )
         rate: Any = rates[scope]
         return None if rate is None else str(rate)
@@ -117,7 +119,8 @@ class RateThrottle(BaseThrottle):
     def _limit(self, rate: str) -> ViewLimit:
         if "concurrency" in self.options:
             raise ConfigurationError(
-                f"{type(self).__name__}: a throttle does not see requests end, so it can't have a concurrency"
+                f"{type(self).__name__}: a throttle does not see the end of a request, so it can't limit concurrency; "
+                "use rate_limit(..., concurrency=...) on the view"
             )
         name = (type(self), rate)
         if name not in _limits:
@@ -126,7 +129,7 @@ class RateThrottle(BaseThrottle):
 
 
 def wrong_rates() -> list[str]:
-    """What is wrong with ``DEFAULT_THROTTLE_RATES``, and with the throttles that all views have by default."""
+    """Return what is wrong with ``DEFAULT_THROTTLE_RATES``, and with the throttles that all views have by default."""
     wrong = []
     for scope, rate in (api_settings.DEFAULT_THROTTLE_RATES or {}).items():
         try:
@@ -148,31 +151,31 @@ def wrong_rates() -> list[str]:
 
 
 class AnonRateThrottle(RateThrottle):
-    """Limits who is not logged in, by address. The rate is that of ``"anon"``."""
+    """A throttle for anonymous users, by address. Its rate is that of ``"anon"``."""
 
     scope = "anon"
 
     def key(self, request: Request) -> str | None:
-        """The address; None for who is logged in."""
-        user: Any = request.user  # None, if UNAUTHENTICATED_USER is
+        """Return the address, or None for a user who is logged in."""
+        user: Any = request.user  # None, if UNAUTHENTICATED_USER is None
         return None if user is not None and user.is_authenticated else by_address(request)
 
 
 class UserRateThrottle(RateThrottle):
-    """Limits who is logged in by account, and others by address. The rate is that of ``"user"``."""
+    """A throttle by account for users who are logged in, and by address for others. Its rate is that of ``"user"``."""
 
     scope = "user"
 
     def key(self, request: Request) -> str | None:
-        """The account, or else the address."""
+        """Return the account, or else the address."""
         return by_user(request)
 
 
 class ScopedRateThrottle(UserRateThrottle):
-    """Limits views by their ``throttle_scope``, each scope for itself; a view without one is not limited."""
+    """A throttle by the ``throttle_scope`` of views. Each scope counts separately; a view without one is unlimited."""
 
     scope = ""
 
     def scope_of(self, view: Any) -> str:
-        """The view's ``throttle_scope``."""
+        """Return the view's ``throttle_scope``."""
         return getattr(view, "throttle_scope", None) or ""

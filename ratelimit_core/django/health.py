@@ -1,4 +1,4 @@
-"""Whether all is well, for monitors: ``path("resilience/", include("ratelimit_core.django.urls"))``."""
+"""The health endpoint for monitors: ``path("resilience/", include("ratelimit_core.django.urls"))``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from ..store import configured
 
 
 def circuit_breaker_health() -> dict[str, Any]:
-    """How the fleet is, in numbers. Two round trips, and one for each breaker that a person has forced.
+    """Return the state of the fleet in numbers. Raise nothing.
 
-    ``total``: the breakers in the store. ``failing``: those of them that are open, forced ones included.
-    ``healthy``: the store answers, and none is failing. ``store``: ``up``, ``backend`` (the class) and, if it is
-    unavailable, ``error``; the two numbers are then None. It raises nothing.
+    Costs two round trips, and one for each breaker with a manual override.
+
+    ``total``: the breakers in the store. ``failing``: how many of them are open, including forced ones.
+    ``healthy``: the store answers, and no breaker is failing. ``store``: ``up``, ``backend`` (the class) and, if it is
+    unavailable, ``error``; the two numbers are then None.
     """
     backend = ""
     try:
@@ -41,15 +43,15 @@ _looked = Resting(circuit_breaker_health)
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> JsonResponse:
-    """:func:`circuit_breaker_health` as JSON, for anybody: it holds no names, and of an error no words.
+    """Return :func:`circuit_breaker_health` as JSON. It is public: it holds no names and no text of errors.
 
-    200 while the store answers, else 503. An open breaker is 200 and ``"healthy": false``: that a supplier is
-    down is no reason to take this process out of service. A monitor that is to raise the alarm on that asks for
-    ``?fail_on_open=1``, and gets 503 for it too. GET and HEAD only. Anybody may ask, so the store is not asked each
-    time: what it said is good for ten times as long as it took to say.
+    The status is 200 while the store answers, else 503. An open breaker is 200 and ``"healthy": false``, because a
+    supplier's failure is no reason to take this process out of service. A monitor that raises an alarm for open
+    breakers asks for ``?fail_on_open=1``, and gets 503 for them too. GET and HEAD only. Because the endpoint is
+    public, the store is not asked each time: an answer is reused for ten times as long as it took.
     """
     found = _looked()
-    store = {name: value for name, value in found["store"].items() if name != "error"}  # which may name hosts
+    store = {name: value for name, value in found["store"].items() if name != "error"}  # an error may name hosts
     up = store["up"]
     well = found["healthy"] if request.GET.get("fail_on_open") == "1" else up
     return JsonResponse({**found, "store": store}, status=200 if well else 503)

@@ -1,4 +1,4 @@
-"""``resilience/metrics/`` for Prometheus, and counting in a site: ``pip install resilient-tasks[prometheus]``."""
+"""``resilience/metrics/`` for Prometheus, and metrics in a site: ``pip install resilient-tasks[prometheus]``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .console.permissions import SEE
 
 
 def install() -> None:
-    """Count in this process and those that it forks, as in ``wsgi.py``. See :mod:`ratelimit_core.metrics`."""
+    """Count in this process and in those that it forks, as in ``wsgi.py``. See :mod:`ratelimit_core.metrics`."""
     from ..metrics import prometheus
 
     prometheus.install()
@@ -32,13 +32,18 @@ def _finished(**_: Any) -> None:
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
-    """What the site's processes counted and what the fleet shares, as Prometheus reads it.
+    """Return the counts of the site's processes and the state that the fleet shares, for Prometheus.
 
-    For who sends ``Authorization: Bearer`` with the setting ``metrics_token``, or may see the dashboard; others get
-    401. As many round trips as the dashboard takes.
+    A request needs ``Authorization: Bearer`` with the setting ``metrics_token``, or a user who may see the dashboard;
+    others get 401. Costs as many round trips as the dashboard.
     """
     if not _may_read(request):
-        return HttpResponse("a token is needed\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
+        return HttpResponse(
+            "send the setting metrics_token as a Bearer token, or log in as a user who may see the dashboard\n",
+            "text/plain",
+            401,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
     try:
         from ..metrics import prometheus
     except ImportError as error:

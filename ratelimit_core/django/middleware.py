@@ -1,4 +1,4 @@
-"""``ResilienceMiddleware``: a limit before all views, and answers to what the library's errors mean to a client."""
+"""``ResilienceMiddleware``: limit requests before all views, and turn the library's errors into responses."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _OPTIONS = [name for name in inspect.signature(ViewLimit).parameters if name not
 
 
 class SiteLimits:
-    """The limits that ``RATELIMIT_MIDDLEWARE`` sets before views, by the path of the request.
+    """The limits that ``RATELIMIT_MIDDLEWARE`` sets on requests by their path, before all views.
 
     As in::
 
         RATELIMIT_MIDDLEWARE = {
-            "rate": "100/m",  # for each client, over all paths that have none of their own
-            "rates": {"/api/": "10/s;1000/h", "/static": None},  # counted apart; None is not limited
+            "rate": "100/m",  # for each client, over all paths without their own rate
+            "rates": {"/api/": "10/s;1000/h", "/static": None},  # counted separately; None is not limited
             "skip_paths": ["/health/"],
             "key": "user_or_ip",  # "ip" by default
         }
 
-    and whatever else :func:`~ratelimit_core.django.decorators.rate_limit` takes, for all of them. A path holds for
-    itself and what lies below it: ``/api`` and ``/api/`` for ``/api/users``, not for ``/apiary``. The longest that
-    fits counts.
+    The other options are those of :func:`~ratelimit_core.django.decorators.rate_limit`, for all paths. A path stands
+    for itself and everything below it: ``/api`` and ``/api/`` match ``/api/users``, but not ``/apiary``. The longest
+    path that matches counts.
 
     Raises:
         ConfigurationError: an option is unknown or wrong.
@@ -71,7 +71,7 @@ class SiteLimits:
         ]
 
     def of(self, request: HttpRequest) -> tuple[ViewLimit | None, str]:
-        """The limit for the path of ``request``, and the scope of its counters."""
+        """Return the limit for the path of ``request``, and the scope of its counters."""
         asked = request.path_info
         for path, directory, limit in self._by_path:
             if asked == path or asked.startswith(directory):
@@ -82,16 +82,16 @@ class SiteLimits:
 class ResilienceMiddleware:
     """Add it to ``MIDDLEWARE``, after authentication if limits are by user.
 
-    * Before views it applies the limits of ``RATELIMIT_MIDDLEWARE``: see :class:`SiteLimits`. Without that setting it
-      asks nothing.
-    * A :class:`CircuitBreakerError` or :class:`BackendError` that a view raises becomes ``503``, and
-      :class:`RateLimitExceeded` ``429``, with ``Retry-After``; views without this middleware, decorated or not, raise
-      them to Django, which answers ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is
-      asked first; it returns None for the usual answer.
-    * Responses tell of limits also where a view raised, and of those of Django REST framework's throttles.
+    * It applies the limits of ``RATELIMIT_MIDDLEWARE`` before views: see :class:`SiteLimits`. Without that setting it
+      asks no store.
+    * It turns a :class:`CircuitBreakerError` or :class:`BackendError` that a view raises into ``503``, and
+      :class:`RateLimitExceeded` into ``429``, with ``Retry-After``. Without this middleware Django answers them with
+      ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is asked first; it returns None for
+      the usual response.
+    * It adds the headers about limits also where a view raised, and for Django REST framework's throttles.
 
     Raises:
-        ConfigurationError: when Django makes it, if ``RATELIMIT_MIDDLEWARE`` is wrong.
+        ConfigurationError: when Django makes the middleware, if ``RATELIMIT_MIDDLEWARE`` is wrong.
     """
 
     sync_capable = True
@@ -106,7 +106,7 @@ class ResilienceMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
-        """The response to ``request``; in an event loop, what is to be awaited for it."""
+        """Return the response to ``request``, or in an event loop an awaitable of it."""
         if self._asynchronous:
             return self._acall(request)
         limit, scope = self._limit(request)
@@ -128,7 +128,7 @@ class ResilienceMiddleware:
         return (None, "") if self._limits is None else self._limits.of(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
-        """The response to an error of the library that a view raised; None for any other."""
+        """Return the response to an error of this library that a view raised, or None for any other error."""
         refusal = Refusal.of_error(exception)
         if refusal is None:
             return None

@@ -1,4 +1,4 @@
-"""``RateLimitMixin``: a limit on a class-based view, by its attributes."""
+"""``RateLimitMixin``: limit a class-based view by its attributes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .limits.view_limit import Rates
 if TYPE_CHECKING:
     _Base = View
 else:
-    _Base = object  # so that it can stand before any view class
+    _Base = object  # so that the mixin can stand before any view class
 
 
 class RateLimitMixin(_Base):
-    """Limits a class-based view.
+    """A mixin that limits a class-based view.
 
     As in::
 
@@ -27,13 +27,13 @@ class RateLimitMixin(_Base):
             rate_limit_key = "user"
             rate_limit_options = {"cost": 2}
 
-    ``as_view(rate_limit="5/s")`` works too. All methods of the view count together, each class for itself. Wrong
-    options are errors where ``as_view()`` is called.
+    ``as_view(rate_limit="5/s")`` works too. All methods of a view count together, and each class counts separately.
+    ``as_view()`` raises for wrong options.
 
     Attributes:
-        rate_limit: the rate, or a function of the request; None with a concurrency alone, or for no limit.
-        rate_limit_key: whose the request is.
-        rate_limit_options: whatever else :func:`~ratelimit_core.django.decorators.rate_limit` takes.
+        rate_limit: the rate, or a function of the request; None for no limit, or for a concurrency alone.
+        rate_limit_key: what requests are counted by.
+        rate_limit_options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`.
     """
 
     rate_limit: Rates | Callable[[HttpRequest], Rates | None] | None = None
@@ -42,9 +42,9 @@ class RateLimitMixin(_Base):
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """The view, with its limit before it."""
+        """Return the view, with its limit before it."""
         view = super().as_view(**initkwargs)
-        # Looked up on the class's own dictionaries: a function there must not become a method.
+        # Read from the dictionaries of the classes, so that a function there does not become a bound method.
         names = ("rate_limit", "rate_limit_key", "rate_limit_options")
         rate, key, options = (initkwargs.get(name, _attribute(cls, name)) for name in names)
         if rate is None and options.get("concurrency") is None:

@@ -1,4 +1,4 @@
-"""The tables of the database backend, which writes them with SQL of its own; and what the admin hangs on."""
+"""The tables of the database backend, which it writes with its own SQL, and the model of the admin's permissions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Breaker", "Lease", "Record"]
 
 
 class Record(models.Model):
-    """What is stored under one key: see :mod:`ratelimit_core.backends.database.sql`. Times are µs."""
+    """A record: what is stored under one key. See :mod:`ratelimit_core.backends.database.sql`. Times are in µs."""
 
     id = models.CharField(max_length=64, primary_key=True)
     prefix = models.CharField(max_length=64)
@@ -24,7 +24,7 @@ class Record(models.Model):
     kept_until = models.BigIntegerField()
 
     class Meta:
-        """Listed by policy, pruned by end."""
+        """Records are listed by policy, and pruned by their end."""
 
         db_table = RECORDS
         default_permissions = ()
@@ -38,7 +38,7 @@ class Record(models.Model):
 
 
 class Lease(models.Model):
-    """One place of a record, until ``ends`` (µs)."""
+    """A lease of a record, until ``ends`` (µs)."""
 
     id = models.BigAutoField(primary_key=True)
     record = models.CharField(max_length=64)
@@ -47,7 +47,7 @@ class Lease(models.Model):
     ends = models.BigIntegerField()
 
     class Meta:
-        """No foreign key: its row lock would add nothing to that of the record."""
+        """There is no foreign key: its row lock would add nothing to that of the record."""
 
         db_table = LEASES
         default_permissions = ()

@@ -1,4 +1,4 @@
-"""The settings that every request needs, read once and not for each request."""
+"""Cache the settings that every request needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .limits.callbacks import with_two
 
 
 class ViewSettings(NamedTuple):
-    """Settings in the form in which they are used."""
+    """The settings of views, converted to the objects that use them."""
 
     enabled: bool
     proxies: Proxies
@@ -30,10 +30,10 @@ _explicit: dict[str, Any] = {}
 
 
 def view_settings() -> ViewSettings:
-    """The settings as they are now: what ``override_settings`` and ``configure()`` change is seen at once.
+    """Return the present settings. Changes by ``override_settings`` and ``configure()`` take effect at once.
 
     Raises:
-        ConfigurationError: a setting makes no sense.
+        ConfigurationError: a setting is wrong.
     """
     global _now, _explicit
     if _now is None or sources.explicit != _explicit:
@@ -49,10 +49,10 @@ def view_settings() -> ViewSettings:
 
 
 def handler(name: str) -> Callable[[Any, Any], Any] | None:
-    """The function of two arguments that a setting names; None if it is not set.
+    """Return the function of two arguments that a setting names, or None if it is not set.
 
     Raises:
-        ConfigurationError: it can't be imported, or can't be called so.
+        ConfigurationError: it can't be imported, or can't be called with two arguments.
     """
     value = sources.setting(name)
     if isinstance(value, str):

@@ -1,8 +1,8 @@
-"""What Django's receivers may hear: requests that were limited, breakers that changed, a store that became unavailable.
+"""Django signals: a request was limited, a breaker changed, the store became unavailable.
 
-A receiver is called by the process and on the thread that caused the event; from an event loop, coroutine functions in
-that loop and others in Django's thread, where they may ask the database. What it raises is logged, by Django's logger
-``django.dispatch`` or by ours, and goes no further: no request fails because of it.
+Receivers are called by the process and on the thread that caused the event. From an event loop, coroutine functions
+are called in that loop and other receivers in Django's thread, where they may use the database. What a receiver raises
+is logged, by Django's logger ``django.dispatch`` or by ours, and goes no further: no request fails because of it.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from .. import events
 logger = logging.getLogger("ratelimit_core")
 
 rate_limit_allowed = Signal()
-"""A request was counted. ``sender``: what limits, a view or the middleware's class; ``request``; ``decision``, a
+"""A request was allowed. ``sender``: the view, or the middleware's class; ``request``; ``decision``, a
 :class:`~ratelimit_core.limiter.Decision`; ``key`` and ``group``, both strings."""
 
 rate_limit_denied = Signal()
-"""A request was over its limit. As :data:`rate_limit_allowed`; ``decision.retry_after`` says for how long."""
+"""A request was over its limit. As :data:`rate_limit_allowed`; ``decision.retry_after`` is the wait in seconds."""
 
 breaker_opened = Signal()
 """A breaker opened. ``sender`` is :class:`~ratelimit_core.CircuitBreaker`; ``name``; ``event``, the whole
 :class:`~ratelimit_core.events.StateChanged`."""
 
 breaker_half_open = Signal()
-"""A breaker lets probes through. As :data:`breaker_opened`."""
+"""A breaker permits probes. As :data:`breaker_opened`."""
 
 breaker_closed = Signal()
 """A breaker closed. As :data:`breaker_opened`."""
 
 breaker_mode_changed = Signal()
-"""Somebody forced, disabled or released a breaker through this process. As :data:`breaker_opened`, with a
+"""An operator changed the mode of a breaker through this process. As :data:`breaker_opened`, with a
 :class:`~ratelimit_core.events.ModeChanged`."""
 
 store_availability_changed = Signal()
@@ -53,10 +53,10 @@ _OF_STATE = {"open": breaker_opened, "half_open": breaker_half_open, "closed": b
 
 
 def send(signal: Signal, sender: Any, **values: Any) -> None:
-    """Call the receivers of ``signal``. It raises nothing; without receivers it costs nothing.
+    """Call the receivers of ``signal``. Raise nothing. Without receivers this costs nothing.
 
-    In an event loop's thread, where neither coroutine functions nor the database can be called from a plain function,
-    another thread calls them while this one waits: :func:`asend` is better there.
+    In the thread of an event loop, where a plain function can call neither coroutine functions nor the database,
+    another thread calls the receivers while this one waits: :func:`asend` is better there.
     """
     if signal.receivers:
         call = partial(_call, signal, sender, values)
@@ -70,7 +70,7 @@ def send(signal: Signal, sender: Any, **values: Any) -> None:
 
 
 async def asend(signal: Signal, sender: Any, **values: Any) -> None:
-    """:func:`send` from an asynchronous view. Receivers that are not coroutine functions run in Django's thread."""
+    """Do what :func:`send` does from an event loop. Receivers that are plain functions run in Django's thread."""
     if signal.receivers:
         await signal.asend_robust(sender, **values)
 
@@ -78,12 +78,12 @@ async def asend(signal: Signal, sender: Any, **values: Any) -> None:
 def _call(signal: Signal, sender: Any, values: dict[str, Any]) -> None:
     try:
         signal.send_robust(sender, **values)
-    except Exception:  # not a receiver's own, which send_robust() logs: it could not call one
-        logger.exception("the receivers of a signal could not be called")
+    except Exception:  # send_robust() logs the errors of receivers; this is another error
+        logger.exception("the receivers of a signal were not called, because Django's dispatcher raised")
 
 
 def _and_close(call: Callable[[], None]) -> None:
-    """The thread ends, and nobody else would close what its receivers have opened."""
+    """Call the receivers in a thread that ends, and close the connections that they opened."""
     try:
         call()
     finally:
@@ -91,14 +91,14 @@ def _and_close(call: Callable[[], None]) -> None:
 
 
 def bridge(event: events.Event) -> None:
-    """Send the signal that ``event`` is, if there is one."""
+    """Send the signal of ``event``, if it has one."""
     signal, sender, values = _as_signal(event)
     if signal is not None:
         send(signal, sender, event=event, **values)
 
 
 async def abridge(event: events.Event) -> None:
-    """:func:`bridge` in an event loop."""
+    """Do what :func:`bridge` does in an event loop."""
     signal, sender, values = _as_signal(event)
     if signal is not None:
         await asend(signal, sender, event=event, **values)
@@ -125,7 +125,7 @@ _connected = False
 
 
 def connect() -> None:
-    """Send signals from now on for what :mod:`ratelimit_core.events` tells. A second call changes nothing."""
+    """Send signals for the events of :mod:`ratelimit_core.events` from now on. A second call does nothing."""
     global _connected
     if not _connected:
         _connected = True

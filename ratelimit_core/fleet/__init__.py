@@ -1,1 +1,1 @@
-"""The state of the fleet, for people."""
+"""The state of the fleet, in the form that people read."""

@@ -1,4 +1,4 @@
-"""A breaker's status in words."""
+"""Describe a breaker's status in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 
 
 def urgency(status: Mapping[str, Any]) -> tuple[int, bool]:
-    """What to sort breakers by for people: the open ones first, and of these those that somebody has overruled."""
+    """Return a sort key that puts open breakers first, and among equals those with a manual override."""
     return _URGENCY[status["state"]], status["mode"] == "automatic"
 
 
@@ -25,7 +25,7 @@ def _are(number: int) -> str:
 
 
 def probe_of(status: Mapping[str, Any]) -> str:
-    """When the next probe is; empty where none is to come. One that is due waits for somebody to call."""
+    """Return when the next probe is, or ``""`` if none is planned. A probe that is due runs at the next call."""
     if status["state"] == "half_open":
         return "now"
     due = status["next_attempt_time"]
@@ -35,8 +35,8 @@ def probe_of(status: Mapping[str, Any]) -> str:
 
 
 def word_of(status: Mapping[str, Any]) -> str:
-    """What a person has said of a breaker; empty where nobody did."""
+    """Return the manual override of a breaker in words, or ``""`` if there is none."""
     if status["mode"] == "automatic":
-        return "in the shadow: nobody is refused" if status["shadow"] else ""
+        return "shadow mode: no call is rejected" if status["shadow"] else ""
     by = f" by {status['author']}" if status["author"] else ""
     return f"{status['mode'].replace('_', ' ')}{by}{': ' if status['reason'] else ''}{status['reason']}"

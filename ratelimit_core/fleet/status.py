@@ -1,4 +1,4 @@
-"""The state of the whole fleet: breakers, limits and the tasks that wait."""
+"""The state of the whole fleet: breakers, limits and waiting tasks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .timeline import timeline
 from .usage import LimitInUse, overview
 
 _WITH_HISTORY = 50
-"""Of so many breakers, those that changed last, the history is read: a round trip each."""
+"""The history is read of at most so many breakers, those that changed last, because each costs a round trip."""
 
 
 class Fleet(NamedTuple):
-    """What the configured store says of the whole fleet.
+    """The state of the whole fleet, as the configured store knows it.
 
     Attributes:
-        breakers: by name, as ``circuit_breaker_registry.get_fleet_status()`` says.
+        breakers: the status of each breaker by its name, as ``circuit_breaker_registry.get_fleet_status()`` returns it.
         limits, waiting: see :class:`Overview`.
-        histories: by name, newest first, of the breakers that changed last.
-        unavailable: why the store can't be asked; then nothing is known.
+        histories: the history of the breakers that changed last, by name; the newest entry first.
+        unavailable: why the store is unavailable, or ``""``. All other fields are empty then.
     """
 
     breakers: dict[str, dict[str, Any]]
@@ -33,16 +33,19 @@ class Fleet(NamedTuple):
     unavailable: str = ""
 
     def worst_first(self) -> list[str]:
-        """The names of all breakers: the open ones first, and among equals those of which somebody has said so."""
+        """Return the names of all breakers: the open ones first, and among equals those with a manual override."""
         return sorted(self.breakers, key=lambda name: (urgency(self.breakers[name]), name))
 
     def since(self, name: str) -> float | None:
-        """Since when callers have felt a breaker as they do now. Seconds since the epoch; None if nobody knows."""
+        """Return since when the breaker has been in its present state for callers.
+
+        In seconds since the epoch; None if the history does not tell.
+        """
         spans = timeline(self.histories.get(name, ()), 0.0, time.time())
         return spans[-1].began or self.breakers[name]["changed_at"]
 
     def headline(self) -> str:
-        """All in one sentence."""
+        """Sum up the state in one sentence."""
         if self.unavailable:
             return "The shared store is unavailable"
         states = [status["state"] for status in self.breakers.values()]
@@ -57,7 +60,7 @@ class Fleet(NamedTuple):
 
 
 def look() -> Fleet:
-    """The whole fleet, as the configured store knows it. A few round trips, and one for each history."""
+    """Read the state of the whole fleet from the configured store. A few round trips, and one for each history."""
     try:
         breakers = circuit_breaker_registry.get_fleet_status()
         backend = configured.get_store().backend

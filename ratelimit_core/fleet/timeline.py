@@ -1,4 +1,4 @@
-"""How callers felt a breaker over time, from its history."""
+"""Derive from a breaker's history which state callers met at which time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Span(NamedTuple):
-    """A time that a breaker spent in one state. Seconds since the epoch."""
+    """The time that a breaker spent in one state, in seconds since the epoch."""
 
     state: str
     began: float
@@ -21,10 +21,10 @@ _OVERRULING = ("forced_open", "forced_closed", "disabled")
 
 
 def timeline(history: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Span]:
-    """How callers felt a breaker from ``began`` to ``ended``, oldest first, from its history, which is newest first.
+    """Return the states that callers met from ``began`` to ``ended``, oldest first.
 
-    A mode in force goes before the state, and what opened in the shadow refused nobody. What was before the first entry
-    counts as closed.
+    ``history`` is newest first. A manual override goes before the state. A breaker that opened in shadow mode rejected
+    no call, so it counts as closed. So does the time before the first entry.
     """
     changes: list[tuple[float, str]] = [(began, "closed")]
     state, mode, mode_ends = "closed", "", math.inf

@@ -1,4 +1,4 @@
-"""Which limits are in use, and how many tasks wait for each breaker."""
+"""Read which limits are in use, and how many tasks wait for each breaker."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..protocol.internal_keys import is_bookkeeping, turns_of
 _TURNS = turns_of("")
 _AT_A_TIME = 500
 MOST = 200
-"""So many limits of each algorithm are looked at: there may be one for each of a million clients."""
+"""At most so many limits of each algorithm are read, because each of a million clients may have one."""
 
 
 class LimitInUse(NamedTuple):
-    """What is used of a limit now.
+    """How much of a limit is used now.
 
     Attributes:
-        key: what is limited.
-        limit: as it is written: ``10/s``, ``10/s burst 20``, or of places to run their number.
-        algorithm: the policy's name; ``concurrency`` for places to run.
-        allowance, used: how many there are, and how many of them are taken.
-        retry_after: seconds until one more is allowed; 0 if it is now.
-        reset_after: seconds until all are back; of places to run, 0.
+        key: the key that is limited.
+        limit: the limit as it is written: ``10/s``, ``10/s burst 20``, or the number of concurrent runs.
+        algorithm: the policy's name; ``concurrency`` for concurrent runs.
+        allowance, used: how many calls the limit allows, and how many of them are taken.
+        retry_after: seconds until one more call is allowed; 0 if that is now.
+        reset_after: seconds until nothing is used any more; 0 for concurrent runs.
     """
 
     key: str
@@ -42,7 +42,7 @@ class LimitInUse(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """What :func:`overview` found: the fullest limits first, and by the breaker's name how many tasks wait for it."""
+    """The result of :func:`overview`: the fullest limits first, and the number of waiting tasks of each breaker."""
 
     limits: list[LimitInUse]
     waiting: dict[str, int]
@@ -51,17 +51,17 @@ class Overview(NamedTuple):
 def overview(
     backend: Backend, breakers: Mapping[str, Mapping[str, Any]], most: int = MOST, *, now: float | None = None
 ) -> Overview:
-    """The limits that ``backend`` lists, at most ``most`` of each algorithm, and who waits for ``breakers``.
+    """Return the limits that ``backend`` lists, at most ``most`` of each algorithm, and the tasks that wait.
 
-    Those of :mod:`~ratelimit_core.protocol.internal_keys` are no limits here.
+    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out.
 
-    ``breakers`` is what ``circuit_breaker_registry.get_fleet_status()`` says. Who waits for a breaker has a turn to
-    come back after its next probe; turns are counted by the time that they take. A round trip for each algorithm, and
-    one for every 500 limits.
+    ``breakers`` is the result of ``circuit_breaker_registry.get_fleet_status()``. Each task that waits for a breaker
+    has reserved a time to resume after the next probe. The number of tasks follows from the time that these
+    reservations take up. Costs a round trip for each algorithm, and one for every 500 limits.
 
     Raises:
         BackendError: the store is unavailable.
-        CircuitBreakerError: it has been for a while.
+        CircuitBreakerError: the store has been unavailable for a while, and is not asked now.
     """
     listed = _listed(backend, LIMITS, most)
     known = [(limit, name) for policy, (name, text) in listed if (limit := Limit.of_key(policy, text)) is not None]

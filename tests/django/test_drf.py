@@ -122,7 +122,7 @@ def test_with_the_middleware_responses_tell_of_the_throttle(page: Any) -> None:
     [
         ({"scope": "nothing"}, "DEFAULT_THROTTLE_RATES has no rate for 'nothing'"),
         ({"rate": "often"}, "'often' is not a rate"),
-        ({"options": {"concurrency": 3}}, "does not see requests end"),
+        ({"options": {"concurrency": 3}}, "does not see the end of a request"),
     ],
 )
 def test_wrong_rates_are_errors_that_name_them(page: Any, attributes: dict[str, Any], message: str) -> None:
@@ -166,7 +166,7 @@ def test_a_rate_without_a_scope_counts_for_its_class(page: Any) -> None:
     first, second = (page(drf.RateThrottle, rate="2/m", key=everybody, __qualname__=name) for name in ("One", "Two"))
     assert statuses(first, 3) == [200, 200, 429]
     assert statuses(second, 3) == [200, 200, 429]
-    with pytest.raises(ConfigurationError, match=r"'tests\.django\.test_drf\.Three'.*a scope, or a rate of its own"):
+    with pytest.raises(ConfigurationError, match=r"'tests\.django\.test_drf\.Three'.*a scope, or its own rate"):
         ask(page(drf.RateThrottle, key=everybody, __qualname__="Three", __module__="tests.django.test_drf"))
 
 

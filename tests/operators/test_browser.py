@@ -194,7 +194,7 @@ def test_what_is_being_typed_survives_whatever_the_page_then_learns(
     page = person("control")
     unused = CircuitBreaker("used only then", failure_threshold=1, backend=site.backend())
     page.goto(page_of(unused))
-    expect(page.locator("main")).to_contain_text("The store keeps nothing of it")
+    expect(page.locator("main")).to_contain_text("The store has no record of it")
     reason = page.get_by_label("Reason")
     reason.press_sequentially("half a rea")
     fail(unused)
@@ -245,7 +245,7 @@ def test_a_page_whose_server_is_gone_says_since_when_it_is_stale(
         refreshed(page)
     expect(alert).to_be_visible()
     as_of = page.locator("#main").get_attribute("data-now")
-    expect(alert).to_contain_text(f"could not be brought up to date since {as_of}")
+    expect(alert).to_contain_text(f"could not be refreshed since {as_of}")
     with site.serving(port):
         expect(alert).to_be_hidden()
         fail(breaker)

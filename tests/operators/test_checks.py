@@ -13,7 +13,7 @@ HANDLERS = "tests.operators.site.handlers"
 WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"RATELIMIT_BACKNED": "redis://"}, "E001", ["RATELIMIT_BACKNED is not", "Did you mean RATELIMIT_BACKEND?"]),
     ({"RATELIMIT_TRUST_PROXIES": []}, "E001", ["Did you mean RATELIMIT_TRUSTED_PROXIES?"]),
-    ({"RATELIMIT_XYLOPHONE": 1}, "E001", ["RATELIMIT_XYLOPHONE is not", "Known are", "BACKEND"]),
+    ({"RATELIMIT_XYLOPHONE": 1}, "E001", ["RATELIMIT_XYLOPHONE is not", "Known settings are", "BACKEND"]),
     ({"RATELIMIT_ENABLE": "perhaps"}, "E002", ["RATELIMIT_ENABLE = 'perhaps' should be True or False"]),
     ({"RATELIMIT_ALGORITHM": "fixed"}, "E002", ["RATELIMIT_ALGORITHM = 'fixed'", "did you mean 'fixed_window'?"]),
     ({"RATELIMIT_FAIL_OPEN": "maybe"}, "E002", ["RATELIMIT_FAIL_OPEN = 'maybe' should be True, False, or None"]),
@@ -72,7 +72,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"RATELIMIT_BACKENDS": [{"type": "memory"}, {"type": "memory"}]},
         "E004",
-        ["two are called 'memory'; give each a different 'name'"],
+        ["two backends are named 'memory'; give each entry its own 'name'"],
     ),
     ({"RATELIMIT_TRUSTED_PROXIES": ["10.0.0.0/8", "10.0.0.0/33"]}, "E005", ["'10.0.0.0/33' should be an address"]),
     ({"RATELIMIT_TRUSTED_PROXIES": ["forwarded", "Unix"]}, "E005", ["'Unix' should be", "did you mean 'unix'?"]),

@@ -140,4 +140,4 @@ def test_without_a_store_the_page_says_so(site: Site) -> None:
         assert page.status == 200
         assert "The shared store is unavailable" in page.words
         acted = browser.submit(page_of("payments"), action="force_open", reason="why")
-        assert "Nothing may have changed, because the store is unavailable" in acted.words
+        assert "The store is unavailable, so the change may not have been made" in acted.words

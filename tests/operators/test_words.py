@@ -27,7 +27,7 @@ def test_a_span_is_told_in_the_unit_that_suits_it(seconds: float, words: str) ->
     [
         ("automatic", False, "automatic"),
         ("automatic", None, "automatic"),
-        ("automatic", True, "automatic, in the shadow"),
+        ("automatic", True, "automatic, in shadow mode"),
         ("shadow", True, "shadow"),
         ("forced_open", False, "forced_open"),
     ],

@@ -1,1 +1,1 @@
-"""The dashboard, and the actions of operators."""
+"""The dashboard, and the actions of operators on breakers."""

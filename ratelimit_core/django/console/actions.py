@@ -1,4 +1,4 @@
-"""What an operator can do to a breaker, whichever way: by the admin or by a command."""
+"""The actions of operators on breakers, for the admin, the dashboard and the commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ...circuit_breaker import circuit_breaker_registry
 
 
 class Action(NamedTuple):
-    """What can be done: its label, what it does, and whether it can be told to end by itself."""
+    """An action: its label, its effect, and whether it can end by itself after a time."""
 
     label: str
     effect: str
@@ -16,20 +16,20 @@ class Action(NamedTuple):
 
 
 ACTIONS = {
-    "force_open": Action("Force open", "refuse every call", True),
-    "force_closed": Action("Force closed", "let every call through, whatever fails", True),
-    "disable": Action("Disable", "let every call through and count nothing", True),
-    "shadow": Action("Shadow", "record and report, but refuse nothing", True),
-    "clear_override": Action("Clear override", "end what was forced, and go on as before", False),
-    "reset": Action("Reset", "close it and forget its failures", False),
+    "force_open": Action("Force open", "reject every call", True),
+    "force_closed": Action("Force closed", "permit every call, whatever fails", True),
+    "disable": Action("Disable", "permit every call and count nothing", True),
+    "shadow": Action("Shadow", "record and report, but reject no call", True),
+    "clear_override": Action("Clear override", "end the manual override", False),
+    "reset": Action("Reset", "close the breaker and forget its failures", False),
 }
-"""By the name of the method of :class:`CircuitBreaker` that does it."""
+"""The actions by the name of the method of :class:`CircuitBreaker` that carries them out."""
 
 
 def act(name: str, action: str, *, author: str, reason: str, ttl: float | None = None) -> None:
-    """Do ``action``, one of :data:`ACTIONS`, to the breaker ``name`` in the whole fleet.
+    """Carry out ``action``, one of :data:`ACTIONS`, on the breaker ``name`` in the whole fleet.
 
-    ``ttl``: after how many seconds it ends by itself, if it can.
+    After ``ttl`` seconds it ends by itself, if it can.
 
     Raises:
         ResilienceError: the store is unavailable: a BackendError or, after a few of them, a CircuitBreakerError.

@@ -1,4 +1,4 @@
-"""What whoever acts on a breaker has to say, in the admin and on the dashboard."""
+"""The form of an action on a breaker, for the admin and the dashboard."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .actions import ACTIONS
 
 
 class ControlForm(forms.Form):
-    """What whoever acts on a breaker has to say."""
+    """The form of an action on a breaker."""
 
     action = forms.ChoiceField(choices=[(name, action.label) for name, action in ACTIONS.items()])
     reason = forms.CharField(
         max_length=500,
-        help_text="It is kept in the history, with your name.",
+        help_text="The history keeps it, with your name.",
         widget=forms.TextInput({"class": "vTextField"}),
     )
     minutes = forms.IntegerField(
@@ -23,12 +23,12 @@ class ControlForm(forms.Form):
         required=False,
         min_value=1,
         max_value=400 * 24 * 60,
-        help_text="Then it is automatic again. Leave it empty for: until somebody ends it.",
+        help_text="Then the breaker is automatic again. Leave this empty to keep the mode until an operator ends it.",
         widget=forms.NumberInput({"class": "vIntegerField"}),
     )
 
     def clean(self) -> dict[str, Any]:
-        """An end belongs to what lasts."""
+        """Reject a number of minutes for an action that can't end by itself."""
         data = super().clean() or {}
         action = ACTIONS.get(data.get("action", ""))
         if action and data.get("minutes") and not action.may_end:

@@ -1,4 +1,4 @@
-"""Who may look at the fleet, and who may act on it: those of the breakers of the admin."""
+"""The permissions to see the fleet and to act on it: those of breakers in the admin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a breaker, with times and texts that a page can show."""
+"""Prepare the status and the history of a breaker for a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .url_names import mode_of
 
 
 def shown(status: dict[str, Any]) -> dict[str, Any]:
-    """``status`` with times and texts that a page can show."""
+    """Return ``status`` with times and texts that a page can show."""
     times = {
         name: moment(status[name]) for name in ("changed_at", "last_failure_time", "next_attempt_time", "mode_until")
     }
@@ -23,10 +23,10 @@ def shown(status: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown_entry(entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a history with times and texts that a page can show."""
+    """Return an entry of a history with times and texts that a page can show."""
     return {
         "at": moment(entry["at"]),
-        "event": entry["event"].replace("_", " ") + (" in the shadow" if entry["shadow"] else ""),
+        "event": entry["event"].replace("_", " ") + (" in shadow mode" if entry["shadow"] else ""),
         "author": printable(entry["author"]),
         "reason": printable(entry["reason"]),
         "failure_count": entry["failure_count"] or "",
@@ -35,7 +35,7 @@ def shown_entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def moment(seconds: float | None) -> dict[str, Any] | None:
-    """A moment, and how far off it is."""
+    """Return a moment with its distance from now, in words."""
     if seconds is None:
         return None
     off = seconds - time.time()

@@ -1,4 +1,4 @@
-"""What operators read and click: modes, and addresses of names that may hold anything."""
+"""Names in URLs and modes in words, for what operators read and click. A name may hold any character."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _NAMELESS, _HASHED = "~", "~~"
 
 
 def mode_of(status: Mapping[str, Any]) -> str:
-    """The mode that a status tells of; automatic, with the shadow that its settings put it into."""
+    """Return the mode of a status in words. ``automatic`` includes the shadow mode of its settings."""
     shadow = status["mode"] == "automatic" and status["shadow"]
-    return f"{status['mode']}, in the shadow" if shadow else str(status["mode"])
+    return f"{status['mode']}, in shadow mode" if shadow else str(status["mode"])
 
 
 def address(name: str) -> str:
-    """``name`` as a part of a URL that no server, proxy or browser changes: letters, digits, ``-`` and ``~XX``.
+    """Return ``name`` as a part of a URL that no server, proxy or browser changes: letters, digits, ``-`` and ``~XX``.
 
-    What is left of a name that was too long begins with ``~~``; no name at all is a lone ``~``.
+    The shortened form of a long name begins with ``~~``. The empty name is a single ``~``.
     """
     data = name.encode("utf-8", "surrogatepass")
     made = _UNSAFE.sub(lambda found: b"~%02X" % found[0][0], data).decode()
@@ -30,10 +30,10 @@ def address(name: str) -> str:
 
 
 def name_at(address: str) -> str:
-    """The name that :func:`address` made safe.
+    """Return the name of an :func:`address`.
 
     Raises:
-        ValueError: it did not make this.
+        ValueError: :func:`address` does not return this for any name.
     """
     if address == _NAMELESS:
         return ""

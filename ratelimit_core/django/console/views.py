@@ -1,8 +1,8 @@
-"""The dashboard: which dependency is down, since when, who waits, when the next probe is, and the switch.
+"""The dashboard: which dependencies fail and since when, waiting tasks, the next probes, and manual overrides.
 
-``path("resilience/", include("ratelimit_core.django.urls"))`` puts it there. The permission
-``ratelimit_core.view_breaker`` is needed to see it, ``ratelimit_core.change_breaker`` to act. It asks the configured
-backend, at most once a second for all who look.
+Mount it with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
+``ratelimit_core.view_breaker`` to see it, and ``ratelimit_core.change_breaker`` to act. It asks the configured
+backend at most once a second, however many people look.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from .url_names import address, name_at
 View = Callable[..., HttpResponse]
 
 HOURS = (1, 6, 24, 72)
-"""How far back timelines may go; the first is usual."""
+"""The possible lengths of timelines in hours; the first is the default."""
 _SHOWN = 200
 _TOLD = 30
 _WIDTH, _NARROWEST = 1000, 8
@@ -59,13 +59,13 @@ _ASSETS = {
 }
 
 looked = Resting(look, at_least=SECOND)
-"""What the store says now, or said within the last second; longer ago, if it takes long to say."""
+"""The state of the fleet, at most a second old, or older if the store takes long to answer."""
 
 
 def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:
-    """What was seen, with one more history: for all who look from now on, and not under the feet of who does already.
+    """Return ``seen`` with one more history, and show it from now on. ``seen`` itself does not change.
 
-    So it is told of a breaker, too, that has just been reset, and is not in the store any more.
+    So the history of a breaker is also shown after a reset, when the store does not list the breaker any more.
     """
     more = seen._replace(histories={**seen.histories, name: entries})
     looked.replace(seen, more)
@@ -73,7 +73,7 @@ def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Flee
 
 
 def _guarded(permission: str) -> Callable[[View], View]:
-    """Only for who has ``permission``; nobody may keep, frame or add to what they see."""
+    """Require ``permission``. The response may not be cached or framed, and runs no script but its own."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -97,7 +97,10 @@ def _guarded(permission: str) -> Callable[[View], View]:
 @_guarded(SEE)
 @require_safe
 def fleet(request: HttpRequest) -> HttpResponse:
-    """All at one look, the worst first; ``?q=`` finds part of a name, ``?hours=`` says how far back timelines go."""
+    """Show all breakers and limits, the worst first.
+
+    ``?q=`` finds part of a name; ``?hours=`` is the length of the timelines.
+    """
     seen = looked()
     part, hours = request.GET.get("q", ""), _hours(request)
     found = [name for name in seen.worst_first() if part in name]
@@ -127,7 +130,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
 @_guarded(SEE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def breaker(request: HttpRequest, address: str) -> HttpResponse:
-    """One breaker: how it is, what can be done to it, and what became of it."""
+    """Show one breaker: its status, the actions of operators, and its history."""
     try:
         name = name_at(address)
     except ValueError as error:
@@ -160,7 +163,7 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
 
 @require_safe
 def asset(request: HttpRequest, version: str, name: str) -> HttpResponse:
-    """The style sheet and the script, for anybody and for ever: the address changes along with what is in them."""
+    """Return a style sheet, a script or an icon. It is cached for ever, because its address contains its version."""
     if name not in _ASSETS or version != _assets()[name][1]:
         raise Http404
     response = HttpResponse(_assets()[name][0], content_type=_ASSETS[name])
@@ -171,7 +174,7 @@ def asset(request: HttpRequest, version: str, name: str) -> HttpResponse:
 
 @cache
 def _assets() -> dict[str, tuple[bytes, str]]:
-    """What is in each, and its version."""
+    """Return the content and the version of each asset."""
     found = {name: (files(__package__) / "assets" / name).read_bytes() for name in _ASSETS}
     return {name: (data, hashlib.sha256(data).hexdigest()[:12]) for name, data in found.items()}
 
@@ -196,7 +199,7 @@ def _hours(request: HttpRequest) -> int:
 
 
 def _card(seen: Fleet, name: str, hours: int) -> dict[str, Any]:
-    """A breaker as it is shown."""
+    """Return what the card of a breaker shows."""
     status = seen.breakers[name]
     now = time.time()
     began = now - hours * 3600
@@ -213,7 +216,7 @@ def _card(seen: Fleet, name: str, hours: int) -> dict[str, Any]:
 
 
 def _part(spent: Span, began: float, ended: float) -> dict[str, str]:
-    """A part of a timeline, wide enough to be seen."""
+    """Return a part of a timeline, at least wide enough to be visible."""
     scale = _WIDTH / (ended - began)
     width = max(_NARROWEST, scale * (spent.ended - spent.began))
     at = moment(spent.began)
@@ -227,12 +230,12 @@ def _part(spent: Span, began: float, ended: float) -> dict[str, str]:
 
 
 def _unknown(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A history of one entry, of what the status says."""
+    """Return a history of one entry, made from the status."""
     return [{"at": status["changed_at"] or 0.0, "event": EVENTS[status["state"]], "shadow": False, "ttl": None}]
 
 
 def _bar(limit: LimitInUse) -> dict[str, Any]:
-    """A limit as it is shown."""
+    """Return what the bar of a limit shows."""
     part = min(1.0, limit.used / limit.allowance)
     return {
         "key": printable(limit.key),
@@ -247,7 +250,7 @@ def _bar(limit: LimitInUse) -> dict[str, Any]:
 
 
 def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
-    """The latest entries of all histories."""
+    """Return the latest entries of all histories."""
     entries = [
         shown_entry(entry) | {"name": printable(name), "address": address(name)}
         for name, mine in seen.histories.items()
@@ -258,12 +261,12 @@ def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
 
 
 def _act(request: HttpRequest, name: str, form: ControlForm) -> bool:
-    """Do what was asked; False if the store is unavailable, which the form then says."""
+    """Carry out the action. If the store is unavailable, put the error on the form and return False."""
     action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
     try:
         act(name, action, author=request.user.get_username(), reason=reason, ttl=minutes * 60 if minutes else None)
     except ResilienceError as error:
-        form.add_error(None, f"Nothing may have changed, because the store is unavailable: {error}")
+        form.add_error(None, f"The store is unavailable, so the change may not have been made: {error}")
         return False
     finally:
         looked.forget()

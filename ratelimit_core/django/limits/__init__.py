@@ -1,1 +1,1 @@
-"""Limits on views: keys, addresses, headers and responses."""
+"""Limits on views: keys, addresses, decisions, headers and responses."""

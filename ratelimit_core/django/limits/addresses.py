@@ -1,8 +1,8 @@
-"""Whose request it is: the client's address, also behind proxies, and never what just anybody claims.
+"""Find the client's address, also behind proxies. A client can't forge it.
 
-``X-Forwarded-For`` is read only where the connection comes from a proxy that ``RATELIMIT_TRUSTED_PROXIES`` names, and
-then from right to left: each proxy adds who spoke to it, so the first address that is no trusted proxy is the
-client, and whatever stands left of it is the client's own claim.
+``X-Forwarded-For`` is read only if the connection comes from a proxy of ``RATELIMIT_TRUSTED_PROXIES``. It is read from
+right to left, because each proxy appends the address that connected to it. The first address that is not a trusted
+proxy is the client. The client itself may have written everything to the left of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
-"""Where there is no address, as on a Unix socket; all such requests are one client."""
+"""Stands for a missing address, as on a Unix socket. All such requests are one client."""
 
 _WORDS = ("unix", "forwarded")
 _MAX_HOPS = 32
@@ -34,11 +34,11 @@ _PAIR = re.compile(r"""\s*([!#$%&'*+.^_`|~\w-]+)=("(?:[^"\\]|\\.)*"|[^";,\s]*)\s
 
 
 class Networks:
-    """Addresses and networks, as people list them: ``["10.0.0.0/8", "2001:db8::1"]``.
+    """A set of addresses and networks, as people list them: ``["10.0.0.0/8", "2001:db8::1"]``.
 
     Raises:
-        ConfigurationError: one of them is neither; the message names it, and ``where``, and which of ``words``,
-            that may stand there too, it may have been meant to be.
+        ConfigurationError: an entry is neither. The message names it and ``where``, and suggests the nearest of
+            ``words``, which may stand there too.
     """
 
     def __init__(self, listed: Iterable[object], where: str, words: Iterable[str] = ()) -> None:
@@ -56,7 +56,7 @@ class Networks:
 
 
 class Hop(NamedTuple):
-    """One of those that a request came by: its address, who that counts as, and whether what it says is believed."""
+    """One hop of a request: its address, the client that it counts as, and whether it is trusted."""
 
     address: Address | None
     group: str
@@ -64,11 +64,11 @@ class Hop(NamedTuple):
 
 
 class Proxies:
-    """The proxies whose word counts: what ``RATELIMIT_TRUSTED_PROXIES`` lists.
+    """The trusted proxies: what ``RATELIMIT_TRUSTED_PROXIES`` lists.
 
-    Two words may stand among the addresses and networks: ``"unix"`` trusts who connects without an address, by a
-    Unix socket; ``"forwarded"`` says that these proxies write ``Forwarded`` (RFC 7239), which is then read in place of
-    ``X-Forwarded-For``. Never both: a client could forge whichever the proxy leaves alone.
+    Two words may stand among the addresses and networks. ``"unix"`` trusts connections without an address, from a Unix
+    socket. ``"forwarded"`` says that these proxies write ``Forwarded`` (RFC 7239), which is then read in place of
+    ``X-Forwarded-For``. Only one of the two is read, because a client could forge the one that its proxy leaves alone.
 
     Raises:
         ConfigurationError: an entry is none of these.
@@ -83,14 +83,14 @@ class Proxies:
         self._known = lru_cache(4096)(self._hop)
 
     def client(self, request: HttpRequest) -> Address | None:
-        """The client's address; None if nobody knows it."""
+        """Return the client's address, or None if it is unknown."""
         return self.origin(request).address
 
     def origin(self, request: HttpRequest) -> Hop:
-        """The client.
+        """Return the hop that is the client.
 
-        What can't be read ends the search: the proxy that wrote it counts in its place. At most 32 proxies are
-        followed, however long the header.
+        An entry that can't be read ends the search: the proxy that wrote it counts in its place. At most 32 proxies are
+        followed, however long the header is.
         """
         remote = request.META.get("REMOTE_ADDR") or ""
         client = self._known(remote if len(remote) <= _MAX_TEXT else UNKNOWN)
@@ -111,7 +111,7 @@ class Proxies:
         return Hop(address, group(address), trusted)
 
     def _entries(self, request: HttpRequest) -> Iterable[str]:
-        """Who spoke to whom, the nearest first."""
+        """Return the addresses of the header, the nearest hop first."""
         if self._forwarded:
             return map(_forwarded_for, islice(_elements(request.META.get("HTTP_FORWARDED", "")), _MAX_HOPS))
         header = request.META.get("HTTP_X_FORWARDED_FOR", "")
@@ -119,7 +119,7 @@ class Proxies:
 
 
 def parse(text: str) -> Address | None:
-    """An address as proxies write it: with or without port, brackets and zone. None if it is none."""
+    """Return an address as proxies write it, with or without port, brackets and zone; None if it is not one."""
     if len(text) > _MAX_TEXT:
         return None
     text = text.strip()
@@ -135,7 +135,7 @@ def parse(text: str) -> Address | None:
 
 
 def group(address: Address | None) -> str:
-    """Who counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one customer gets as a whole."""
+    """Return what counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one customer gets."""
     if address is None:
         return UNKNOWN
     if isinstance(address, IPv4Address):
@@ -154,14 +154,14 @@ def _network(listed: object, where: str, words: Iterable[str]) -> Network:
             if mapped is None or network.prefixlen < 96:
                 return network
             return IPv4Network((mapped, network.prefixlen - 96), strict=False)
-    hint = f"as '192.0.2.1' or '10.0.0.0/8'{did_you_mean(listed, words)}"
+    hint = f"such as '192.0.2.1' or '10.0.0.0/8'{did_you_mean(listed, words)}"
     raise ConfigurationError(f"{where}: {listed!r} should be an address or a network, {hint}")
 
 
 def _elements(header: str) -> Iterator[str]:
-    """The elements of a ``Forwarded`` header from right to left.
+    """Yield the elements of a ``Forwarded`` header from right to left.
 
-    Read from the right, an unbalanced quote that the client sent can't swallow what a proxy added behind it.
+    In this direction an unbalanced quote of the client can't hide what a proxy appended to it.
     """
     header = header[-_MAX_FORWARDED:]
     end, quoted = len(header), False
@@ -181,7 +181,7 @@ def _escaped(header: str, i: int) -> bool:
 
 
 def _forwarded_for(element: str) -> str:
-    """The ``for`` of one element; empty if it has none or can't be read."""
+    """Return the ``for`` of one element, or ``""`` if it has none or can't be read."""
     found, at = "", 0
     while at < len(element):
         pair = _PAIR.match(element, at)

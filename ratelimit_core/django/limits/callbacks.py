@@ -1,4 +1,4 @@
-"""What users hand in to be called: with the arguments that it takes, and from an event loop too."""
+"""Call the functions that users pass as options: with the arguments that they take, and from an event loop too."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ R = TypeVar("R")
 
 
 def required_arguments(function: Callable[..., Any], option: str, most: int) -> int:
-    """How many arguments ``function`` can't do without: from 1 to ``most``.
+    """Return how many arguments ``function`` requires: from 1 to ``most``.
 
     Raises:
-        ConfigurationError: it takes none, or more, or is a coroutine function.
+        ConfigurationError: it takes none, or requires more, or is a coroutine function.
     """
     if iscoroutinefunction(function):
         raise ConfigurationError(
-            f"{option}={function!r} should be a plain function: for an asynchronous view, too, which calls it in a "
-            "thread if it asks the database"
+            f"{option}={function!r} should be a plain function, for an asynchronous view too: it is called in a thread "
+            "if it uses the database"
         )
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a builtin that does not tell
+    except (TypeError, ValueError):  # a builtin without a signature
         return 1
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     required = [p for p in positional if p.default is p.empty]
@@ -42,14 +42,14 @@ def required_arguments(function: Callable[..., Any], option: str, most: int) -> 
 
 
 def with_two(function: Callable[..., R], option: str) -> Callable[[Any, Any], R]:
-    """``function`` of ``(request)`` or of two arguments, as one of two."""
+    """Return ``function``, which takes ``(request)`` or two arguments, as a function of two arguments."""
     if required_arguments(function, option, 2) == 2:
         return function
     return lambda request, other: function(request)
 
 
 async def in_loop(function: Callable[..., R], *args: Any) -> R:
-    """Call a plain function in an event loop; where it asks the database, in Django's thread."""
+    """Call a plain function from an event loop. If it uses the database, call it in Django's thread."""
     try:
         return function(*args)
     except SynchronousOnlyOperation:

@@ -1,4 +1,4 @@
-"""How a request passes a limit on its way to the view: once for ordinary views, and once for asynchronous ones."""
+"""Enforce a limit before a view: one function for ordinary views, and one for asynchronous views."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ View = Callable[..., Any]
 
 
 Passage = tuple[Question | None, Decision | None, Refusal | None]
-"""What was asked for a request, what was decided, and what keeps it from its view. Without a question it is not
-limited, or refused unasked."""
+"""What was asked for a request, what was decided, and the refusal, if any. A request without a question is not limited,
+or it is denied without asking."""
 
 
 def ask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
-    """Ask for ``request``, and tell the signals and ``request.rate_limit_exceeded``. One round trip at most."""
+    """Ask for ``request``, send the signals, and set ``request.rate_limit_exceeded``. One round trip at most."""
     inner = plain(request)
     question = limit.question(request, scope)
     if question is None or isinstance(question, Refusal):
@@ -38,7 +38,7 @@ def ask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
 
 
 async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
-    """:func:`ask` without blocking the event loop."""
+    """Do what :func:`ask` does without blocking the event loop."""
     inner = plain(request)
     question = await in_loop(limit.question, request, scope)
     if question is None or isinstance(question, Refusal):
@@ -52,9 +52,9 @@ async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passa
 
 
 def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
-    """The view's response, or the refusal's. The view runs once at most, whatever it raises.
+    """Return the view's response, or the response to a refusal. The view runs at most once, whatever it raises.
 
-    One round trip; one more if a limit on how many run at a time is to be told that this one has ended.
+    Costs one round trip, and one more to release a lease of a concurrency limit.
     """
     question, decision, refusal = ask(limit, request, scope, sender)
     if refusal is not None:
@@ -75,7 +75,7 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
 
 
 async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
-    """:func:`run` without blocking the event loop. Cancelled, it gives back the place to run."""
+    """Do what :func:`run` does without blocking the event loop. If it is cancelled, it releases the lease."""
     question, decision, refusal = await aask(limit, request, scope, sender)
     if refusal is not None:
         return await in_loop(limit.respond, request, refusal)
@@ -85,7 +85,7 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
         (limiter, _, _), key, _ = question
         try:
             response = await awaited(view(*args, **kwargs))
-        except GeneratorExit:  # closed, and may not await: the place is free again after its time
+        except GeneratorExit:  # a closed coroutine may not await; the lease ends by itself
             raise
         except BaseException:
             await asyncio.shield(limiter.arelease(decision, key=key))
@@ -97,10 +97,10 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
 
 
 def _released_on_close(request: Any, question: Question, decision: Decision, response: Any) -> bool:
-    """Have a response that is still to be sent give the place back when it is closed, which servers do in a thread.
+    """Release the lease when a streaming response is closed, which servers do in a thread. Return False for others.
 
-    So does the request, which Django closes with whatever response is sent in the end: one that a middleware has put
-    in the place of the view's, a 304 say, leaves that one unclosed.
+    Closing the request releases it too. Django closes the request with the response that is sent in the end. If a
+    middleware replaced the view's response, with a 304 for example, that response is never closed.
     """
     if not getattr(response, "streaming", False):
         return False
@@ -108,7 +108,7 @@ def _released_on_close(request: Any, question: Question, decision: Decision, res
     (limiter, _, _), key, _ = question
 
     def release() -> None:
-        with suppress(IndexError):  # given back already
+        with suppress(IndexError):  # the lease is already released
             limiter.release(held.pop(), key=key)
 
     closed: tuple[Any, ...] = (response, plain(request))

@@ -1,11 +1,12 @@
-"""What responses tell of limits: the IETF's ``RateLimit`` fields and the older ``X-RateLimit-*``, serialised here only.
+"""Write the headers about limits: the IETF's ``RateLimit`` fields and the older ``X-RateLimit-*``.
 
-``RateLimit-Policy: "10-per-1s";q=10;w=1, "1000-per-3600s";q=1000;w=3600`` names all limits that were asked, and
-``RateLimit: "10-per-1s";r=4;t=1`` the one with the least left: 4 more now, all of them in at most 1 s
-(draft-ietf-httpapi-ratelimit-headers). ``X-RateLimit-Limit`` and ``-Remaining`` say the same of that one, and
-``X-RateLimit-Reset`` when, in seconds since the epoch. Whole seconds, rounded up.
+``RateLimit-Policy: "10-per-1s";q=10;w=1, "1000-per-3600s";q=1000;w=3600`` lists all limits that were asked.
+``RateLimit: "10-per-1s";r=4;t=1`` is the one with the least left: 4 more now, and all of them in at most 1 s
+(draft-ietf-httpapi-ratelimit-headers). ``X-RateLimit-Limit`` and ``-Remaining`` say the same of that one.
+``X-RateLimit-Reset`` is the time when all are available, in seconds since the epoch. Seconds are whole, rounded up.
 
-Names are made of numbers alone: no key and no client's text is ever part of a header.
+The names consist of numbers alone: no key and no text of a client is ever part of a header. No other module writes
+these headers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from ...limiter.limit import Limit
 from ...rates import Rate
 
 _RATES = "_rate_limits"
-"""The attribute of a request that says what was asked for it, and of a response that says what it shows."""
+"""The attribute of a request that holds what was asked for it, and of a response that says how much it shows."""
 
 
 class Policy(NamedTuple):
     """A limit as the fields name it.
 
-    ``window`` is in seconds; None for a limit on how many run at a time. ``allowance`` is what may pass at once.
+    ``window`` is in seconds; None for a concurrency limit. ``allowance`` is how many the limit allows at once.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Policy(NamedTuple):
 
 
 class Policies:
-    """The limits of one limiter, and all that can be said of them before a request comes."""
+    """The limits of one limiter, with all that is known of them before a request comes."""
 
     def __init__(self, rates: Sequence[Rate], limits: Sequence[Limit]) -> None:
         policies = [
@@ -65,7 +66,7 @@ Shown = tuple[Policies, Decision]
 
 
 def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
-    """Remember what was asked for ``request``, for its response."""
+    """Record what was asked for ``request``, for its response."""
     before: list[Shown] | None = getattr(request, _RATES, None)
     if before is None:
         setattr(request, _RATES, [(policies, decision)])
@@ -74,7 +75,7 @@ def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
 
 
 def show(request: Any, response: Any) -> None:
-    """Put the fields onto the response: those of all limits that were asked for this request, once."""
+    """Set the fields of all limits that were asked for this request on the response, once."""
     shown: list[Shown] | None = getattr(request, _RATES, None)
     if shown is None or not isinstance(response, HttpResponseBase) or getattr(response, _RATES, 0) == len(shown):
         return
@@ -100,7 +101,7 @@ def show(request: Any, response: Any) -> None:
 
 
 def retry_after(seconds: float) -> str:
-    """``Retry-After``: whole seconds, rounded up, at least 1."""
+    """Return the value of ``Retry-After``: whole seconds, rounded up, at least 1."""
     return str(max(1, math.ceil(seconds)))
 
 

@@ -1,27 +1,27 @@
-"""What is limited: the part of a request that says whose it is.
+"""Keys: find the part of a request that it is counted by.
 
 ====================  ==========================================================================================
 ``"ip"``              the client's address (IPv6: its network of 64 bits); see :mod:`.addresses`
-``"user"``            who is logged in, else the address; ``"user_or_ip"`` is the same
+``"user"``            the user, if logged in, else the address; ``"user_or_ip"`` is the same
 ``"header:NAME"``     a header of the request, else the address
 ``"get:NAME"``        a parameter of the query, else the address
 ``"post:NAME"``       a field of the form, which is read for it, else the address
 ``"attr:NAME"``       an attribute of the request, as a middleware sets it (``"attr:tenant.id"``), else the address
-``"const:NAME"``      all requests together
+``"const:NAME"``      all requests count together
 a function            of ``(request)`` or of ``(group, request)``, where the group is the limit's scope
 ====================  ==========================================================================================
 
-What is missing gives way to the address, else leaving a header out would be the way around a limit. And what the
-client chooses freely, a header or a parameter, it may choose anew for every request: put a limit by ``"ip"`` beside
-it, or check it first.
+If the part is missing, the address counts. Otherwise a client could escape a limit by leaving a header out. A client
+can also choose a header or a parameter freely, and change it for every request: put a limit by ``"ip"`` beside such a
+key, or check the value first.
 
-A function may return anything: it counts as its ``str()``. ``None`` means that this request is not limited; ``""``
-is a key like others; a long or strange one is as good as any. If the function raises, the address counts, and the
-log tells, once for each limit; but what Django answers by itself (``Http404``, ``PermissionDenied``,
-``BadRequest``, ``SuspiciousOperation``) is its answer.
+A function may return anything: its ``str()`` counts. ``None`` means that this request is not limited. ``""`` is a key
+like others, and long or unusual keys are allowed. If the function raises, the address counts, and the error is logged
+once for each limit. Exceptions that Django answers by itself (``Http404``, ``PermissionDenied``, ``BadRequest``,
+``SuspiciousOperation``) are passed on.
 
-What headers and parameters hold may be secret or personal, so only a hash of it reaches the store. Addresses and the
-primary keys of users are stored as they are, for as long as the limit remembers.
+Headers and parameters may be secret or personal, so only a hash of them reaches the store. Addresses and the primary
+keys of users are stored as they are, for as long as the limit remembers them.
 """
 
 from __future__ import annotations
@@ -46,20 +46,20 @@ from .callbacks import required_arguments
 logger = logging.getLogger("ratelimit_core")
 
 KeyFunction = Callable[[HttpRequest, str], str | None]
-"""Of a request and the limit's scope, the key; None if it is not limited."""
+"""A function of a request and the limit's scope that returns the key, or None if the request is not limited."""
 
 _MAX_KEY = 128
 _ANSWERS = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPartParserError, SynchronousOnlyOperation)
-"""What a key function may raise: Django's own answers, and what tells to ask again in a thread."""
+"""Exceptions of a key function that are passed on: Django's own answers, and the one that asks for a thread."""
 
 
 def by_address(request: HttpRequest, scope: str = "") -> str:
-    """``"ip"``."""
+    """Return the key of ``"ip"``: the client's address."""
     return f"ip:{view_settings().proxies.origin(request).group}"
 
 
 def by_user(request: HttpRequest, scope: str = "") -> str:
-    """``"user"``."""
+    """Return the key of ``"user"``: the user, or else the address."""
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated and user.pk is not None:
         return f"user:{_bounded(str(user.pk))}"
@@ -67,15 +67,15 @@ def by_user(request: HttpRequest, scope: str = "") -> str:
 
 
 def key_function(key: object) -> KeyFunction:
-    """What finds ``key`` in a request.
+    """Return the function that finds ``key`` in a request.
 
     Raises:
-        ConfigurationError: it is no key; the message says what is, or names the nearest.
+        ConfigurationError: it is not a key. The message says what is one, or names the nearest.
     """
     if callable(key):
         return _of_function(key)
     if not isinstance(key, str):
-        raise ConfigurationError(f"key={key!r} should be a string, as 'ip', or a function of the request")
+        raise ConfigurationError(f"key={key!r} should be a string such as 'ip', or a function of the request")
     kind, colon, name = key.partition(":")
     if key == "ip":
         return by_address
@@ -84,7 +84,7 @@ def key_function(key: object) -> KeyFunction:
     if not colon or kind not in _NAMED:
         raise unknown_option("key", key, ["ip", "user", "user_or_ip", *(f"{kind}:NAME" for kind in _NAMED)])
     if not name or name != name.strip():
-        raise ConfigurationError(f"key={key!r} should have a name after the colon")
+        raise ConfigurationError(f"key={key!r} should have a name after the colon, as in 'header:X-Api-Key'")
     return _NAMED[kind](name)
 
 
@@ -142,7 +142,7 @@ def _of_function(function: Callable[..., Any]) -> KeyFunction:
             return None
         if inspect.iscoroutine(value):
             value.close()
-            raise ConfigurationError("a key function should be a plain function; this one returned a coroutine")
+            raise ConfigurationError("a key function should be a plain function, but this one returned a coroutine")
         return f"key:{_bounded(str(value))}"
 
     return _guarded(called, f"of {function!r}")
@@ -160,14 +160,16 @@ def _guarded(find: KeyFunction, label: str) -> KeyFunction:
         except Exception:
             if not told:
                 told = True
-                logger.exception("rate_limit: the key %s of %r failed; the client's address counts", label, scope)
+                logger.exception(
+                    "rate_limit: the key %s of %r raised; the client's address counts instead", label, scope
+                )
             return by_address(request)
 
     return guarded
 
 
 def _bounded(text: str) -> str:
-    """``text``, or if it is long its beginning and a hash."""
+    """Return ``text``, or its beginning and a hash if it is long."""
     return text if len(text) <= _MAX_KEY else f"{text[:32]}~{_hash(text)}"
 
 

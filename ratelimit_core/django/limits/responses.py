@@ -1,4 +1,4 @@
-"""What is answered in place of a view: ``429``, ``503`` or ``403``, and by whom it is made."""
+"""Make the response in place of a view's: ``429``, ``503`` or ``403``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _DETAIL: dict[Reason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request does not get to its view.
+    """Why a request does not reach its view.
 
     Attributes:
-        reason: ``"limited"``: over a limit (429); ``"never"``: it costs more than the limit (429 without
-            ``Retry-After``, since waiting does not help); ``"unavailable"``: a breaker is open, or the
-            store is unavailable (503); ``"denied"``: it is on the ``deny_list`` (403).
+        reason: ``"limited"``: it is over a limit (429). ``"never"``: it costs more than the limit (429 without
+            ``Retry-After``, because waiting does not help). ``"unavailable"``: a breaker is open, or the store is
+            unavailable (503). ``"denied"``: its address is on the ``deny_list`` (403).
         retry_after: seconds until it makes sense to ask again, or None.
-        decision: the limiter's, if it was asked.
-        error: what was raised, if the view ran into it.
+        decision: the limiter's decision, if it was asked.
+        error: the error, if the view raised it.
     """
 
     reason: Reason
@@ -44,7 +44,7 @@ class Refusal:
 
     @property
     def status(self) -> int:
-        """The HTTP status that says so."""
+        """The HTTP status of this reason."""
         return _STATUS[self.reason]
 
     @property
@@ -54,7 +54,7 @@ class Refusal:
 
     @classmethod
     def of_error(cls, error: BaseException) -> Refusal | None:
-        """What an error that a view raised means to the client; None if it is none of ours."""
+        """Return the refusal that fits an error that a view raised, or None for errors of others."""
         match error:
             case RateLimitExceeded():
                 return cls("limited", error.retry_after, error=error)
@@ -67,7 +67,7 @@ class Refusal:
 
 
 def default_response(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    """A sentence; as JSON for who asks for JSON."""
+    """Return a response of one sentence, or JSON for a client that accepts it."""
     if "json" in request.META.get("HTTP_ACCEPT", ""):
         wait = refusal.retry_after
         after = {} if wait is None else {"retry_after": int(headers.retry_after(wait))}
@@ -76,10 +76,10 @@ def default_response(request: HttpRequest, refusal: Refusal) -> HttpResponse:
 
 
 def finished(request: HttpRequest, refusal: Refusal, response: Any, made_by: object) -> HttpResponseBase:
-    """``response`` with the headers that a refusal has; those that it brought along stay.
+    """Return ``response`` with the headers of a refusal. Headers that it already has stay.
 
     Raises:
-        ConfigurationError: it is no response.
+        ConfigurationError: it is not a response.
     """
     if not isinstance(response, HttpResponseBase):
         raise ConfigurationError(f"{made_by!r} should return an HttpResponse, not {response!r}")

@@ -1,4 +1,4 @@
-"""A limit on views: what it asks of a request, and what becomes of the answer. It knows nothing of the view."""
+"""A limit on views: what it asks for a request, and what follows from the answer. It does not call the view."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAX_LIMITERS = 1000
 
 
 class Limited(NamedTuple):
-    """What stands before a view: the limiter, its limits by name, and the highest cost that it can ever allow."""
+    """A limiter for views, the names of its limits, and the highest cost that it can ever allow."""
 
     limiter: Limiter
     policies: Policies
@@ -42,16 +42,16 @@ class Limited(NamedTuple):
 
 
 Question = tuple[Limited, str, int]
-"""What a request asks: of which limiter, for which key, and how much."""
+"""What to ask for a request: which limiter, with which key, and at which cost."""
 
 
 class ViewLimit:
-    """One limit, which may stand before several views, with counters for each scope.
+    """One limit. It may stand before several views, and has separate counters for each scope.
 
     The options are those of :func:`~ratelimit_core.django.decorators.rate_limit`.
 
     Raises:
-        ConfigurationError: one of them is wrong.
+        ConfigurationError: an option is wrong.
     """
 
     def __init__(
@@ -107,17 +107,17 @@ class ViewLimit:
         if not callable(rate):
             most = self.limited("rate_limit", rate).most
             if most is not None and not callable(cost) and cost > most:
-                raise ConfigurationError(f"cost={cost!r} is more than {rate!r} ever allows, {most}")
+                raise ConfigurationError(f"cost={cost!r} can never be allowed by {rate!r}; write at most {most}")
 
     def limiter(self, scope: str) -> Limiter | None:
-        """The limiter of a scope; None if the rate is a function, so that there may be many."""
+        """Return the limiter of a scope, or None if the rate is a function, since there may be many limiters then."""
         return None if callable(self._rate) else self.limited(scope, self._rate).limiter
 
     def limited(self, scope: str, rate: Any) -> Limited:
-        """The limiter of a scope and a rate; a different rate has counters of its own.
+        """Return the limiter of a scope and a rate. A different rate has its own counters.
 
         Raises:
-            ConfigurationError: it is no rate.
+            ConfigurationError: the rate is wrong.
         """
         name = rate if type(rate) is str or rate is None or isinstance(rate, str | Rate) else parse_rates(rate)
         limited = self._limited.get((scope, name))
@@ -132,7 +132,7 @@ class ViewLimit:
         return limited
 
     def question(self, request: HttpRequest, scope: str) -> Question | Refusal | None:
-        """What ``request`` has to ask; None if it is not limited, a refusal if nothing needs to be asked for that."""
+        """Return what to ask for ``request``. None: it is not limited. A refusal: it is denied without asking."""
         if not view_settings().enabled:
             return None
         if self._makes_exceptions:
@@ -157,7 +157,7 @@ class ViewLimit:
             return None
         try:
             limited = self.limited(scope, rate)
-        except ConfigurationError as error:  # a function's: what is written down was checked before
+        except ConfigurationError as error:  # from a function; a constant rate is checked when the limit is made
             self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with on_store_failure='deny'")
             return Refusal("unavailable") if self._options["on_store_failure"] == "deny" else None
         if limited.most is not None and cost > limited.most:
@@ -171,13 +171,13 @@ class ViewLimit:
         return 1
 
     def _complain(self, message: str) -> None:
-        """Once: a client may be able to bring it about as often as it likes."""
+        """Log an error once, because a client may be able to cause it as often as it likes."""
         if not self._complained:
             self._complained = True
             logger.error("rate_limit: %s", message)
 
     def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
-        """What keeps ``request`` from its view, if the decision does; what its response is to tell of it is noted."""
+        """Return the refusal of ``request``, if the decision denies it. Record the decision for the response."""
         limiter, policies, _ = question[0]
         known = not decision.local or limiter.on_store_failure == "local"
         if known and not self._shadow:
@@ -185,11 +185,15 @@ class ViewLimit:
         if decision.allowed:
             return self.refuses(request, None)
         if self._shadow:
-            logger.info("rate_limit: a request of %r would be limited, for %.1f s", limiter.key, decision.retry_after)
+            logger.info(
+                "rate_limit: shadow mode lets a request of %r pass, which would be denied for %.1f s",
+                limiter.key,
+                decision.retry_after,
+            )
         return self.refuses(request, Refusal("limited" if known else "unavailable", decision.retry_after, decision))
 
     def refuses(self, request: HttpRequest, refusal: Refusal | None) -> Refusal | None:
-        """``refusal``, if it keeps ``request`` from its view; ``request.rate_limit_exceeded`` tells the view."""
+        """Return ``refusal`` if it keeps ``request`` from its view, and set ``request.rate_limit_exceeded``."""
         if refusal is None or self._shadow:
             request.__dict__.setdefault("rate_limit_exceeded", False)
             return None
@@ -197,7 +201,7 @@ class ViewLimit:
         return refusal if self._block else None
 
     def told(self, request: HttpRequest, scope: str, key: str, decision: Decision) -> dict[str, Any]:
-        """What the signals tell of a decision."""
+        """Return what the signals carry about a decision."""
         return {
             "request": request,
             "decision": decision,
@@ -207,13 +211,13 @@ class ViewLimit:
         }
 
     def respond(self, request: HttpRequest, refusal: Refusal) -> HttpResponseBase:
-        """The response that says so: by ``response_callback``, ``RATELIMIT_RESPONSE_HANDLER``, or our own."""
+        """Return the response: from ``response_callback``, ``RATELIMIT_RESPONSE_HANDLER``, or the default."""
         make = self._respond or view_settings().response_handler or default_response
         return finished(plain(request), refusal, make(request, refusal), make)
 
 
 def plain(request: Any) -> HttpRequest:
-    """Django's own request, of Django REST framework's too."""
+    """Return Django's own request, also for a request of Django REST framework."""
     inner: HttpRequest = request if isinstance(request, HttpRequest) else request._request
     return inner
 
@@ -235,7 +239,7 @@ def _matcher(option: str, listed: Listed | None) -> Callable[[HttpRequest], bool
 
 
 def _on_store_failure() -> OnStoreFailure:
-    """Return what the settings say: ``RATELIMIT_ON_STORE_FAILURE``, or its alias ``RATELIMIT_FAIL_OPEN``."""
+    """Return the setting ``RATELIMIT_ON_STORE_FAILURE``, or its alias ``RATELIMIT_FAIL_OPEN``."""
     answers: dict[bool | None, OnStoreFailure] = {None: "local", True: "allow", False: "deny"}
     chosen: OnStoreFailure | None = setting("on_store_failure")
     return chosen or answers[setting("fail_open")]

@@ -1,1 +1,1 @@
-"""Django looks for commands here."""
+"""The package where Django looks for commands."""

@@ -1,4 +1,4 @@
-// Keeps the page up to date: asks for it anew, and changes in place what differs, so that nothing else moves.
+// Refreshes the page: fetches it again, and changes only what differs, in place, so that nothing else moves.
 "use strict";
 
 (() => {
@@ -8,8 +8,8 @@
   const stale = document.getElementById("stale");
   let timer;
 
-  // Makes `old` like `fresh`. What is the same in both stays the very same: so the focus, what is scrolled, what is
-  // selected, and what a screen reader has read already. What is marked `data-keep` is left to who types there.
+  // Makes `old` like `fresh`. Nodes that are equal in both are kept, and with them the focus, the scroll position, the
+  // selection, and what a screen reader has read. Nodes marked `data-keep` stay, because a user may be typing there.
   function morph(old, fresh) {
     if (old.isEqualNode(fresh) || (old.nodeType === Node.ELEMENT_NODE && "keep" in old.dataset)) return;
     if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -42,7 +42,7 @@
         const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
         const focused = document.activeElement.id;
         morph(main, fresh.getElementById("main"));
-        if (focused && document.activeElement.id !== focused) { // it was moved, among others
+        if (focused && document.activeElement.id !== focused) { // the focused node was moved
           document.getElementById(focused)?.focus({ preventScroll: true });
         }
         document.title = fresh.title;

@@ -1,4 +1,4 @@
-"""``manage.py ratelimit_health``: an exit code for probes and cron."""
+"""``manage.py ratelimit_health``: check the store and the breakers, for probes and cron."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ BREAKER_OPEN = 2
 
 
 class Command(BaseCommand):
-    """Exit 0 if all is well, 1 if the store does not answer, 2 (if asked to) if a breaker is open."""
+    """Exit with 0 if all is well, with 1 if the store does not answer, with 2 (on request) if a breaker is open."""
 
     help = (
-        "Say whether the store answers and how many breakers are open. Exit code 0: the store answers; "
+        "Print whether the store answers and how many breakers are open. Exit code 0: the store answers; "
         f"{STORE_AWAY}: it does not, or not in time; {BREAKER_OPEN}, with --fail-on-open only: a breaker is open. "
-        "Of a container's liveness none of this says anything: without its store a process goes on alone."
+        "Do not use this for a container's liveness: without its store a process decides alone and goes on."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """See ``help``."""
+        """Add the options."""
         parser.add_argument(
-            "--fail-on-open", action="store_true", help=f"exit {BREAKER_OPEN} if a breaker is open, also by force"
+            "--fail-on-open", action="store_true", help=f"exit {BREAKER_OPEN} if a breaker is open, also a forced one"
         )
         parser.add_argument("--timeout", type=_seconds, default=5.0, help="seconds to wait for the store (default: 5)")
         parser.add_argument(
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         )
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """A wrong option ends as any error does, with 1: Django's own 2 would read as a breaker that is open."""
+        """Exit with 1 for a wrong option. Django's own 2 would mean that a breaker is open."""
         self._called_from_command_line = True
         try:
             self.create_parser(argv[0], argv[1]).parse_args(argv[2:])
@@ -47,12 +47,13 @@ class Command(BaseCommand):
         super().run_from_argv(argv)
 
     def handle(self, *args: Any, fail_on_open: bool, timeout: float, as_json: bool, **options: Any) -> None:
-        """Print one line, and raise CommandError with the exit code if something is wrong."""
+        """Print one line. Raise CommandError with the exit code if something is wrong."""
         found = _within(timeout)
         self.stdout.write(json.dumps(found) if as_json else _as_text(found))
         if not found["store"]["up"]:
             raise CommandError(
-                f"the store can't be asked: {found['store']['error']}. Is it running, and is RATELIMIT_BACKEND right?",
+                f"the store does not answer: {found['store']['error']}. Check that it runs and that RATELIMIT_BACKEND "
+                "is right",
                 returncode=STORE_AWAY,
             )
         if fail_on_open and found["failing"]:
@@ -63,7 +64,7 @@ class Command(BaseCommand):
 
 
 def _within(timeout: float) -> dict[str, Any]:
-    """What is found within ``timeout``. A store that hangs longer holds up a thread that nobody waits for."""
+    """Return what is found within ``timeout`` seconds. If the store hangs longer, its thread is left behind."""
     found: list[dict[str, Any]] = []
 
     def ask() -> None:

@@ -1,4 +1,4 @@
-"""``manage.py ratelimit_prune``: delete what has ended from the tables of the database backend."""
+"""``manage.py ratelimit_prune``: delete expired records from the tables of the database backend."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ....errors import ResilienceError
 
 
 class Command(BaseCommand):
-    """Deletes in batches and waits for nobody; run it as often as the tables may grow."""
+    """Delete in batches, without waiting for locks. Run it as often as the growth of the tables requires."""
 
-    help = "Deletes records, leases and journals that have ended from the tables of the database backend."
+    help = "Delete expired records, leases and journals from the tables of the database backend."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """``--database`` and ``--batch``."""
+        """Add ``--database`` and ``--batch``."""
         parser.add_argument("--database", help="alias of the database; the setting RATELIMIT_DATABASE by default")
         parser.add_argument("--batch", type=int, default=1000, help="records to delete in one transaction (1000)")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Prune until nothing that has ended is left."""
+        """Prune until no expired record is left."""
         batch: int = options["batch"]
         if batch < 1:
             raise CommandError(f"--batch={batch} should be 1 or more")

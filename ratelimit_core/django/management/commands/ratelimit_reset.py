@@ -1,4 +1,4 @@
-"""``manage.py ratelimit_reset``: close breakers, and forget what was counted."""
+"""``manage.py ratelimit_reset``: close breakers, and reset the counters of limits."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ...console.actions import act
 
 
 class Command(BaseCommand):
-    """Reset what is named, and nothing if one name is wrong."""
+    """Reset the breakers and limits that are named, or nothing if one name is wrong."""
 
     help = (
-        "Reset breakers, so that they are closed and without a mode, and limits, so that nothing counts as used, "
-        "in the whole fleet. Elsewhere it is seen within a second. `manage.py ratelimit_status` lists the names."
+        "Reset breakers (closed, without a manual override) and limits (nothing used) in the whole fleet. "
+        "Other processes see it within a second. `manage.py ratelimit_status` lists the names."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """See ``help``."""
+        """Add the options."""
         parser.add_argument("names", nargs="*", metavar="NAME", help="a breaker")
         parser.add_argument("--all-breakers", action="store_true", help="every breaker that the store lists")
         parser.add_argument(
             "--limits", nargs="+", action="extend", default=[], metavar="KEY", help="all limits on this key"
         )
-        parser.add_argument("--reason", required=True, help="why; it is kept in the history, with your user name")
+        parser.add_argument("--reason", required=True, help="why; the history keeps it, with your user name")
         parser.add_argument(
             "--no-input", action="store_false", dest="interactive", help="do not ask before --all-breakers"
         )
@@ -51,13 +51,13 @@ class Command(BaseCommand):
         interactive: bool,
         **options: Any,
     ) -> None:
-        """Print what was reset; CommandError if there is nothing of that name or the store does not answer."""
+        """Print what was reset. Raise CommandError if a name is not in use or the store does not answer."""
         if not reason.strip():
-            raise CommandError("--reason is empty: say why, for those who read the history")
+            raise CommandError("--reason is empty: say why, for the readers of the history")
         if not (names or all_breakers or limits):
-            raise CommandError("name breakers, or give --all-breakers or --limits KEY")
+            raise CommandError("nothing to reset: name breakers, or pass --all-breakers or --limits KEY")
         if names and all_breakers:
-            raise CommandError(f"--all-breakers includes {names[0]!r}: give one or the other")
+            raise CommandError(f"--all-breakers includes {names[0]!r}: pass one or the other")
         try:
             backend = get_backend()
             known = circuit_breaker_registry.get_fleet_status() if names or all_breakers else {}
@@ -66,7 +66,7 @@ class Command(BaseCommand):
             found = _records(backend, limits)
             breakers = list(known) if all_breakers else names
             if all_breakers and interactive and sys.stdin.isatty() and not _agreed(len(breakers)):
-                raise CommandError("nothing was reset")
+                raise CommandError("not confirmed, so nothing was reset")
             for name in breakers:
                 act(name, "reset", author=_author(), reason=reason)
                 self.stdout.write(f"reset breaker {printable(name)}")
@@ -75,13 +75,13 @@ class Command(BaseCommand):
                 self.stdout.write(f"reset limit {printable(limit)} ({algorithm}) on {printable(key)}")
         except ResilienceError as error:
             raise CommandError(
-                f"the store can't be asked: {error}. What is printed above was reset, nothing else; "
-                "try again when it answers"
+                f"the store does not answer: {error}. Only what is printed above was reset; "
+                "try again when the store answers"
             ) from error
 
 
 def _records(backend: Backend, keys: list[str]) -> list[tuple[str, str, str]]:
-    """The limits in use on ``keys``. A store lists a long key by its start and a hash, and is asked by the whole."""
+    """Return the limits in use on ``keys``. The store lists a long key in its shortened form."""
     in_use = limits_in_use(backend) if keys else []
     found = []
     for key in dict.fromkeys(keys):
@@ -94,7 +94,7 @@ def _records(backend: Backend, keys: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _unknown(what: str, name: str, known: Iterable[str]) -> str:
-    hint = did_you_mean(name, known) or "; `manage.py ratelimit_status` lists those that are"
+    hint = did_you_mean(name, known) or "; `manage.py ratelimit_status` lists the names in use"
     return f"no {what} {name!r} is in use, so nothing was reset{hint}"
 
 
@@ -103,7 +103,7 @@ def _agreed(number: int) -> bool:
 
 
 def _author() -> str:
-    """Who is logged in; in a container that may be nobody with a name."""
+    """Return the name of the user who runs the command. In a container there may be none."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

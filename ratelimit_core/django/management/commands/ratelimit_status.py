@@ -16,36 +16,36 @@ from ....store.configured import get_backend
 from ...console.url_names import mode_of
 
 SHOWN = 100
-"""So many limits are printed; ``--json`` prints all."""
+"""At most so many limits are printed; ``--json`` prints all."""
 
 
 class Command(BaseCommand):
-    """Print two tables, or JSON. Two round trips for the breakers, and one for each algorithm."""
+    """Print two tables, or JSON. Costs two round trips for the breakers, and one for each algorithm."""
 
-    help = "Show every breaker that the store lists and the limits in use, of the whole fleet."
+    help = "Show every breaker that the store lists and the limits in use, for the whole fleet."
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """See ``help``."""
+        """Add the options."""
         parser.add_argument(
-            "--json", action="store_true", dest="as_json", help="print all of it as JSON, times in epoch seconds"
+            "--json", action="store_true", dest="as_json", help="print everything as JSON, times in epoch seconds"
         )
 
     def handle(self, *args: Any, as_json: bool, **options: Any) -> None:
-        """Print what is found; CommandError if the store does not answer."""
+        """Print the tables. Raise CommandError if the store does not answer."""
         try:
             backend = get_backend()
             fleet = circuit_breaker_registry.get_fleet_status()
             limits = limits_in_use(backend)
         except ResilienceError as error:
             raise CommandError(
-                f"the store can't be asked: {error}. Is it running, and is RATELIMIT_BACKEND right?"
+                f"the store does not answer: {error}. Check that it runs and that RATELIMIT_BACKEND is right"
             ) from error
         if as_json:
             self.stdout.write(_as_json(fleet, limits))
             return
         if not backend.shared:
-            self.stderr.write("The backend is this process's own memory: what other processes do is not in it.")
+            self.stderr.write("The backend is the memory of this process, so other processes' breakers are missing.")
         self._print_breakers(fleet)
         self.stdout.write("")
         self._print_limits(limits)
