@@ -1,7 +1,7 @@
-"""Celery tasks that know when the service they depend on is down.
+"""Celery tasks that wait while the service that they depend on is down.
 
-``@breaker_task`` is ``@shared_task`` with a circuit breaker and limits that the whole fleet shares; ``install(app)``
-gives them to tasks that nobody touches, by a table in the configuration.
+``@breaker_task`` is ``@shared_task`` with a circuit breaker and limits that the whole fleet shares. ``install(app)``
+protects existing tasks by a table in the configuration, without a change to the tasks.
 """
 
 from __future__ import annotations

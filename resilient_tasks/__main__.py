@@ -1,4 +1,4 @@
-"""``python -m resilient_tasks``."""
+"""``python -m resilient_tasks``: commands that need no running app."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ from .ops.check import check as look
 
 @click.group()
 def main() -> None:
-    """Circuit breakers and limits that a whole fleet shares."""
+    """Check an app that uses circuit breakers and limits."""
 
 
 @main.command()
-@click.option("-A", "--app", help="The Celery app, as for `celery -A`; without it the store and Django alone.")
-@click.option("--json", is_flag=True, help="For programs.")
+@click.option(
+    "-A", "--app", help="The Celery app, as for `celery -A`. Without it only the store and Django are checked."
+)
+@click.option("--json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
     "--fail-on",
     type=click.Choice([ERROR, WARNING]),
     default=ERROR,
     show_default=True,
-    help="Exit with 1 from there on.",
+    help="Exit with 1 from this level on.",
 )
 def check(app: str | None, json: bool, fail_on: str) -> None:
-    """Say what of a configuration is missing or dangerous, and what to write instead.
+    """Report what is missing or dangerous in a configuration, and what to write instead.
 
-    Exits with 1 if there is anything to mend, and with 2 if it was called wrongly.
+    Exits with 1 if there is something to fix, and with 2 if the command line is wrong.
     """
     sys.path.insert(0, os.getcwd())  # as `celery` does
     found = look(app)

@@ -1,4 +1,4 @@
-"""``@breaker_task`` and ``@rate_limited_task``: ``@shared_task`` with more."""
+"""The decorators ``@breaker_task`` and ``@rate_limited_task``: ``@shared_task`` with a breaker and limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .settings import current_app
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What Celery takes besides the attributes of Task.
+# Celery takes these options besides the attributes of Task.
 _CELERY_OPTIONS = frozenset(
     "name base bind shared filter lazy pydantic pydantic_strict pydantic_context pydantic_dump_kwargs queue "
     "routing_key exchange exchange_type priority delivery_mode compression immediate mandatory autoretry_for "
@@ -41,21 +41,21 @@ def breaker_task(
 @overload
 def breaker_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def breaker_task(*args: Any, **options: Any) -> Any:
-    """Make a task that a circuit breaker, and limits if you like, stand before.
+    """Make a task that is protected by a circuit breaker and, if they are given, by limits.
 
-    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and, but for
-    ``fallback_function``, of :class:`~ratelimit_core.CircuitBreakerConfig`::
+    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and of
+    :class:`~ratelimit_core.CircuitBreakerConfig` except ``fallback_function``::
 
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))
         def charge(order_id): ...
 
-    While the breaker is open the task waits, as the same task, and spends no retry on it.
+    While the breaker is open the task waits. It stays the same task, and the wait uses up none of its retries.
 
-    Cost of a run: no round trip while the breaker is closed and there are no limits; one for limits, which
-    carries the breaker's question too.
+    Cost of a run: no round trip while the breaker is closed and there are no limits; one round trip for limits, which
+    asks the breaker as well.
 
     Raises:
-        ConfigurationError: where the decorator runs, for an unknown option or a wrong value.
+        ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
     """
     return _decorator("breaker_task", args, options, frozenset(TASK_OPTIONS), frozenset(BREAKER_OPTIONS))
 
@@ -67,14 +67,14 @@ def rate_limited_task(
 @overload
 def rate_limited_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def rate_limited_task(*args: Any, **options: Any) -> Any:
-    """Make a task that limits alone stand before: ``rate``, ``concurrency`` or both.
+    """Make a task that is protected by limits alone: ``rate``, ``concurrency`` or both.
 
-    A run that finds a limit reached reserves the next slot and waits for it, and spends no retry on it.
+    If a limit is reached, the run reserves the next free time and waits for it. The wait uses up none of its retries.
 
-    Cost of a run: one round trip, and one more to give back a place to run.
+    Cost of a run: one round trip, and one more to release the lease of a concurrency limit.
 
     Raises:
-        ConfigurationError: where the decorator runs, for an unknown option or a wrong value.
+        ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
     """
     if options.get("rate") is None and options.get("concurrency") is None:
         raise ConfigurationError("rate_limited_task needs a rate, as in rate='10/s', or a concurrency")
@@ -91,7 +91,7 @@ def _decorator(
     if len(args) == 1 and callable(args[0]) and not options:
         return _decorator(where, (), {}, ours, breakers)(args[0])
     if args:
-        raise ConfigurationError(f"@{where} takes keyword options only, as in @{where}(rate='10/s')")
+        raise ConfigurationError(f"@{where} takes options by name only, as in @{where}(rate='10/s')")
     base = options.pop("base", None) or _task_class()
     known = ours | (breakers or frozenset()) | _CELERY_OPTIONS | _attributes(base)
     for option in options:
@@ -115,13 +115,13 @@ def _decorator(
 
 
 def _task_class() -> type[Task[..., Any]]:
-    """What tasks of the app derive from: its own class, or Celery's for Django, which waits for commits."""
+    """Return the base class of the app's tasks: its own, or Celery's for Django, which waits for commits."""
     app: Any = current_app()
     task_class: type[Task[..., Any]] = Task if app is None else symbol_by_name(app.task_cls)
     return task_class
 
 
 def _attributes(base: type) -> frozenset[str]:
-    """What a task may be given besides: its attributes and the hooks that Celery calls, and no other method."""
+    """Return the names that a task may be given besides: its attributes and Celery's hooks, but no other method."""
     data = (name for name in dir(base) if not callable(getattr_static(base, name)))
     return frozenset(name for name in data if not name.startswith("_")) | _HOOKS

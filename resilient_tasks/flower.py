@@ -1,6 +1,6 @@
-"""What Flower shows of tasks that wait: in the column Exception what for, and in the column ETA until when.
+"""Show waiting tasks in Flower: the reason in the column Exception, and the end of the wait in the column ETA.
 
-In ``flowerconfig.py``, which Flower reads where it is started::
+Write this in ``flowerconfig.py``, which Flower reads in the directory where it starts::
 
     from resilient_tasks.flower import format_task, tasks_columns
 """
@@ -12,18 +12,18 @@ from datetime import datetime
 from typing import Any
 
 tasks_columns = "name,uuid,state,exception,eta,args,retries,received,started,runtime,worker"
-"""Flower knows no columns but its own; these two are where it has what a waiting task says."""
+"""The columns to show. Flower has no others, and these two hold what a waiting task reports."""
 
 _REFUSAL = re.compile(r"(?:CircuitBreakerError|RateLimitExceeded)\((?P<what>.*), retry in (?P<wait>[\d.e+-]+) s\)")
 
 
 def format_task(task: Any) -> Any:
-    """Flower's hook for each task that it shows; what is not waiting stays as it is."""
+    """Change how Flower shows a waiting task. Flower calls this for each task that it shows."""
     waits = _REFUSAL.fullmatch(str(task.exception or "")) if task.state in ("RETRY", "RECEIVED") else None
     if waits:
         if not task.eta and task.retried:
             task.eta = datetime.fromtimestamp(task.retried + float(waits["wait"])).astimezone().isoformat()
         task.exception = waits["what"]
-    elif task.state in ("STARTED", "SUCCESS"):  # it waits no more
+    elif task.state in ("STARTED", "SUCCESS"):  # it does not wait any more
         task.exception = None
     return task

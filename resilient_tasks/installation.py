@@ -1,4 +1,4 @@
-"""``install(app)``: every task of an app derives from :class:`ResilientTask`."""
+"""``install(app)``: make every task of an app derive from :class:`ResilientTask`."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from .task import ResilientTask
 
 
 def install(app: Celery) -> None:
-    """Protect the tasks of ``app`` as ``app.conf.resilience`` says: those there are, and those to come.
+    """Protect the tasks of ``app`` as ``app.conf.resilience`` says: existing tasks and those that are defined later.
 
-    Call it where the app is made, in every process that has it. ``celery.*`` is left alone, and so is what no rule
-    matches. Twice is once.
+    Call it where the app is made, in every process that uses the app. Tasks named ``celery.*`` and tasks that no rule
+    matches are not protected. A second call does nothing.
 
     Raises:
-        ConfigurationError: too late, a worker runs already; or the table is wrong, where it is read: at the latest
-            when the app is finalized, as it is before a worker starts.
+        ConfigurationError: a worker already runs; or the table is wrong, when it is read: at the latest when the app is
+            finalized, which is before a worker starts.
     """
     registry = app.__dict__["_tasks"]  # app.tasks would finalize the app
     if isinstance(registry, ProtectedRegistry):
         return
     if any("__trace__" in vars(task) and task.__trace__ is not None for task in registry.values()):
         raise ConfigurationError(
-            "install(app) came too late: a worker runs already, and its tasks are built. Call it where the app is "
+            "install(app) came too late: a worker already runs, and its tasks are built. Call it where the app is "
             "made, right after Celery(...)"
         )
     protected = ProtectedRegistry(app)
     installed.add(app)
-    setattr(app, "_tasks", protected)  # noqa: B010 - what Celery(tasks=...) sets
+    setattr(app, "_tasks", protected)  # noqa: B010 - the attribute that Celery(tasks=...) sets
     for name, task in registry.items():
         protected[name] = task
 
 
 class ProtectedRegistry(TaskRegistry):
-    """The tasks of an app, each of which derives from :class:`ResilientTask`."""
+    """The tasks of an app. Each task derives from :class:`ResilientTask`."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def _derive(task: Any) -> None:
 
 
 def with_protection(base: type[Task[..., Any]]) -> type[Task[..., Any]]:
-    """``ResilientTask``, before whatever class the user has; what that says of requests is kept too."""
+    """Return a class that derives from ``ResilientTask`` and ``base``, with the requests of both."""
     if issubclass(base, ResilientTask):
         return base
     if base is Task:

@@ -1,4 +1,4 @@
-"""What Celery adds to the metrics: ``resilient_tasks.metrics.install(port=9808)`` beside the app."""
+"""Metrics of Celery tasks: call ``resilient_tasks.metrics.install(port=9808)`` beside the app."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _serving: dict[str, int] = {}
 
 
 def install(port: int | None = None, address: str = "127.0.0.1") -> None:
-    """Count for Prometheus in this process and its children; with ``port``, the worker serves what all of them counted.
+    """Count for Prometheus in this process and its children. With ``port`` the worker serves the counts of all of them.
 
-    Under prefork set ``PROMETHEUS_MULTIPROC_DIR``: without it the worker tells of its main process alone.
+    Under prefork set ``PROMETHEUS_MULTIPROC_DIR``. Without it the worker serves the counts of its main process alone.
     """
     from ratelimit_core.metrics import prometheus
 
@@ -35,7 +35,7 @@ def install(port: int | None = None, address: str = "127.0.0.1") -> None:
 
 
 def install_opentelemetry(meter: Meter | None = None, *, fleet: bool = True) -> None:
-    """Count for OpenTelemetry in this process: under prefork in each child, as at ``worker_process_init``.
+    """Count for OpenTelemetry in this process. Under prefork call it in each child, as at ``worker_process_init``.
 
     See :func:`ratelimit_core.metrics.opentelemetry.install`.
     """
@@ -68,9 +68,9 @@ def _limited(sender: Any, **_: Any) -> None:
 
 
 def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
-    """An idle child tells nothing later; but there may be very many breakers."""
+    """Export the counts after each run, because a child that is idle later does not export them."""
     protection: Protection | None = getattr(task, "resilience", None)
-    with suppress(TypeError, LookupError):  # arguments that make no sense to the task, which has said so
+    with suppress(TypeError, LookupError):  # arguments that don't fit the task, which has failed by them
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:
             exporter.flush(cache_of(breaker))
     exporter.flush_if_due()
@@ -81,7 +81,7 @@ def _leaving(**_: Any) -> None:
 
 
 def _serve(**_: Any) -> None:
-    """In the worker's main process, whose children count into the common directory."""
+    """Serve the metrics in the worker's main process. Its children count into the common directory."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     from ratelimit_core.metrics import prometheus

@@ -1,4 +1,4 @@
-"""The options of a protected task, checked where they are written."""
+"""The options of a protected task. They are checked when the task is defined."""
 
 from __future__ import annotations
 
@@ -22,34 +22,35 @@ _DAY = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of a protected task, beside those of its breaker and those of Celery. Times in seconds.
+    """The options of a protected task, besides those of its breaker and those of Celery. Times are in seconds.
 
     Attributes:
-        breaker: the breaker's name; by default the task's. A template over the task's arguments, such as
-            ``"payments:{tenant_id}"``, is one breaker for each tenant.
+        breaker: the name of the breaker; by default the name of the task. A template over the task's arguments, such
+            as ``"payments:{tenant_id}"``, gives each tenant its own breaker.
         rate, algorithm, burst: limits, as in :class:`~ratelimit_core.Limiter`.
         rate_key: what the limit is counted by: a template over the task's arguments such as
-            ``"{tenant_id}"``, or a function of them. By default the breaker's name.
-        concurrency: how many may run at a time, in the whole fleet. A run holds its place for its hard time limit
-            at most; where it has none, for five minutes, which its worker renews (a solo pool can't).
-        cost: what one run costs of each rate; a number, or a function of the task's arguments.
-        on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
-            (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with
-            ``skip_result``) or a function that is called in place of the task, with its arguments.
+            ``"{tenant_id}"``, or a function of them. By default the name of the breaker.
+        concurrency: how many runs are allowed at a time in the whole fleet. A run holds a lease for at most its hard
+            time limit. Without one it holds the lease for five minutes, which its worker renews (a solo pool can't).
+        cost: what one run costs of each rate: a number, or a function of the task's arguments.
+        on_open: what a run does while the breaker is open. ``"defer"``: publish the task again for later.
+            ``"pause"``: pause the task's queue, so that messages stay in the broker. ``"fail"``: fail with the error.
+            ``"skip"``: succeed with ``skip_result``. Or a function that is called in place of the task, with its
+            arguments.
+        skip_result: the result of a task that is skipped, or that ``coalesce`` ends.
         on_publish_while_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
-            ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and whose answer is the
-            result. Retries and deferrals are always allowed.
-        retry_for: exceptions after which to try again, up to ``max_retries`` times, as ``backoff`` says.
-        max_wait: a task that has waited so long, all waits together, fails.
-        max_deferrals: a task that was put off so often fails; None for no bound.
-        max_deferred_in_worker: a worker that holds so many waiting tasks stops consuming their queue until it holds
-            fewer.
-        dead_letter: a queue that a task which gave up waiting is published to. ``celery resilience replay`` brings
-            it back.
-        coalesce: of several waiting calls with the same arguments only the first waits; another one ends at once,
-            with ``skip_result``. For tasks that beat sends.
-        resume_rate: how fast tasks that waited for a breaker come back; by default its fastest rate, else
-            ``100/s``, as where the rate is counted by ``rate_key``.
+            ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and returns the result.
+            Retries and deferrals are always allowed.
+        retry_for: the task is retried after these exceptions, up to ``max_retries`` times.
+        backoff: the waits between these retries.
+        max_wait: a task fails when it would wait longer than this, all its waits together.
+        max_deferrals: a task fails when it would be deferred more often than this; None for no bound.
+        max_deferred_in_worker: a worker that holds so many deferred tasks pauses their queue until it holds fewer.
+        dead_letter: a queue for tasks that gave up waiting. ``celery resilience replay`` brings them back.
+        coalesce: of several waiting calls with the same arguments only the first waits. The others end at once, with
+            ``skip_result``. This is for tasks that beat sends.
+        resume_rate: how fast tasks that waited for a breaker resume. By default this is the breaker's fastest rate, or
+            ``100/s`` if there is none or if it is counted by ``rate_key``.
     """
 
     breaker: str | None = None
@@ -72,7 +73,7 @@ class Options:
     resume_rate: str | Rate | None = None
 
     def __post_init__(self) -> None:
-        max_wait: Any = self.max_wait  # whatever the types say, it is a user who wrote it
+        max_wait: Any = self.max_wait  # users may pass another type than the annotation says
         names: tuple[Any, ...] = (self.breaker, self.dead_letter)
         for option, known in (("on_open", OnOpen), ("on_publish_while_open", OnPublishWhileOpen)):
             value = getattr(self, option)
@@ -83,7 +84,7 @@ class Options:
         if not (isinstance(max_wait, int | float) and max_wait > 0):
             raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
         if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
-            raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number or None")
+            raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number from 0, or None")
         if type(self.max_deferred_in_worker) is not int or self.max_deferred_in_worker < 1:
             raise ConfigurationError(
                 f"max_deferred_in_worker={self.max_deferred_in_worker!r} should be a whole number, 1 or more"
@@ -93,16 +94,18 @@ class Options:
                 raise ConfigurationError(f"{option}={name!r} should be a name, as in {option}='payments'")
         if self.on_open == "pause" and is_template(self.breaker or ""):
             raise ConfigurationError(
-                f"on_open='pause' with breaker={self.breaker!r}: a queue can't be left alone for one of many breakers; "
+                f"on_open='pause' with breaker={self.breaker!r}: a queue can't be paused for one of many breakers; "
                 "write on_open='defer'"
             )
         if not (self.rate_key is None or isinstance(self.rate_key, str) or callable(self.rate_key)):
-            raise ConfigurationError(f"rate_key={self.rate_key!r} should be a template or a function")
+            raise ConfigurationError(
+                f"rate_key={self.rate_key!r} should be a template such as '{{tenant_id}}', or a function"
+            )
         if not callable(self.cost) and (type(self.cost) is not int or self.cost < 1):
             raise ConfigurationError(f"cost={self.cost!r} should be a whole number, 1 or more, or a function")
         for option in ("burst", "rate_key") if self.rate is None else ():
             if getattr(self, option) is not None and (option == "burst" or self.concurrency is None):
-                raise ConfigurationError(f"{option}={getattr(self, option)!r} goes with a rate")
+                raise ConfigurationError(f"{option}={getattr(self, option)!r} needs a rate; add one, as in rate='10/s'")
         if self.algorithm not in get_args(Algorithm):
             raise not_one_of("algorithm", self.algorithm, get_args(Algorithm))
         if not isinstance(self.backoff, Backoff):
@@ -122,7 +125,7 @@ TASK_OPTIONS = tuple(Options.__dataclass_fields__)
 
 
 def without_self(signature: inspect.Signature) -> inspect.Signature:
-    """The signature of a bound function, as who calls it sees it."""
+    """Return the signature of a bound function, without its first parameter."""
     parameters = list(signature.parameters.values())
     if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
         parameters = parameters[1:]

@@ -1,4 +1,4 @@
-"""What protects one task: its breaker and its limits."""
+"""The protection of one task: its breaker and its limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SPACING_MARGIN = 0.02
 
 
 class Subject(NamedTuple):
-    """What one call is about: its breaker, and the name and cost that its limits know it by."""
+    """The breaker of one call, and the name, key and cost of the call at its limits."""
 
     breaker: CircuitBreaker | None
     name: str
@@ -42,7 +42,7 @@ class Subject(NamedTuple):
 
 
 class Protection:
-    """Made where the decorator runs, so that wrong options are refused there.
+    """The breaker and the limits of one task. Wrong options raise when the decorator runs.
 
     Args:
         name: the task's name, or the queue's where all of a queue is protected.
@@ -73,7 +73,7 @@ class Protection:
             self.breaker = CircuitBreaker(self._name, **breaker_options)
         self._of_arguments = self.breaker is not None and is_template(self._name)
         if self._of_arguments:
-            Template(self._name, signature, "breaker")  # wrong arguments are refused here
+            Template(self._name, signature, "breaker")  # raises for wrong arguments
         self._rate_key = (
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
@@ -87,13 +87,13 @@ class Protection:
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
 
     def run_for(self, time_limit: float | None) -> None:
-        """Have leases last as long as a run may: its hard time limit is known when the task is bound to its app."""
+        """Set how long leases last: as long as a run may. Its time limit is known when the task is bound to its app."""
         if self.breaker is not None and time_limit:
             self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)
 
     def _limited(self, time_limit: float | None) -> tuple[Limiter | None, Guard]:
-        """The limits, if there are any, and the guard that asks them and the breaker."""
+        """Return the limiter, if there are limits, and the guard that asks it and the breaker."""
         options = self.options
         if options.rate is None and options.concurrency is None:
             return None, Guard(self.breaker, None)
@@ -108,11 +108,11 @@ class Protection:
             spacing_margin=_SPACING_MARGIN,
         )
         if not callable(options.cost):
-            limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
+            limiter.calls(self._name, options.cost, "")  # raises for a cost beyond a limit
         return limiter, Guard(self.breaker, limiter)
 
     def came_back(self, late: float) -> None:
-        """Note by how many seconds a task was late that came back to this process after it had been put off."""
+        """Record by how many seconds a deferred task was late when it came back to this process."""
         limits = self.limiter.limits if self.limiter is not None else ()
         if late > min((limit.grace for limit in limits if limit.reservable), default=math.inf):
             self._late = min(self._late + 1, 2 * _TOO_LATE)
@@ -121,18 +121,18 @@ class Protection:
 
     @property
     def takes_slots(self) -> bool:
-        """Whether who waits comes back in time for them, by and large: a burst alone makes some late."""
+        """Whether waiting tasks mostly come back in time for their reservations. A burst alone makes some late."""
         return self._late < _TOO_LATE
 
     def _release_rate(self) -> Rate | str | list[str | Rate]:
         if self.options.resume_rate is not None:
             return self.options.resume_rate
-        if self.options.rate is None or self.options.rate_key is not None:  # that one is nobody's in particular
+        if self.options.rate is None or self.options.rate_key is not None:  # then each key has its own rate
             return "100/s"
         return self.options.rate
 
     def subject(self, args: Any, kwargs: Any) -> Subject:
-        """What a call with these arguments is about."""
+        """Return the breaker, the key and the cost of a call with these arguments."""
         if self._subject is not None:
             return self._subject
         breaker, name, options = self.breaker, self._name, self.options
@@ -150,7 +150,7 @@ class Protection:
         return Subject(breaker, name, key, cost)
 
     def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Admission:
-        """Leave to run once. See :meth:`Guard.acquire`."""
+        """Acquire the admission of one run. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
         if not self.release.store.shared:
@@ -159,12 +159,14 @@ class Protection:
         return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, slot=slot, probe=probe)
 
     def renew(self, subject: Subject, ticket: str) -> None:
-        """Have a run hold its place longer. One round trip, where there is a limit on those."""
+        """Renew the lease of a run. One round trip if there is a concurrency limit, else none."""
         if self.options.concurrency is not None and self.limiter is not None:
             self.limiter.renew(ticket, key=subject.key)
 
     def turn(self, subject: Subject, floor: float = 0.0) -> float:
-        """The seconds until a task that waited for the breaker may come back, lest all do at once; at least ``floor``.
+        """Return the seconds until a task that waited for the breaker may resume; at least ``floor``.
+
+        The times are spread, so that waiting tasks do not all resume at once.
 
         One round trip. Beyond ``max_wait`` there are no turns.
         """
@@ -172,7 +174,7 @@ class Protection:
         return turn.retry_after if turn.allowed else floor
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
-        """What somebody who publishes a call with these arguments is told, if that is not simply allowed."""
+        """Return the error of a caller that publishes a call with these arguments, or None if that is allowed."""
         if self.options.on_publish_while_open == "allow" or self.breaker is None or not ENABLED:
             return None
         breaker = self.subject(args, kwargs).breaker
@@ -181,7 +183,7 @@ class Protection:
         return cache_of(breaker).reject(microseconds(wait)) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:
-        """Whether no other call of ``task`` with these arguments waits. For so many seconds this one does.
+        """Return whether no other call of ``task`` with these arguments waits, and let this one wait for ``seconds``.
 
         One round trip.
         """

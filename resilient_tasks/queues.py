@@ -1,4 +1,4 @@
-"""What the broker can hold, and which of its queues a message came from."""
+"""Find out how long the broker holds a message, and which queue a message came from."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _AMQP = frozenset(["amqp", "amqps", "pyamqp", ""])
 _DEFAULT_VISIBILITY = {"sqs": 1800.0}
 _CONSUMER_TIMEOUT = 1800.0
 _NATIVE_DELAY = re.compile(r"^(?:[01]\.){28}")
-"""How the routing key of a message begins that RabbitMQ itself kept back."""
+"""The beginning of the routing key of a message that RabbitMQ itself delayed."""
 
 
 def holding_time(app: Celery) -> float:
-    """How many seconds the broker leaves a message with a worker before it delivers it again, or ends the worker.
+    """Return the seconds that a worker may hold a message before the broker delivers it again, or ends the worker.
 
     Redis and SQS have a ``visibility_timeout``; RabbitMQ has its ``consumer_timeout``, 30 minutes by default.
     """
@@ -30,23 +30,23 @@ def holding_time(app: Celery) -> float:
 
 
 def longest_countdown(app: Celery) -> float:
-    """How many seconds a message may safely wait at a time: half of what the broker leaves it with a worker."""
+    """Return the seconds that a message may safely wait at a time: half of :func:`holding_time`."""
     return holding_time(app) / 2
 
 
 def safe_countdown(app: Celery, seconds: float) -> float:
-    """``seconds``, as the broker can hold a message: cut, and whole where RabbitMQ itself keeps it back."""
+    """Return ``seconds`` within :func:`longest_countdown`, and rounded up to whole ones if RabbitMQ delays messages."""
     seconds = min(max(seconds, 0.0), longest_countdown(app))
     return float(math.ceil(seconds)) if seconds and delays_natively(app) else seconds
 
 
 def delays_natively(app: Celery) -> bool:
-    """Whether messages with a countdown wait in RabbitMQ, as they do where there are quorum queues."""
+    """Return whether RabbitMQ itself delays messages with a countdown. Celery uses that with quorum queues."""
     return _scheme(app) in _AMQP and bool(detect_quorum_queues(app, "amqp")[0])
 
 
 def queue_of(app: Celery, delivery_info: Mapping[str, Any] | None) -> str | None:
-    """The queue that a message came from, among those of the app; None if it can't be told."""
+    """Return the queue of the app that a message came from, or None if that is unknown."""
     exchange, key = (delivery_info or {}).get("exchange") or "", (delivery_info or {}).get("routing_key") or ""
     key, delayed = _NATIVE_DELAY.subn("", key, count=1)
     queues: Mapping[str, Any] = app.amqp.queues
@@ -59,14 +59,14 @@ def queue_of(app: Celery, delivery_info: Mapping[str, Any] | None) -> str | None
 
 
 def was_delayed_natively(delivery_info: Mapping[str, Any] | None) -> bool:
-    """Whether RabbitMQ itself kept the message back: then what it says of its exchange leads nowhere."""
+    """Return whether RabbitMQ itself delayed the message. The exchange that it names is then only the delay's."""
     return _NATIVE_DELAY.match((delivery_info or {}).get("routing_key") or "") is not None
 
 
 def publish_again(
     producer: Any, message: Any, exchange: str, routing_key: str, headers: Mapping[str, Any] | None = None
 ) -> None:
-    """Publish a message as it came, with other ``headers`` if they are given."""
+    """Publish a message again as it came, or with other ``headers``."""
     kept = dict(message.headers if headers is None else headers)
     kept.pop("x-delivery-count", None)
     names = ("correlation_id", "reply_to", "priority", "delivery_mode")
@@ -89,8 +89,8 @@ def _scheme(app: Celery) -> str:
 
 
 def messages_in(connection: Any, queue: str) -> int:
-    """How many messages are ready in ``queue``; 0 if there is no such queue."""
-    own = connection.transport.driver_type == "amqp"  # there, to ask for what is not there ends the channel
+    """Return how many messages are ready in ``queue``; 0 if there is no such queue."""
+    own = connection.transport.driver_type == "amqp"  # in AMQP, asking for a missing queue closes the channel
     channel = connection.channel() if own else connection.default_channel
     try:
         return int(channel.queue_declare(queue=queue, passive=True).message_count)
@@ -102,7 +102,7 @@ def messages_in(connection: Any, queue: str) -> int:
 
 
 def usual_queue(app: Celery, task: Any) -> str:
-    """The queue to which calls of ``task`` go, unless they say otherwise."""
+    """Return the queue that calls of ``task`` go to by default."""
     options = {name: value for name, value in (task._get_exec_options() or {}).items() if value is not None}
     queue = app.amqp.router.route(options, task.name, (), {}, task).get("queue")
     return str(getattr(queue, "name", queue or app.conf.task_default_queue))

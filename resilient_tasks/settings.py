@@ -1,4 +1,4 @@
-"""Settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.config.sources`."""
+"""The settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.config.sources`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ratelimit_core.errors import ConfigurationError
 _OFF = {"0", "false", "no", "off"}
 
 ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
-"""The one switch: with ``RESILIENCE_ENABLED=0`` in the environment tasks run unguarded."""
+"""False with ``RESILIENCE_ENABLED=0`` in the environment: tasks run without breakers and limits."""
 
 
 APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS.keys() - OF_VIEWS)
-"""What ``app.conf`` may say; beside ``resilience``, the routing table."""
+"""The settings that ``app.conf`` may have, besides the routing table ``resilience``."""
 
 _latest: weakref.ref[Celery] | None = None
 
 
 def current_app() -> Celery | None:
-    """The app that is current, the default, or the one that was current last; none is made."""
-    # `celery.current_app` would make an app, and look for its configuration, where there is none.
+    """Return the current app, or the default app, or the app that was current last. Never make an app."""
+    # `celery.current_app` makes an app, and looks for its configuration, if there is none.
     global _latest
     state: Any = celery_state
     app: Celery | None = state._tls.current_app or state.default_app
@@ -36,17 +36,17 @@ def current_app() -> Celery | None:
         if _latest is None or _latest() is not app:
             _latest = weakref.ref(app)
         return app
-    if _latest is not None and (app := _latest()) is not None:  # what is current is so in its own thread only
+    if _latest is not None and (app := _latest()) is not None:  # Celery's current app is that of one thread
         return app
     apps = list(state._get_active_apps())
     return apps[0] if len(apps) == 1 else None
 
 
 def check_settings(app: Celery) -> None:
-    """Refuse a ``resilience_`` setting of the app that does not exist, or that nothing of Celery's reads.
+    """Reject a ``resilience_`` setting of the app that does not exist, or that only Django's views use.
 
     Raises:
-        ConfigurationError: it names the nearest one that does.
+        ConfigurationError: the setting is unknown (the error names the nearest one), or belongs into Django's settings.
     """
     for name in app.conf:
         if not name.startswith("resilience_") or name in APP_SETTINGS:
@@ -54,7 +54,7 @@ def check_settings(app: Celery) -> None:
         view_setting = name.removeprefix("resilience_")
         if view_setting in OF_VIEWS:
             raise ConfigurationError(
-                f"{name} is read by no task: write RATELIMIT_{view_setting.upper()} in Django's settings, for views"
+                f"{name} has no effect on tasks: write RATELIMIT_{view_setting.upper()} in Django's settings, for views"
             )
         raise unknown_option("the configuration of the Celery app", name, APP_SETTINGS)
 

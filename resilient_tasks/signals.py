@@ -1,14 +1,14 @@
-"""Celery signals of our own, each sent by the process in which it happened.
+"""The Celery signals of this library. Each is sent by the process in which the event happened.
 
-Connect to them as to Celery's; what receivers raise is logged, and goes no further::
+Connect to them as to Celery's signals. What receivers raise is logged, and goes no further::
 
     from resilient_tasks.signals import breaker_opened
 
 
     @breaker_opened.connect
-    def page_somebody(sender, event, **kwargs): ...
+    def page_the_team(sender, event, **kwargs): ...
 
-A deferral is no error, and to Celery's own signals it looks like a retry.
+A deferral is not an error. To Celery's own signals it looks like a retry.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ breaker_opened = Signal(name="breaker_opened", providing_args=["event"])
 breaker_closed = Signal(name="breaker_closed", providing_args=["event"])
 """A breaker closed. As :data:`breaker_opened`."""
 task_deferred = Signal(name="task_deferred", providing_args=["request", "reason", "countdown"])
-"""A task was put off: ``sender`` is the task, ``reason`` what it waits for, ``countdown`` the seconds."""
+"""A task was deferred: ``sender`` is the task, ``reason`` the error, ``countdown`` the seconds."""
 task_resumed = Signal(name="task_resumed", providing_args=["request", "waited", "deferrals"])
-"""A task that was put off runs at last, after ``waited`` seconds in ``deferrals`` deferrals."""
+"""A deferred task runs again, after ``waited`` seconds in ``deferrals`` deferrals."""
 rate_limited = Signal(name="rate_limited", providing_args=["request", "reason"])
-"""A task found a limit reached; ``reason`` is the :class:`~ratelimit_core.RateLimitExceeded`."""
+"""A limit denied a task; ``reason`` is the :class:`~ratelimit_core.RateLimitExceeded`."""
 
 
 def _pass_on(event: Event) -> None:

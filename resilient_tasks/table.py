@@ -1,4 +1,4 @@
-"""The routing table: which tasks stand behind which breaker and limits, without a change to the tasks.
+"""The routing table: which breaker and which limits protect which tasks, without a change to the tasks.
 
 ::
 
@@ -9,7 +9,7 @@
     install(app)
 
 A key is a task's name, a pattern as in ``task_routes`` (``*``, ``?``, ``[...]``), a compiled regular expression, or
-``queue:`` and the name of a queue or a pattern of queue names. The first rule that matches counts; rules for names go
+``queue:`` with the name of a queue or a pattern of queue names. The first rule that matches counts. Rules for names go
 before rules for queues. A decorator's options go before the table.
 """
 
@@ -36,7 +36,7 @@ QUEUE = "queue:"
 
 
 class Rule(NamedTuple):
-    """A row of the table."""
+    """A rule of the table."""
 
     key: str
     pattern: re.Pattern[str]
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
     options: Mapping[str, Any]
 
     def protection(self, name: str, task: Any) -> Protection:
-        """What this rule puts before ``task``; ``name`` is the breaker's if the rule names none."""
+        """Return the protection of ``task``; ``name`` is the breaker's name if the rule names none."""
         signature = inspect.signature(task.run)
         if not isinstance(inspect.getattr_static(task, "run"), staticmethod | classmethod):
             signature = without_self(signature)
@@ -55,7 +55,7 @@ class Rule(NamedTuple):
 
 
 class Table:
-    """The rules of an app, checked."""
+    """The rules of an app, after their checks."""
 
     def __init__(self, rules: object) -> None:
         if not isinstance(rules, Mapping):
@@ -65,15 +65,15 @@ class Table:
         self.rules = [_rule(key, options) for key, options in rules.items()]
 
     def of_task(self, name: str) -> Rule | None:
-        """The first rule for tasks of that name."""
+        """Return the first rule for tasks of that name, or None."""
         return next((rule for rule in self.rules if not rule.of_queue and rule.pattern.fullmatch(name)), None)
 
     def of_queue(self, name: str) -> Rule | None:
-        """The first rule for that queue."""
+        """Return the first rule for that queue, or None."""
         return next((rule for rule in self.rules if rule.of_queue and rule.pattern.fullmatch(name)), None)
 
     def idle(self, tasks: Iterable[str], queues: Iterable[str]) -> list[str]:
-        """The keys that match none of these."""
+        """Return the keys that match none of these tasks and queues."""
         tasks, queues = [name for name in tasks if not name.startswith("celery.")], list(queues)
         return [
             rule.key
@@ -104,7 +104,7 @@ _KNOWN = frozenset(TASK_OPTIONS) | frozenset(BREAKER_OPTIONS)
 def make_protection(
     name: str, signature: inspect.Signature, options: Mapping[str, Any], time_limit: float | None
 ) -> Protection:
-    """A protection from one dictionary of options, those of the task and those of its breaker."""
+    """Make a protection from one dictionary with the options of the task and of its breaker."""
     ours = {option: value for option, value in options.items() if option in TASK_OPTIONS}
     theirs = {option: value for option, value in options.items() if option not in TASK_OPTIONS}
     for option in ("retry_for", "expected_exception", "ignored_exceptions", "success_exceptions"):
@@ -119,7 +119,7 @@ _tables: weakref.WeakKeyDictionary[Celery, tuple[Any, Table]] = weakref.WeakKeyD
 
 
 def table_of(app: Celery) -> Table | None:
-    """Return the rules of the app's configuration; None if the app is not installed or has none."""
+    """Return the rules of the app's configuration, or None if the app is not installed or has none."""
     if app not in installed:
         return None
     rules = app.conf.get("resilience")
@@ -132,7 +132,7 @@ def table_of(app: Celery) -> Table | None:
 
 
 def route(app: Celery, cls: type[Any]) -> None:
-    """Give a task class that no decorator has protected what the table says."""
+    """Protect a task class by the table, unless a decorator protects it."""
     table = table_of(app)
     name = cls.name
     if table is None or cls.resilience is not None or not name or name.startswith("celery."):

@@ -1,4 +1,4 @@
-"""The base class of protected tasks: asks before the body runs, and settles by what came of it."""
+"""The base class of protected tasks. It asks before the body runs, and settles with the outcome."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .table import route
 
 
 class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes no parameters at run time
-    """A task behind a :class:`Protection`; without one it is an ordinary task.
+    """A task behind a :class:`Protection`. Without a protection it is an ordinary task.
 
-    In a worker a refused run is put off, as ``on_open`` says; called directly or eagerly it raises
-    :class:`~ratelimit_core.CircuitBreakerError` or :class:`~ratelimit_core.RateLimitExceeded`, since there is
-    nowhere to wait.
+    In a worker, a run that the breaker rejects or a limit denies is deferred, or does as ``on_open`` says. A task that
+    is called directly or eagerly can't wait, so it raises :class:`~ratelimit_core.CircuitBreakerError` or
+    :class:`~ratelimit_core.RateLimitExceeded`.
     """
 
     abstract = True
@@ -45,7 +45,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Find out what protects the task, where no decorator said so."""
+        """Find the protection of the task in the routing table, if it has no decorator."""
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
@@ -68,8 +68,8 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         except TaskPredicate as leaving:
             if run is not None and run.leave is not None:
                 raise
-            # How it came to wait tells nobody anything, and every frame costs kilobytes in the pipe to the worker: more
-            # than fits there, and who is to stop when nobody reads any more would never end.
+            # The frames of its traceback tell nothing, and each costs kilobytes in the pipe to the worker. If the pipe
+            # is full and the worker stops reading, the process can't end.
             raise leaving.with_traceback(None) from leaving.__cause__
 
     def _guarded(self, run: Run) -> Any:
@@ -104,7 +104,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         return result
 
     def _protection(self, request: Any) -> Protection | None:
-        """What stands before this run: the task's own, or that of the queue it came from."""
+        """Return the protection of this run: the task's own, or that of the queue it came from."""
         if self.resilience is not None or self.resilience_of_queue is None or request.called_directly:
             return self.resilience
         queue = queue_of(self.app, request.delivery_info)
@@ -119,10 +119,10 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
     ) -> Any:
-        """Celery's ``apply_async()``; while the breaker is open it does as ``on_publish_while_open`` says.
+        """Do what Celery's ``apply_async()`` does. While the breaker is open, do as ``on_publish_while_open`` says.
 
-        That is for who publishes from outside of tasks: a chain goes on, a retry is published. At most one round
-        trip, none while the last answer may be reused, and none where it is ``"allow"``.
+        That option concerns callers outside of tasks: a chain goes on, and a retry is published. At most one round
+        trip, none while the cached verdict may be used, and none with ``"allow"``.
 
         Raises:
             CircuitBreakerError: the breaker is open, and ``on_publish_while_open`` is ``"raise"``.
@@ -155,11 +155,11 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
-        """Celery's ``retry()``, which a failure is judged by, and which an outage does not spend.
+        """Do what Celery's ``retry()`` does, with two differences: the failure is recorded, and an outage is no retry.
 
-        If the failure opened the breaker, or finds it open, the task is put off until the next probe and
-        ``retries`` stays as it is. Else it is retried, and no sooner than a ``Retry-After`` of ``exc`` says.
-        A countdown that is longer than the broker can hold a message is waited in parts.
+        If the failure opened the breaker, or finds it open, the task is deferred until the next probe, and
+        ``retries`` stays as it is. Otherwise it is retried, and no sooner than a ``Retry-After`` of ``exc`` says.
+        If a countdown is longer than the broker can hold a message, the task waits in parts.
         """
         run = Run.of(self)
         error = exc if exc is not None else sys.exc_info()[1]
@@ -191,7 +191,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
 
 def _prepare(app: Celery) -> None:
-    """Have workers of ``app`` watch their queues, and refuse settings that do not exist."""
+    """Let workers of ``app`` run the gate, and reject settings that do not exist."""
     check_settings(app)
     app.steps["consumer"].add("resilient_tasks.worker.gate:Gate")
 

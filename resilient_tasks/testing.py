@@ -1,7 +1,7 @@
-"""For tests of tasks: what was put off and what was refused, without a broker or a worker.
+"""Helpers for tests of tasks: record deferrals and rejections without a broker or a worker.
 
-:mod:`ratelimit_core.testing` has what is not about tasks. Eagerly and where a task is called directly nothing can wait:
-a refusal is an error there. :func:`assert_deferred` runs a task as a worker would.
+:mod:`ratelimit_core.testing` has the helpers that are not about tasks. A task that runs eagerly or is called directly
+can't wait, so it raises. :func:`assert_deferred` runs a task as a worker does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Deferral", "Recorded", "assert_deferred", "recorded"]
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """A task was put off for ``countdown`` seconds, because of ``reason``. ``task`` is its name."""
+    """A task was deferred for ``countdown`` seconds, because of ``reason``. ``task`` is its name."""
 
     task: str
     args: tuple[Any, ...]
@@ -39,7 +39,7 @@ class Deferral:
 
 @dataclass(slots=True)
 class Recorded:
-    """What :func:`recorded` has seen so far: what was put off, and the refusals that tasks ended by."""
+    """What :func:`recorded` has recorded: deferrals, and errors of breakers and limits that tasks failed with."""
 
     deferrals: list[Deferral] = field(default_factory=list)
     refusals: list[CircuitBreakerError | RateLimitExceeded] = field(default_factory=list)
@@ -55,12 +55,12 @@ class Recorded:
 
 @contextmanager
 def recorded() -> Iterator[Recorded]:
-    """Record what becomes of protected tasks in this process: in a worker of the test's own, eagerly, or both.
+    """Record the deferrals and failures of protected tasks in this process: in a worker of the test, or eagerly.
 
-    With ``task_eager_propagates`` the caller gets a refusal as an exception, and Celery tells nobody of it.
+    With ``task_eager_propagates`` the caller gets the error as an exception, and Celery sends no signal for it.
     """
     seen = Recorded()
-    uid = str(uuid4())  # before Celery 5.7, the methods of two objects are the same receiver
+    uid = str(uuid4())  # before Celery 5.7, the methods of two objects count as one receiver
     task_deferred.connect(seen._deferred, weak=False, dispatch_uid=uid)
     task_failure.connect(seen._failed, weak=False, dispatch_uid=uid)
     try:
@@ -71,16 +71,16 @@ def recorded() -> Iterator[Recorded]:
 
 
 def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
-    """Run ``task`` with these arguments as a worker would, and see that it is put off; nothing is published.
+    """Run ``task`` with these arguments as a worker does, and check that it is deferred. Nothing is published.
 
-    Signals of Celery's, hooks like ``on_retry`` and the result backend see nothing of it: the task is called, with the
+    Celery's signals, hooks such as ``on_retry`` and the result backend take no part: the task is called with the
     request of a first delivery.
 
     Raises:
-        AssertionError: it was not put off; the message says what it came to.
+        AssertionError: it was not deferred; the message says what happened instead.
     """
     if not isinstance(task, ResilientTask):
-        raise TypeError(f"assert_deferred({task!r}): give a protected task, and its arguments after it")
+        raise TypeError(f"assert_deferred({task!r}): pass a protected task first, and its arguments after it")
     request = {
         "id": str(uuid4()),
         "args": args,
@@ -99,9 +99,9 @@ def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
         except Retry as retry:
             if seen.deferrals:
                 return seen.deferrals[-1]
-            raise AssertionError(f"{task.name} was retried, not put off: {retry}") from retry
+            raise AssertionError(f"{task.name} was retried, not deferred: {retry}") from retry
         except (Exception, Ignore) as error:
-            raise AssertionError(f"{task.name} was not put off: {error!r}") from error
+            raise AssertionError(f"{task.name} was not deferred, it raised {error!r}") from error
         finally:
             task.pop_request()
-    raise AssertionError(f"{task.name} was not put off: it returned {result!r}")
+    raise AssertionError(f"{task.name} was not deferred, it returned {result!r}")

@@ -1,1 +1,1 @@
-"""One run of a protected task, from its admission to its outcome, and how it waits."""
+"""One run of a protected task: its admission, its outcome, and how it waits."""

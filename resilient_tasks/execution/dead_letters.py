@@ -1,4 +1,4 @@
-"""Tasks that gave up waiting: kept in a queue of their own, from which they can be brought back."""
+"""Dead letters: keep tasks that gave up waiting in a queue, and bring them back from there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BURIED = "resilience_buried"
 
 
 def bury(task: Task[..., Any], queue: str, reason: str) -> None:
-    """Publish the current message of ``task`` to ``queue``. If that fails it is logged: the task fails either way."""
+    """Publish the current message of ``task`` to ``queue``. An error is logged, since the task fails either way."""
     request = task.request
     headers = dict(request.as_execution_options()["headers"] or {})
     headers.pop(HEADER, None)
@@ -37,7 +37,7 @@ def bury(task: Task[..., Any], queue: str, reason: str) -> None:
 
 
 def replay(app: Celery, queue: str, limit: int | None = None) -> Iterator[tuple[str, str]]:
-    """Bring tasks back from the dead-letter queue ``queue``, each to the queue it came from, as new to waiting.
+    """Bring tasks back from the dead-letter queue ``queue``, each to its own queue, and without its earlier waits.
 
     Yields the name and id of each, once it is published and gone from here. What is published and not yet gone when
     the process is killed is there twice, never nowhere (on RabbitMQ, with ``confirm_publish``). Ends at

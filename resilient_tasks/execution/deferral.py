@@ -1,4 +1,4 @@
-"""How a task is published again to run later."""
+"""Defer a task: publish it again, to run later."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .wait_header import HEADER, SOON, Waiting
 
 
 class MaxWaitExceeded(ResilienceError):
-    """A task gave up waiting: ``max_wait`` or ``max_deferrals`` was reached."""
+    """A task gave up waiting, because it reached ``max_wait`` or ``max_deferrals``."""
 
 
 class DeferralFailed(ResilienceError):
-    """A task had to wait, but publishing it for later failed: it ends here, and is not in the queue any more."""
+    """A task had to wait, but publishing it for later failed. It ends here, and is not in the queue any more."""
 
 
 def put_off(
@@ -45,7 +45,7 @@ def put_off(
     kwargs: Any = None,
     options: Mapping[str, Any] | None = None,
 ) -> NoReturn:
-    """Publish ``task``'s current message again, to run in ``countdown`` seconds, and leave by ``Retry``.
+    """Publish ``task``'s current message again, to run in ``countdown`` seconds, and raise ``Retry``.
 
     It stays the same task: id, retries, headers, canvas and result are kept. A countdown beyond what the
     broker can hold is cut: on waking the task asks again, but not before ``at_least`` seconds from now. One that
@@ -71,19 +71,19 @@ def put_off(
 
 
 def until_it_expires(request: Any) -> float:
-    """How many seconds the message is good for; negative if it has expired."""
+    """Return the seconds until the message expires; negative if it has expired."""
     expires = maybe_iso8601(request.expires)
     return math.inf if expires is None else maybe_make_aware(expires).timestamp() - time.time()
 
 
 def late_by(request: Any) -> float:
-    """How many seconds ago the message should have been here; negative if its time has not come."""
+    """Return by how many seconds the message is late; negative if its time has not come."""
     due = maybe_iso8601(request.eta)
     return 0.0 if due is None else time.time() - maybe_make_aware(due).timestamp()
 
 
 def _revoke(task: Task[..., Any]) -> NoReturn:
-    """End a task that expired while it waited for its pool, as its worker would have ended it before."""
+    """End a task that expired while it waited for its pool, as its worker ends tasks that expired earlier."""
     request: Any = task.request
     task.backend.mark_as_revoked(request.id, "expired", request=request, store_result=not task.ignore_result)
     task_revoked.send(sender=task, request=request, terminated=False, signum=None, expired=True)
@@ -91,7 +91,7 @@ def _revoke(task: Task[..., Any]) -> NoReturn:
 
 
 def hold_back(task: Task[..., Any]) -> None:
-    """Put the current message off once more, if its time has not come: the broker could not hold it so long.
+    """Defer the current message again if its time has not come: the broker could not hold it so long.
 
     Raises:
         As :func:`put_off`.
@@ -104,11 +104,11 @@ def hold_back(task: Task[..., Any]) -> None:
 
 
 class NotYet(ResilienceError):
-    """The time of a task has not come: it waits in parts, each as long as the broker can hold it."""
+    """The time of a task has not come. It waits in parts, each as long as the broker can hold it."""
 
 
 def in_parts(task: Task[..., Any], countdown: float, options: Mapping[str, Any]) -> tuple[float, dict[str, Any]]:
-    """A countdown that the broker can hold, and the options to publish with so that all of it is waited."""
+    """Return a countdown that the broker can hold, and options to publish with that keep the whole wait."""
     safe = safe_countdown(task.app, countdown)
     changed = dict(options)
     if safe < countdown:
@@ -125,7 +125,7 @@ def _again(
     kwargs: Any = None,
     options: Mapping[str, Any] | None = None,
 ) -> Signature[Any]:
-    """The current message, to be published again."""
+    """Return the current message, to be published again."""
     request = task.request
     options = dict(options or {})
     options["headers"] = {**_headers(task, options), HEADER: waiting.header()}
@@ -145,7 +145,7 @@ def _headers(task: Task[..., Any], options: Mapping[str, Any]) -> Mapping[str, A
 
 
 def _well_routed(task: Task[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """What RabbitMQ kept back goes to its queue by name: the exchange that it came through last is the delay's."""
+    """Route a message that RabbitMQ delayed by its queue's name: the exchange that it names is only the delay's."""
     delivery = task.request.delivery_info
     if was_delayed_natively(delivery) and not options.keys() & {"queue", "exchange", "routing_key"}:
         return {"queue": queue_of(task.app, delivery), **options}
@@ -153,7 +153,7 @@ def _well_routed(task: Task[..., Any], options: dict[str, Any]) -> dict[str, Any
 
 
 def not_published(task: Task[..., Any], error: Any, reason: object) -> Exception:
-    """How a task ends that could not be published for later: not at all, if its message can be delivered again."""
+    """Return the exception to raise if deferring fails: ``Reject`` if the broker can deliver the message again."""
     if task.acks_late:
         time.sleep(random.uniform(0.5, 1.0))  # the broker is in trouble: don't spin on the redelivery
         return Reject(error, requeue=True)
@@ -161,12 +161,12 @@ def not_published(task: Task[..., Any], error: Any, reason: object) -> Exception
 
 
 def publish(message: Signature[Any]) -> None:
-    """Hand it to the broker; :mod:`resilient_tasks.testing` keeps it from there."""
+    """Publish a deferred message. :mod:`resilient_tasks.testing` replaces this function."""
     message.apply_async()
 
 
 def _leave(task: Task[..., Any], again: Signature[Any], reason: ResilienceError, countdown: float) -> NoReturn:
-    """Publish ``again`` and leave by ``Retry``."""
+    """Publish ``again`` and raise ``Retry``."""
     try:
         publish(again)
     except Exception as error:
@@ -177,7 +177,7 @@ def _leave(task: Task[..., Any], again: Signature[Any], reason: ResilienceError,
 
 
 def _merged(task: Task[..., Any], args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """The arguments to go on with: what is not given anew stays, as in Celery's ``retry()``."""
+    """Return the arguments of the next run. Those that are not replaced stay, as in Celery's ``retry()``."""
     request = task.request
     if kwargs is None and args is not None:
         given = list(inspect.signature(task.run).parameters)[: len(args)]

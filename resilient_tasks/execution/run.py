@@ -1,4 +1,4 @@
-"""One run of a protected task: it asks before the body, settles after it, and knows how to wait."""
+"""One run of a protected task: it asks before the body, settles after it, and defers itself."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ _WITHOUT_SLOT = 10.0
 
 
 class DuplicateTask(Exception):
-    """Another call with the same arguments waits already, so this one ends here."""
+    """Another call with the same arguments is waiting, so this one ends here."""
 
 
 class Refused(Ignore):
-    """Back to the queue, which its worker is about to leave alone: the breaker is open.
+    """The breaker is open, so the message goes back to its queue, which the worker is about to pause.
 
     The worker's own process acts on it (:meth:`ResilientRequest.on_failure`); what it says is the refusal. Celery logs
     each ``Reject`` with a traceback, and there may be very many of these.
@@ -61,7 +61,7 @@ class Refused(Ignore):
 
 
 def ticket_of(task_id: str, hostname: str, pid: int) -> str:
-    """What names the places that a run in a pool's process holds; its worker knows that too, if it is killed."""
+    """Return the id of the leases of a run in a pool's process. Its worker can derive it after the run is killed."""
     name = f"{task_id}@{hostname}:{pid}"
     return (
         name
@@ -77,7 +77,7 @@ running_here: set[Run] = set()
 
 
 class Run:
-    """One run. Where it may not wait (eagerly, called directly) a refusal is an error."""
+    """One run of a task. If it may not wait (eagerly, called directly), a rejection or denial is an error."""
 
     def __init__(self, task: Task[..., Any], protection: Protection, args: Any, kwargs: Any) -> None:
         self.task = task
@@ -96,7 +96,7 @@ class Run:
         return not (self.request.called_directly or self.request.is_eager)
 
     def begin(self) -> None:
-        """Get leave, or wait: where a limit is reached, the next slot is reserved and the task put off.
+        """Acquire the admission, or defer the task: if a limit is reached, its next free time is reserved.
 
         Raises:
             CircuitBreakerError: the breaker is open.
@@ -105,7 +105,7 @@ class Run:
         try:
             self._acquire()
         except CircuitBreakerError as refusal:
-            # Perhaps that was known from a second ago, and somebody has reset it since: to wait would be long.
+            # The cached verdict may be a second old, and an operator may have reset the breaker since.
             breaker, waits = self.subject.breaker, self.may_wait and self.options.on_open == "defer"
             if (
                 not waits
@@ -123,7 +123,7 @@ class Run:
         slot = self.waiting.decision()
         if self.may_wait and self.waiting.deferrals:
             self.protection.came_back(late_by(self.request))
-        # Of the message's own headers: what stands one level deeper nobody has looked through.
+        # The probe is read from the message's own headers: a header one level deeper is not checked.
         probe: object = getattr(self.request, PROBE, None) if self.may_wait else None
         ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
         while self.leave is None:
@@ -144,7 +144,7 @@ class Run:
     def _ticket(self) -> str:
         request = self.request
         if not self.may_wait or threading.current_thread() is not threading.main_thread():
-            return new_ticket()  # nobody can end this run but its own process
+            return new_ticket()  # only its own process can end this run
         return ticket_of(request.id, request.hostname, os.getpid())
 
     def _released(self) -> None:
@@ -156,14 +156,14 @@ class Run:
     def _next_slot(
         self, refusal: RateLimitExceeded, slot: Decision | None, ticket: str, max_wait: float
     ) -> tuple[float, Decision | None]:
-        """How long to wait for the limit that refused, and the slot that will be ours then."""
+        """Return how long to wait for the limit that denied, and the reservation for then."""
         limiter = self.protection.limiter
         if slot is not None and refusal.reservation_kept:
             return refusal.retry_after, slot  # it is not yet time for it
         if limiter is None or not limiter.limits[refusal.denied_by].reservable:
             if limiter is not None and limiter.limits[refusal.denied_by].allowance_returns:
                 return refusal.retry_after + random.uniform(0, 0.1), slot
-            # Nobody knows when a place to run will be free: look again now and then.
+            # The end of the next run is unknown: ask again now and then.
             return min(refusal.retry_after, 5.0) * random.uniform(0.5, 1.0) + 0.1, slot
         if not self.protection.takes_slots:
             return self._try_again_in(refusal.retry_after, max_wait), slot
@@ -177,18 +177,21 @@ class Run:
         return slot.retry_after, slot if slot.allowed else None
 
     def _try_again_in(self, retry_after: float, max_wait: float) -> float:
-        """How long to wait without a slot, since those who wait come back too late for theirs.
+        """Return how long to wait without a reservation, because waiting tasks come back too late for theirs.
 
-        A slot that is missed is lost to all. Where the workers have more to do than they can, and what waits is
-        delivered behind a backlog, soon all of them would be missed and nothing run at all, however little arrives.
-        So whoever comes while there is room runs, and who finds none waits until there should be some, or as long again
+        A reservation that is missed is lost to all. If the workers are overloaded, and waiting tasks are delivered
+        behind a backlog, soon all reservations are missed and no task runs, however few arrive. So a task that comes
+        while the limit allows it runs. A task that is denied waits until the limit should allow one, or as long again
         as it has waited.
         """
         wait = random.uniform(0.5, 1.0) * max(retry_after, min(self.waiting.waited, _WITHOUT_SLOT))
         return min(wait, max_wait) if max_wait > _PATIENCE else retry_after
 
     def _early(self, refusal: RateLimitExceeded, slot: Decision | None) -> float:
-        """At most half of the time to the next slot, so that at most one run in two waits in place, in the fleet."""
+        """Return by how many seconds to come back early: at most half of the time between two calls.
+
+        So at most one run in two of the fleet waits in place.
+        """
         limiter = self.protection.limiter
         if slot is None or limiter is None:
             return 0.0
@@ -199,7 +202,7 @@ class Run:
         return self.options.backoff.delay(self.request.retries)
 
     def refused(self, refusal: CircuitBreakerError) -> Any:
-        """What the run comes to where the breaker is open; or it leaves by an exception."""
+        """Return the result of a run that the breaker rejects, or raise."""
         on_open = self.options.on_open
         if callable(on_open):
             return on_open(*self.args, **self.kwargs)
@@ -213,13 +216,13 @@ class Run:
 
     @staticmethod
     def of(task: Task[..., Any]) -> Run | None:
-        """The run that ``task`` is in, in this thread."""
+        """Return the run of ``task`` in this thread, or None."""
         request = task.request
         return next((run for run in reversed(runs.get()) if run.task is task and run.request is request), None)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
-        """While the body runs: so that ``retry()`` finds it."""
+        """Mark the run as running while its body runs, so that ``retry()`` finds it."""
         before = runs.set((*runs.get(), self))
         running_here.add(self)
         try:
@@ -229,11 +232,11 @@ class Run:
             runs.reset(before)
 
     def renew(self) -> None:
-        """Hold the place to run longer. One round trip, where there is a limit on those."""
+        """Renew the lease of a concurrency limit. One round trip if there is such a limit, else none."""
         self.protection.renew(self.subject, self.ticket)
 
     def end(self, error: BaseException | None) -> float:
-        """Settle by what the body raised. Returns the seconds until the next probe, or 0."""
+        """Settle by what the body raised. Return the seconds until the next probe, or 0."""
         assert self.leave is not None
         if error is None:
             self.leave.cancel()
@@ -243,8 +246,8 @@ class Run:
         return self.leave.record(error)
 
     def put_off_until_probe(self, refusal: CircuitBreakerError, at_least: float = 0.0, **republish: Any) -> NoReturn:
-        """Wait until the next probe, and for a turn of one's own after it, lest all come back at once."""
-        # Who forced it open for a day may change their mind: look again when the broker brings the message back.
+        """Defer until the next probe and for a reserved time after it, so that waiting tasks do not resume at once."""
+        # An operator may end a long override early: ask again when the broker delivers the message again.
         until_probe = min(refusal.retry_after, longest_countdown(self.task.app))
         wait = max(at_least, self.protection.turn(self.subject, floor=until_probe))
         if wait > longest_countdown(self.task.app):
@@ -252,7 +255,7 @@ class Run:
         self.put_off(refusal.waiting(wait), wait, at_least=at_least, **republish)
 
     def put_off(self, reason: CircuitBreakerError | RateLimitExceeded, wait: float, **republish: Any) -> NoReturn:
-        """Admission, to be run again in ``wait`` seconds.
+        """Defer the task, to run again in ``wait`` seconds.
 
         Raises:
             Retry, Reject, DeferralFailed: as :func:`~resilient_tasks.execution.deferral.put_off`.
@@ -278,7 +281,7 @@ class Run:
             raise
 
     def _waits_alone(self, wait: float) -> bool:
-        """Whether no other call with these arguments waits, but this one."""
+        """Return whether no other call with these arguments waits."""
         # Somewhat longer than the wait: a task that is late still holds its place, one that is lost does not for long.
         seconds = max(0.001, min(wait + _MAY_BE_LATE, until_it_expires(self.request)))
         return self.protection.waits_alone(self.task.name, self.request.id, self.args, self.kwargs, seconds)
@@ -289,5 +292,5 @@ class Run:
 
 
 def without_probe(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Headers as they came in, less what only the worker itself may say."""
+    """Return the headers as they came in, without the one that only the worker itself may set."""
     return {name: value for name, value in headers.items() if name != PROBE}

@@ -13,19 +13,19 @@ from typing import Any
 from ratelimit_core.limiter import Decision
 
 HEADER = "resilience"
-"""The message header in which a waiting task carries what it needs to know of its wait."""
+"""The message header in which a waiting task carries the state of its wait."""
 SOON = 0.05
 """Seconds by which a wait may end early: deferring the task again would cost more."""
 SLOT = ":slot"
-"""How the tickets of reserved slots end, and those of nothing else.
+"""The end of the ids of reservations. No other id ends like this.
 
-So a header that somebody has forged can name no hit that was counted, which would then count no more, and no place.
+So a forged header can't name a counted hit or a lease, which the limiter would then give up.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a waiting task carries.
+    """The state of a wait, as a waiting task carries it.
 
     Attributes:
         deferrals: how often it was put off.
@@ -41,7 +41,7 @@ class Waiting:
 
     @classmethod
     def of(cls, headers: Mapping[str, Any] | None) -> Waiting:
-        """Read the header. What others may have written into it is not trusted: nonsense counts as nothing."""
+        """Read the header. A client may have written it, so invalid values are ignored."""
         header = headers.get(HEADER) if isinstance(headers, Mapping) else None
         if not isinstance(header, Mapping):
             return cls()
@@ -54,7 +54,7 @@ class Waiting:
         )
 
     def header(self) -> dict[str, Any]:
-        """The header's value."""
+        """Return the value of the header."""
         return {
             "deferrals": self.deferrals,
             "waited": round(self.waited, 3),
@@ -63,19 +63,19 @@ class Waiting:
         }
 
     def left(self, max_wait: float, max_deferrals: int | None) -> float:
-        """For how many seconds it may be put off now; negative if it may not be put off again."""
+        """Return for how many seconds it may be deferred now; negative if it may not be deferred again."""
         if max_deferrals is not None and self.deferrals >= max_deferrals:
             return -1.0
         return max_wait - self.waited
 
     @property
     def too_early(self) -> float:
-        """How many seconds it has to wait still, whatever anybody says; 0 if it may run."""
+        """The seconds that it still has to wait, whatever a limit or a breaker says; 0 if it may run."""
         early = self.until - time.time()
         return early if early > SOON else 0.0
 
     def decision(self) -> Decision | None:
-        """The reserved slot, as the limiter that gave it knows it."""
+        """Return the reservation in the form of the limiter that gave it, or None."""
         if self.slot is None:
             return None
         which, ticket, cost = self.slot

@@ -1,1 +1,1 @@
-"""Commands for operators."""
+"""Commands for operators: check, steer and watch a fleet."""

@@ -1,4 +1,4 @@
-"""``python -m resilient_tasks check``: what of an app's configuration is missing or dangerous, before it runs."""
+"""``python -m resilient_tasks check``: find what is missing or dangerous in a configuration, before it runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LIBRARIES = ("resilient-tasks", "celery", "kombu", "django", "redis")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to know: how bad, what there is, why that matters, and what to write instead."""
+    """A finding: its level, what is the case, why that matters, and what to write instead."""
 
     level: str
     what: str
@@ -39,9 +39,9 @@ class Finding:
 
 
 def check(name: str | None) -> list[Finding]:
-    """Look at the app called ``name`` as ``celery -A`` would, and at Django's settings where there are any.
+    """Check the app called ``name``, as for ``celery -A``, and Django's settings if there are any.
 
-    Connects to the store and to the broker, and changes neither. Nothing that is broken makes it raise.
+    Connects to the store and to the broker, and changes neither. A broken configuration does not make it raise.
     """
     found = [Finding(INFO, _versions())]
     app = None
@@ -54,7 +54,7 @@ def check(name: str | None) -> list[Finding]:
                     ERROR,
                     f"the app {name!r} can't be loaded: {_said(error)}",
                     "no worker can start with it either",
-                    "name it as for `celery -A`, from the directory in which workers start, and mend what it says",
+                    "name the app as for `celery -A`, run this where workers start, and fix the error",
                 )
             )
     looks: list[Callable[[], Iterator[Finding]]] = [_of_store]
@@ -66,10 +66,10 @@ def check(name: str | None) -> list[Finding]:
         try:
             found += look()
         except ConfigurationError as error:
-            found.append(Finding(ERROR, _said(error), "it is read when the first task runs", "mend that setting"))
+            found.append(Finding(ERROR, _said(error), "it is read when the first task runs", "fix that setting"))
         except Exception as error:  # a project may break in any way
             where = getattr(look, "__name__", "").removeprefix("_of_")
-            found.append(Finding(ERROR, f"{where} could not be looked at: {_said(error)}", instead="mend that first"))
+            found.append(Finding(ERROR, f"{where} can't be checked: {_said(error)}", instead="fix that first"))
     return list(dict.fromkeys(found))
 
 
@@ -99,7 +99,7 @@ def _of_store() -> Iterator[Finding]:
         yield Finding(
             ERROR,
             "the store is memory: each worker process has its own",
-            "a breaker opens in one process and not in the others, and a limit of 10/s lets 10/s through in each",
+            "a breaker opens in one process and not in the others, and a limit of 10/s allows 10/s in each process",
             "app.conf.resilience_backend = 'redis://...', or RATELIMIT_BACKEND in Django's settings or the environment",
         )
     try:
@@ -108,12 +108,12 @@ def _of_store() -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"the store does not answer: {_said(error)}",
-            "until it does each process decides alone",
-            "start it, or correct its URL, and see that it can be reached from here",
+            "until it answers, each process decides alone",
+            "start it, or correct its URL, and check that it is reachable from here",
         )
         return
     for member in getattr(backend, "backends", (backend,)):
-        info = getattr(member, "info", None)  # Redis has it
+        info = getattr(member, "info", None)  # Redis has this method
         if said := info and info():
             yield from _of_redis("store", said)
 
@@ -126,19 +126,19 @@ def _of_redis(role: str, info: dict[str, Any]) -> Iterator[Finding]:
             WARNING,
             f"the {role}'s Redis has maxmemory-policy {evicts}",
             f"when its memory is full, {lost}",
-            "maxmemory-policy noeviction, on a server that is no cache",
+            "maxmemory-policy noeviction, on a server that is not a cache",
         )
     elif not info.get("maxmemory"):
         yield Finding(
             INFO,
             f"the {role}'s Redis has no maxmemory",
             "it grows until the machine has no memory left",
-            "maxmemory, below what the machine has",
+            "maxmemory, below the memory of the machine",
         )
     if role == "broker" and not info.get("aof_enabled"):
         yield Finding(
             WARNING,
-            "the broker's Redis does not write every command down (appendonly no)",
+            "the broker's Redis does not log every command (appendonly no)",
             "tasks that were sent since its last snapshot are lost if it stops",
             "appendonly yes",
         )
@@ -154,7 +154,7 @@ def _of_django() -> Iterator[Finding]:
 def _of_tasks(app: Celery) -> Iterator[Finding]:
     for advice in advise(app):
         what, _, instead = advice.rpartition(": ")
-        yield Finding(WARNING, what, "it works, and not as somebody expects", instead)
+        yield Finding(WARNING, what, "it works, but not as you may expect", instead)
     protected = [
         (name, task)
         for name, task in sorted(app.tasks.items())
@@ -164,7 +164,7 @@ def _of_tasks(app: Celery) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "no task is protected",
-            "breakers and limits guard what asks them",
+            "breakers and limits protect only the tasks that ask them",
             "@breaker_task, or install(app) and app.conf.resilience = {'payments.*': {...}}",
         )
     for name, task in protected:
@@ -172,7 +172,7 @@ def _of_tasks(app: Celery) -> Iterator[Finding]:
             yield Finding(
                 INFO,
                 f"{name}: acks_late without reject_on_worker_lost",
-                "a run whose process is killed (out of memory, say) counts as done, with an error",
+                "a run whose process is killed (out of memory, for example) counts as done, with an error",
                 "task_reject_on_worker_lost=True, if it may run twice",
             )
     pausing = [name for name, task in protected if task.resilience and task.resilience.options.on_open == "pause"]
@@ -180,7 +180,7 @@ def _of_tasks(app: Celery) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             f"worker_prefetch_multiplier={app.conf.worker_prefetch_multiplier} with on_open='pause' ({pausing[0]})",
-            "what a worker has fetched already when the breaker opens comes back one by one",
+            "messages that a worker has prefetched when the breaker opens return to the queue one by one",
             "worker_prefetch_multiplier = 1",
         )
 
@@ -197,24 +197,24 @@ def _of_broker(app: Celery) -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"the broker {url} does not answer: {_said(error)}",
-            "nothing can be published, and a task that has to wait can't be put off",
+            "nothing can be published, and a task that has to wait can't be deferred",
             "start it, or correct broker_url",
         )
         return
     holds = holding_time(app)
     if delays_natively(app):
-        yield Finding(INFO, "RabbitMQ itself keeps back what waits", "its queues are quorum queues")
+        yield Finding(INFO, "RabbitMQ itself delays deferred tasks", "its queues are quorum queues")
     else:
         yield Finding(
             INFO,
-            f"what waits is held by workers; the broker leaves it with them for {holds:g} s",
+            f"workers hold deferred tasks; the broker leaves a message with a worker for {holds:g} s",
             f"a longer wait is cut into parts of {holds / 2:g} s",
         )
     limit = app.conf.task_time_limit
     if app.conf.task_acks_late and (not limit or limit >= holds):
         yield Finding(
             WARNING,
-            f"task_acks_late, with task_time_limit={limit} and {holds:g} s until the broker delivers again",
+            f"task_acks_late with task_time_limit={limit}, but the broker delivers again after {holds:g} s",
             "a task that runs longer is delivered a second time while it still runs",
             f"task_time_limit below {holds:g}, or a longer visibility_timeout (RabbitMQ: consumer_timeout)",
         )

@@ -1,4 +1,4 @@
-"""``celery resilience``: look at what the fleet shares, and steer it."""
+"""``celery resilience``: show the shared state of the fleet, and change it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ from ..worker import commands  # noqa: F401 - so that `celery inspect` and `cele
 @click.group()
 @click.pass_context
 def resilience(context: click.Context) -> None:
-    """Circuit breakers and limits that the whole fleet shares."""
+    """Show and change the circuit breakers and limits that the whole fleet shares."""
     app = context.obj.app
     app.set_current()
     app.finalize()
-    app.loader.import_default_modules()  # which define the breakers, with their settings
+    app.loader.import_default_modules()  # these modules define the breakers, with their settings
 
 
 @resilience.command()
-@click.option("--json", is_flag=True, help="For programs.")
+@click.option("--json", is_flag=True, help="Print JSON, for programs.")
 def status(json: bool) -> None:
-    """Every breaker that the store knows: state, failures, next probe, and who said so."""
+    """Show every breaker that the store lists: state, failures, next probe, and manual override."""
     with _store_errors():
         found = _statuses()
     if json:
         click.echo(json_module.dumps(found, indent=2, sort_keys=True))
     elif not found:
-        click.echo("The store knows no breaker yet: it is there from its first call on.")
+        click.echo("The store lists no breaker yet: a breaker appears with its first call.")
     else:
         for line in _table(found):
             click.echo(line)
 
 
 @resilience.command()
-@click.option("--every", default=1.0, show_default=True, help="Seconds between two looks.")
+@click.option("--every", default=1.0, show_default=True, help="Seconds between two updates.")
 def watch(every: float) -> None:
-    """The whole fleet, live: breakers, limits in use and what happened last, until q or Ctrl-C."""
+    """Show the whole fleet, live: breakers, limits in use and the latest events, until q or Ctrl-C."""
     try:
         from .watch import watch as show
     except ImportError as error:
@@ -55,8 +55,8 @@ def watch(every: float) -> None:
 
 
 _SAID: list[Callable[[Any], Any]] = [
-    click.option("--author", default=getpass.getuser, help="Who says so; by default the user's name."),
-    click.option("--reason", default="", help="Why."),
+    click.option("--author", default=getpass.getuser, help="Your name in the history; by default your user name."),
+    click.option("--reason", default="", help="Why; the history keeps it."),
 ]
 
 
@@ -68,28 +68,28 @@ def _said(function: Any) -> Any:
 
 @resilience.command()
 @_said
-@click.option("--ttl", type=float, help="For so many seconds.")
+@click.option("--ttl", type=float, help="End it after so many seconds.")
 def open(name: str, author: str, reason: str, ttl: float | None) -> None:
-    """Refuse every call of breaker NAME, in the whole fleet."""
+    """Reject every call of breaker NAME, in the whole fleet."""
     with _store_errors():
         _breaker(name).force_open(author, reason, ttl)
-    click.echo(f"{name} refuses every call{_for(ttl)}")
+    click.echo(f"{name} rejects every call{_for(ttl)}")
 
 
 @resilience.command()
 @_said
-@click.option("--ttl", type=float, help="For so many seconds.")
+@click.option("--ttl", type=float, help="End it after so many seconds.")
 def close(name: str, author: str, reason: str, ttl: float | None) -> None:
-    """Refuse no call of breaker NAME, in the whole fleet, whatever fails."""
+    """Permit every call of breaker NAME, in the whole fleet, whatever fails."""
     with _store_errors():
         _breaker(name).force_closed(author, reason, ttl)
-    click.echo(f"{name} refuses no call{_for(ttl)}")
+    click.echo(f"{name} permits every call{_for(ttl)}")
 
 
 @resilience.command()
 @_said
 def reset(name: str, author: str, reason: str) -> None:
-    """Close breaker NAME, end what was forced, and forget all counts."""
+    """Close breaker NAME, end its manual override, and forget all counts."""
     with _store_errors():
         _breaker(name).reset(author, reason)
     click.echo(f"{name} is reset")
@@ -98,7 +98,7 @@ def reset(name: str, author: str, reason: str) -> None:
 @resilience.command()
 @click.argument("name")
 def history(name: str) -> None:
-    """What became of breaker NAME, newest first."""
+    """Show the history of breaker NAME, newest first."""
     with _store_errors():
         entries = _breaker(name).history()
     for entry in entries:
@@ -106,15 +106,15 @@ def history(name: str) -> None:
         wait = f"next probe in {entry['retry_after']:g} s" if entry["event"] == "opened" else ""
         click.echo(f"{_moment(entry['at'])}  {entry['event']:<14} {wait}{said}".rstrip())
     if not entries:
-        click.echo(f"nothing is known of {name!r}")
+        click.echo(f"the store has no history of {name!r}")
 
 
 @resilience.command()
 @click.argument("queue")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), help="Bring back at most so many.")
 @click.pass_context
 def replay(context: click.Context, queue: str, limit: int | None) -> None:
-    """Bring back the tasks that gave up waiting, from their dead-letter QUEUE."""
+    """Bring tasks that gave up waiting back from their dead-letter QUEUE."""
     from ..execution.dead_letters import replay as bring_back
 
     count = 0

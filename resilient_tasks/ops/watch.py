@@ -1,4 +1,4 @@
-"""``celery resilience watch``: a board of the whole fleet, live on a terminal."""
+"""``celery resilience watch``: show the whole fleet live on a terminal."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ except ImportError as error:
     raise missing_extra(__name__, "cli", error) from None
 
 _STYLES = {"open": "bold red", "half_open": "yellow", "closed": "green"}
-_MOST = 5  # limits, and events: breakers come first
-_NAMES = 12  # columns for a name, at the least
+_MOST = 5  # limits and events: breakers are more important
+_NAMES = 12  # the least number of columns for a name
 
 Keys = Callable[[float], str]
 
 
 def watch(every: float) -> None:
-    """Show the fleet, as it is every so many seconds, until ``q`` or Ctrl-C; without a terminal as lines."""
+    """Show the fleet every so many seconds until ``q`` or Ctrl-C. Without a terminal print lines."""
     console = Console()
     if not console.is_terminal:
         while True:
             console.print(board(look(), "", 120, None), soft_wrap=True)
             time.sleep(every)
-    for signum in (signal.SIGTERM, signal.SIGHUP):  # by way of every `finally`, so that the terminal is as it was
+    for signum in (signal.SIGTERM, signal.SIGHUP):  # exit through every `finally`, which restores the terminal
         signal.signal(signum, lambda signum, _: sys.exit(128 + signum))
     fleet, stale = look(), ""
     with (
@@ -60,10 +60,9 @@ def watch(every: float) -> None:
                 fleet, stale = seen, ""
             elif fleet.unavailable:
                 fleet = seen
-            else:  # what was seen last is more than nothing
+            else:  # keep showing the last state
                 stale = (
-                    stale
-                    or f"since {_clock(time.time())} the store is unavailable, and this is old: {seen.unavailable}"
+                    stale or f"the store is unavailable since {_clock(time.time())}, so this is old: {seen.unavailable}"
                 )
 
 
@@ -74,7 +73,7 @@ def _asleep(seconds: float) -> str:
 
 @contextmanager
 def _keys() -> Iterator[Keys]:
-    """What waits for a key for so many seconds; the terminal gives each as it is pressed, and does not show it."""
+    """Yield a function that waits for a key for so many seconds. The terminal does not echo keys meanwhile."""
     if not sys.stdin.isatty():
         yield _asleep
         return
@@ -83,7 +82,7 @@ def _keys() -> Iterator[Keys]:
 
     def pressed(seconds: float) -> str:
         ready, _, _ = select.select([terminal], [], [], seconds)
-        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # nothing: it was hung up
+        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # no data: it is closed
 
     tty.setcbreak(terminal)
     try:
@@ -93,11 +92,11 @@ def _keys() -> Iterator[Keys]:
 
 
 def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
-    """All that is to be seen, in so many columns and lines; what is said in a colour is said in words, too."""
+    """Return the whole board, in so many columns and lines. Colours only repeat what the words say."""
     style = "bold red" if fleet.unavailable or stale or "open" in fleet.headline() else "bold"
     top = [
         Text(fleet.headline(), style),
-        Text(f"{_clock(time.time())}, every breaker and limit of the fleet; q ends it"),
+        Text(f"{_clock(time.time())}, all breakers and limits of the fleet; press q to end"),
     ]
     if fleet.unavailable or stale:
         top.append(Text(printable(stale or f"each process decides alone: {fleet.unavailable}"), "red"))
@@ -110,7 +109,7 @@ def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
 
 
 def _breakers(fleet: Fleet, width: int, room: int | None) -> Iterator[Text]:
-    """The worst first; as many as there is room for."""
+    """Yield the lines of the breakers, the worst first, as many as fit."""
     if not fleet.breakers:
         return
     names = {name: printable(name) for name in fleet.breakers}
@@ -118,7 +117,7 @@ def _breakers(fleet: Fleet, width: int, room: int | None) -> Iterator[Text]:
     yield Text()
     yield Text(f"{_fit('breaker', column)}  state      since     failures  next probe  waiting", "dim")
     left = len(names)
-    room = left * 2 if room is None else room - 3  # those two, and the last
+    room = left * 2 if room is None else room - 3  # the empty line, the heading, and the last line
     for name in fleet.worst_first():
         status, word = fleet.breakers[name], printable(word_of(fleet.breakers[name]))
         room -= 2 if word else 1
@@ -138,7 +137,7 @@ def _breakers(fleet: Fleet, width: int, room: int | None) -> Iterator[Text]:
 
 
 def _limits(limits: list[LimitInUse], width: int) -> Iterator[Text]:
-    """The fullest first."""
+    """Yield the lines of the limits, the fullest first."""
     shown = [(f"{printable(limit.key)} {limit.limit}", limit) for limit in limits[:_MOST]]
     if not shown:
         return
@@ -153,13 +152,13 @@ def _limits(limits: list[LimitInUse], width: int) -> Iterator[Text]:
 
 
 def _events(fleet: Fleet) -> Iterator[Text]:
-    """What happened last, newest first."""
+    """Yield the lines of the latest events, newest first."""
     last = heapq.nlargest(_MOST, chain(*fleet.histories.values()), key=lambda entry: float(entry["at"]))
     if last:
         yield Text()
-        yield Text("what happened last", "dim")
+        yield Text("latest events", "dim")
     for entry in last:
-        event = entry["event"].replace("_", " ") + (" in the shadow" if entry["shadow"] else "")
+        event = entry["event"].replace("_", " ") + (" in shadow mode" if entry["shadow"] else "")
         said = f" by {entry['author']}" if entry["author"] else ""
         why = f": {entry['reason']}" if entry["reason"] else ""
         yield Text(printable(f"{_clock(entry['at'])}  {entry['name']} {event}{said}{why}"))
@@ -174,7 +173,7 @@ def _fit(text: str, columns: int) -> str:
 
 
 def _clock(seconds: float | None) -> str:
-    """The time of day; the date of what was on another."""
+    """Return the time of day, or the date if it is another day."""
     if seconds is None:
         return "-"
     moment = datetime.fromtimestamp(seconds)

@@ -1,1 +1,1 @@
-"""What runs in a worker's own process."""
+"""The parts that run in a worker's main process."""

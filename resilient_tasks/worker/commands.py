@@ -24,7 +24,7 @@ _AUTHOR = "celery control"
 
 @inspect_command(signature="")
 def breakers(state: Any) -> dict[str, Any]:
-    """State of the breakers that the fleet shares, and what this worker leaves alone."""
+    """Show the breakers that the fleet shares, and the queues that this worker pauses."""
     try:
         known: dict[str, Any] = circuit_breaker_registry.get_fleet_status()
     except ResilienceError as error:
@@ -36,7 +36,7 @@ def breakers(state: Any) -> dict[str, Any]:
 
 @inspect_command(signature="")
 def limits(state: Any) -> dict[str, Any]:
-    """Limits of this worker's tasks: what is left of those that are not counted by an argument."""
+    """Show the limits of this worker's tasks, and what is left of those that are not counted by an argument."""
     found: dict[str, Any] = {}
     for name, task in sorted(state.app.tasks.items()):
         protection: Protection | None = getattr(task, "resilience", None)
@@ -59,24 +59,24 @@ def limits(state: Any) -> dict[str, Any]:
 
 @control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
 def breaker_open(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
-    """Refuse every call of a breaker in the whole fleet, until it is closed or reset."""
+    """Reject every call of a breaker in the whole fleet, until it is closed or reset."""
     return _once("opened", name, reason, lambda breaker: breaker.force_open(author, reason, ttl))
 
 
 @control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
 def breaker_close(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
-    """Refuse no call of a breaker in the whole fleet, until it is opened or reset."""
+    """Permit every call of a breaker in the whole fleet, until it is opened or reset."""
     return _once("closed", name, reason, lambda breaker: breaker.force_closed(author, reason, ttl))
 
 
 @control_command(args=_WORDS, signature="NAME [REASON [AUTHOR]]")
 def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR) -> Any:
-    """Close a breaker in the whole fleet and forget all that was counted and forced."""
+    """Close a breaker in the whole fleet, and forget its counts and its manual override."""
     return _once("reset", name, reason, lambda breaker: breaker.reset(author, reason))
 
 
 def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
-    """Have one worker of the fleet act."""
+    """Let one worker of the fleet act."""
     turn = Limiter(COMMAND_RATE, key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
     try:
         taken = turn.hit()
@@ -85,7 +85,7 @@ def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None
         try:
             act(CircuitBreaker(name))
         except ResilienceError:
-            turn.refund(taken)  # nobody has done it
+            turn.refund(taken)  # the command was not carried out
             raise
     except ResilienceError as error:
         return {"error": f"{name}: {error}"}

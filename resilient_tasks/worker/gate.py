@@ -1,4 +1,4 @@
-"""The consumer leaves queues alone: those of tasks with ``on_open="pause"``, and those of which it holds too much.
+"""Pause queues in the consumer: those of tasks with ``on_open="pause"``, and those with too many deferred tasks.
 
 A timer in the consumer decides, since with nothing arriving no call would; and only the consumer's own thread touches
 it. What waits stays in the broker: no redelivery, no memory, no visibility timeout.
@@ -53,7 +53,7 @@ _SHRINKS = 0.75
 
 
 def _ask_the_store() -> None:
-    """Before the pool's processes are made: they know then what this one has said already.
+    """Ask the store once, before the pool's processes are made, so that they inherit what it said.
 
     Raises:
         ConfigurationError: it can't be made; so the worker does not start.
@@ -63,7 +63,7 @@ def _ask_the_store() -> None:
 
 
 class Gate(bootsteps.StartStopStep):
-    """The step of the consumer that does this."""
+    """The consumer's step that pauses and resumes queues."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -84,7 +84,7 @@ class Gate(bootsteps.StartStopStep):
             _ask_the_store()
 
     def start(self, consumer: Any) -> None:
-        """Before the consumer begins: what is open now is not even taken up."""
+        """Pause the queues of open breakers before the consumer begins."""
         if not ENABLED:
             return
         if not self._advised:
@@ -110,13 +110,13 @@ class Gate(bootsteps.StartStopStep):
         ]
 
     def stop(self, consumer: Any) -> None:
-        """The connection is lost, or the worker ends."""
+        """Cancel the timers: the connection is lost, or the worker ends."""
         for timer in self._timers:
             timer.cancel()
         self._timers = []
 
     def info(self, consumer: Any) -> Any:
-        """For ``celery inspect stats`` and the ``breakers`` command."""
+        """Return the state for ``celery inspect stats`` and the ``breakers`` command."""
         with self._lock:
             return {
                 "paused_queues": sorted(self._left_alone),
@@ -125,16 +125,16 @@ class Gate(bootsteps.StartStopStep):
             }
 
     def _soon(self, function: Callable[..., Any], *args: Any) -> None:
-        """In the consumer's own thread."""
+        """Call ``function`` in the consumer's own thread."""
         if self._consumer.hub is not None:
             function(*args)
         else:
             self._consumer.call_soon(function, *args)
 
-    # What the requests ask and say
+    # Called by the requests
 
     def received(self, request: ResilientRequest) -> None:
-        """A message has come in. It may be the one to probe with; and what waits here for its time is counted."""
+        """Take note of a message that came in: count it if it waits here, or use it as the probe."""
         protection = request.protection
         if protection is None:
             return
@@ -159,7 +159,7 @@ class Gate(bootsteps.StartStopStep):
                 self._consumer.call_soon(self._leave_and_take_up)
 
     def admits(self, request: ResilientRequest) -> bool:
-        """Whether the request may go to the pool now; else it is kept here, and comes again by itself."""
+        """Return whether the request may go to the pool now. If not, it is kept here and comes again by itself."""
         protection = request.protection
         if protection is None or not ENABLED:
             return True
@@ -182,11 +182,11 @@ class Gate(bootsteps.StartStopStep):
             return False
 
     def refused(self, request: ResilientRequest, refusal: Refused) -> None:
-        """A run in the pool found the breaker open."""
+        """Take back a request whose run in the pool found the breaker open."""
         self._soon(self._refused, request, refusal)
 
     def finished(self, request: ResilientRequest) -> None:
-        """A run has ended otherwise than well. If it was the probe, there is no need to wait for the timer."""
+        """Take note of a run that did not succeed. After a probe there is no need to wait for the timer."""
         if any(lane.prober is request for lane in list(self._lanes.values())):
             self._soon(self._look_round)
 
@@ -263,7 +263,7 @@ class Gate(bootsteps.StartStopStep):
             self._try_to_probe(lane)
 
     def _by_turns(self, lane: Lane) -> None:
-        """Release what is in the queues now turn by turn."""
+        """Resume the messages that are in the queues now one by one."""
         lane.waiting = sum(map(self._count, lane.queues))
         lane.by_turns_until = time.monotonic() + lane.waiting * lane.protection.between_turns
 
@@ -289,7 +289,7 @@ class Gate(bootsteps.StartStopStep):
             lane.mode = Mode.STOPPED
 
     def _fetch(self, name: str) -> bool:
-        """Take one message out of a queue that is left alone, as if it had been delivered; False if there is none."""
+        """Take one message out of a paused queue, as if it had been delivered. Return False if there is none."""
         consumer = self._consumer.task_consumer
         queue = self._app.amqp.queues.consume_from.get(name)
         message = None if queue is None or consumer is None else queue(consumer.channel).get(no_ack=False)
@@ -300,14 +300,14 @@ class Gate(bootsteps.StartStopStep):
         return True
 
     def _is_its_turn(self, protection: Protection, request: ResilientRequest) -> bool:
-        """:meth:`_has_turn`, of one that would be put off; while the breaker is open, its refusal gives it a turn."""
+        """Return :meth:`_has_turn` of a request that would be deferred. While the breaker is open, return True."""
         breaker = request.subject.breaker if request.subject is not None else None
         if breaker is None or breaker.peek()[0] != "closed":
             return True
         return self._has_turn(protection, request)
 
     def _has_turn(self, protection: Protection, request: ResilientRequest) -> bool:
-        """Whether a task of a queue that was left alone may run; else it has its turn later, and is kept until then."""
+        """Return whether a task of a queue that was paused may run now. If not, it is kept here until its turn."""
         subject = request.subject
         if request.had_turn or subject is None:
             return True
@@ -323,7 +323,7 @@ class Gate(bootsteps.StartStopStep):
             self._consumer.on_task_request(request)
 
     def _hold(self, lane: Lane, request: ResilientRequest, why: str = "") -> None:
-        """Keep a task that was delivered in vain, for as long as it takes until nobody takes it up at once."""
+        """Keep a task that was delivered in vain, until no worker takes it from the queue at once."""
         lane.held.append(request)
         request.waits(why or f"CircuitBreakerError({lane.breaker.name!r} open)")
         if len(lane.held) == 1:
@@ -339,7 +339,7 @@ class Gate(bootsteps.StartStopStep):
                     request.give_back()
 
     def _leave_and_take_up(self) -> None:
-        """Have the consumer consume what it should: only what was left alone here is taken up."""
+        """Pause and resume queues of the consumer. Only queues that were paused here are resumed."""
         with self._lock:
             consumer = self._consumer.task_consumer
             if consumer is None:
@@ -386,7 +386,7 @@ def _has_ended(request: ResilientRequest) -> bool:
 
 
 def _pausing(app: Celery) -> Iterator[tuple[Protection, str]]:
-    """What pauses, and by which queue it usually comes."""
+    """Yield the protections with ``on_open="pause"``, with the queue that their tasks usually come from."""
     for task in list(app.tasks.values()):
         protection: Protection | None = getattr(task, "resilience", None)
         if protection is not None and protection.options.on_open == "pause" and protection.breaker is not None:

@@ -1,4 +1,4 @@
-"""The gate of each worker, by its app."""
+"""The gate of each worker, found by its app."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 class Gate(Protocol):
-    """What a request asks the gate of its worker. ``request`` is a :class:`.request.ResilientRequest`."""
+    """The part of a worker's gate that requests call. ``request`` is a :class:`.request.ResilientRequest`."""
 
     def received(self, request: Any) -> None:
         """Take note of a message that has arrived."""
 
     def admits(self, request: Any) -> bool:
-        """Whether the request may go to the pool now; otherwise the gate keeps it and brings it again."""
+        """Return whether the request may go to the pool now. If not, the gate keeps it and brings it again."""
 
     def refused(self, request: Any, refusal: Refused) -> None:
         """Take back a request whose run found the breaker open."""

@@ -1,4 +1,4 @@
-"""A breaker whose tasks pause, as one worker's consumer sees it."""
+"""A breaker whose tasks pause, from the point of view of one worker's consumer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Mode(Enum):
-    """How a lane is."""
+    """The state of a lane."""
 
     FLOWING = auto()
     STOPPED = auto()
@@ -23,7 +23,7 @@ class Mode(Enum):
 
 
 class Lane:
-    """The tasks of one breaker that pause, as this worker's consumer sees them."""
+    """The tasks of one breaker that pause, from the point of view of this worker's consumer."""
 
     def __init__(self, protection: Protection, breaker: CircuitBreaker) -> None:
         self.protection = protection
@@ -38,11 +38,11 @@ class Lane:
 
     @property
     def stops(self) -> bool:
-        """Whether its queues are to be left alone."""
+        """Whether its queues are paused."""
         return self.mode in (Mode.STOPPED, Mode.PROBING)
 
     def end_probe(self) -> None:
-        """Give the probe's place back, if nobody did."""
+        """Release the lease of the probe, if it is still held."""
         permit, self.permit, self.prober = self.permit, None, None
         if permit is not None:
             permit.cancel()

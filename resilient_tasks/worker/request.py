@@ -1,4 +1,4 @@
-"""What a worker's own process sees of a protected task: it settles what the pool's process can't any more.
+"""The request of a protected task in a worker's main process. It settles what the pool's process can't any more.
 
 A hard time limit, a kill, and a task that was terminated are known only here. And it is here that a task of a
 queue which is left alone is held, see :mod:`resilient_tasks.worker.gate`.
@@ -53,7 +53,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
 
     @property
     def protection(self) -> Protection | None:
-        """What stands before the task, or before the queue that it came from."""
+        """The protection of the task, or of the queue that it came from."""
         task = self._task
         if task.resilience is not None or task.resilience_of_queue is None or self.queue is None:
             protection: Protection | None = task.resilience
@@ -63,7 +63,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
 
     @property
     def subject(self) -> Subject | None:
-        """What the call is about; None if its arguments don't say: then it fails where it runs."""
+        """The breaker and keys of the call. None if its arguments do not fit: then it fails where it runs."""
         protection = self.protection
         try:
             return None if protection is None else protection.subject(self._args, self._kwargs)
@@ -71,50 +71,50 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             return None
 
     def revoked(self) -> bool:
-        """Whether the pool is not to have it: revoked, or held here by the gate. Asked last before it goes there."""
+        """Return whether the pool must not get it: revoked, or kept here by the gate. This is asked last."""
         if super().revoked():
             return True
         return self in state.reserved_requests and self._gate is not None and not self._gate.admits(self)
 
     @property
     def waits_here(self) -> float:
-        """How many seconds it will be held until its time has come; 0 or less if that is now."""
+        """The seconds that it is held here until its time comes; 0 or less if that is now."""
         return 0.0 if self.eta is None else float(self.eta.timestamp() - time.time())
 
     @property
     def is_late(self) -> bool:
-        """Whether it has missed its turn after an opening, as when all workers were busy or away."""
+        """Whether it has missed its turn after an opening, for example because all workers were busy or stopped."""
         return bool(self.waiting.deferrals and self.waiting.slot is None and self.waits_here < -_PUNCTUAL)
 
     def hand_over(self, probe: str) -> None:
-        """Have the run use the probe's place that is held under the name ``probe``."""
+        """Let the run use the lease of the probe that is held under the id ``probe``."""
         self._request_dict[PROBE] = probe
 
     def give_back(self) -> None:
-        """Have the broker deliver it again, to whoever consumes its queue then."""
+        """Requeue the message. The broker delivers it to a worker that consumes its queue then."""
         state.task_ready(self)
         deliveries = self._message.headers.get("x-delivery-count")
         if not isinstance(deliveries, int) or deliveries < _FEW:
             self.reject(requeue=True)
             return
-        # A quorum queue throws a message away that came back too often: so it is published anew.
+        # A quorum queue drops a message that was requeued too often, so the message is published again.
         with self._app.producer_or_acquire() as producer:
             delivery = self._message.delivery_info
             publish_again(producer, self._message, delivery["exchange"], delivery["routing_key"])
         self.acknowledge()
 
     def waits(self, why: str) -> None:
-        """Show it in Flower as one that waits, and for what."""
+        """Show it in Flower as a waiting task, with the reason."""
         self.send_event("task-retried", exception=why, traceback="")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """A hard time limit is a failure of what the task depends on; its process is gone."""
+        """Count a hard time limit as a failure of the dependency. The process of the run is gone."""
         super().on_timeout(soft, timeout)
         if not soft and not state.should_terminate:
             self.settle(TimeLimitExceeded(timeout), timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """What the pool reports, of its own processes too: of a run that was lost nothing is known."""
+        """Settle a run that failed, as the pool reports it. A lost run leaves no other report."""
         error = exc_info.exception
         error = getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
         if isinstance(error, Refused) and self._gate is not None:
@@ -131,7 +131,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         return result
 
     def renew(self) -> None:
-        """Have a run that goes on hold its place to run longer. One round trip, where there is a limit on those."""
+        """Renew the lease of a run that goes on. One round trip if there is a concurrency limit, else none."""
         protection, subject = self.protection, self.subject
         if protection is not None and subject is not None:
             probe = self._request_dict.get(PROBE)
@@ -139,7 +139,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             protection.renew(subject, probe if isinstance(probe, str) else ours)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
-        """Say for a run what it can't say itself, and give back the places that it held. Two round trips at most."""
+        """Settle for a run that can't any more, and release the leases that it held. Two round trips at most."""
         protection, subject = self.protection, self.subject
         if protection is None or subject is None or not self.worker_pid or self._settled:
             return

@@ -1,4 +1,4 @@
-"""What a worker warns of when it starts: configurations that work, but not as somebody will expect."""
+"""Warnings at the start of a worker: configurations that work, but not as you may expect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..task import ResilientTask
 
 
 def advise(app: Celery) -> Iterator[str]:
-    """What is to be said of the app's tasks and queues, each with what to write instead."""
+    """Yield the warnings about the app's tasks and queues, each with what to write instead."""
     table = table_of(app)
     if table is not None:
         for key in table.idle(app.tasks, app.amqp.queues):

@@ -186,7 +186,7 @@ def new_app(**conf: Any) -> Celery:
         ({"a.*": {"rate": "10/w"}}, r"resilience\['a\.\*'\], for the task a\.b: .*'10/w' is not a rate"),
         ({"a.*": {"rate": "1/s", "rate_key": "{tennant}"}}, "there is no argument 'tennant'; known are {tenant}"),
         ({"a.*": "payments"}, "should be a dictionary of options"),
-        ({"a.*": {"breaker": "x:{tenant}", "on_open": "pause"}}, "can't be left alone for one of many breakers"),
+        ({"a.*": {"breaker": "x:{tenant}", "on_open": "pause"}}, "can't be paused for one of many breakers"),
         ({3: {}}, "should be a task's name, a pattern or 'queue:NAME'"),
         (["a.*"], "should be a dictionary"),
     ],
@@ -218,7 +218,7 @@ def test_installing_too_late_is_refused_with_a_reason() -> None:
 
     app.finalize()
     app.tasks["late.task"].__trace__ = lambda: None
-    with pytest.raises(ConfigurationError, match="came too late: a worker runs already"):
+    with pytest.raises(ConfigurationError, match="came too late: a worker already runs"):
         install(app)
     app.close()
 

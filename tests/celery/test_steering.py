@@ -71,7 +71,7 @@ def test_control_opens_closes_and_resets_once_for_the_whole_fleet(fleet: Fleet) 
 
 def test_the_command_group_does_the_same_without_a_worker(fleet: Fleet) -> None:
     breaker = fleet.module.charge_once.resilience.breaker
-    assert "The store knows no breaker yet" in celery(fleet, "resilience", "status")
+    assert "The store lists no breaker yet" in celery(fleet, "resilience", "status")
     celery(fleet, "resilience", "open", "ledger", "--reason", "they are moving", "--author", "ada", "--ttl", "60")
     told = celery(fleet, "resilience", "status")
     assert "forced open by ada: they are moving" in told

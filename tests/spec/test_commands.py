@@ -127,7 +127,7 @@ class Shop:
         given = self.environ | environ
         if command.endswith(" watch"):
             with Terminal("sh", "-c", command, environ=given, cwd=self.directory) as terminal:
-                terminal.wait_for("q ends it")
+                terminal.wait_for("press q to end")
                 terminal.press("q")
                 return Ended(terminal.end(), terminal.text)
         for _ in range(5):

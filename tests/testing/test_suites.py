@@ -243,7 +243,7 @@ def test_tasks_that_are_put_off(suite: pytest.Pytester) -> None:
 
 
         def test_by_the_failure_that_opens_the_breaker():
-            with pytest.raises(AssertionError, match="retried, not put off"):
+            with pytest.raises(AssertionError, match="retried, not deferred"):
                 assert_deferred(charge, 1, up=False)
             assert "CircuitBreakerError" in repr(assert_deferred(charge, 2, up=False).reason)
 
