@@ -45,7 +45,7 @@ class Options:
         backoff: the waits between these retries.
         max_wait: a task fails when it would wait longer than this, all its waits together.
         max_deferrals: a task fails when it would be deferred more often than this; None for no bound.
-        max_deferred_in_worker: a worker that holds so many deferred tasks pauses their queue until it holds fewer.
+        max_deferred_in_worker: a worker that holds this many deferred tasks pauses their queue until it holds fewer.
         dead_letter: a queue for tasks that gave up waiting. ``celery resilience replay`` brings them back.
         coalesce: of several waiting calls with the same arguments only the first waits. The others end at once, with
             ``skip_result``. This is for tasks that beat sends.

@@ -20,18 +20,18 @@ class CircuitBreakerConfig:
 
     Attributes:
         name: the name of the breaker in the whole fleet.
-        failure_threshold: the breaker opens after so many consecutive failures.
+        failure_threshold: the breaker opens after this many consecutive failures.
         recovery_timeout: how long it stays open the first time.
-        reset_timeout: after it was closed for so long, the next wait is ``recovery_timeout`` again.
+        reset_timeout: after it was closed for this long, the next wait is ``recovery_timeout`` again.
         half_open_max_calls: how many probes may run at the same time in the whole fleet.
         exponential_backoff_multiplier: the wait grows by this factor with each opening.
         exponential_backoff_max: the longest wait that this growth reaches.
         success_threshold: how many probes have to succeed before it closes.
-        probe_timeout: a probe whose process died gives up its place after so long.
+        probe_timeout: a probe whose process died gives up its place after this long.
         failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens as well. With
             ``failure_threshold=1_000_000`` only these rates open it.
-        slow_call_duration: a call that takes at least so long is slow.
-        minimum_calls: the rates count from so many calls in ``window`` on.
+        slow_call_duration: a call that takes at least this long is slow.
+        minimum_calls: the rates count once there are this many calls in ``window``.
         window: the time over which the rates are computed.
         cache_ttl: for how long a process permits calls by its cached verdict. 0 asks the store every time.
         expected_exception: exceptions that count as a failure.
@@ -39,7 +39,7 @@ class CircuitBreakerConfig:
         success_exceptions: exceptions that count as a success, such as one for HTTP's 404.
         is_failure: a function that is called with a result and returns whether it counts as a failure.
         fallback_function: a function that is called with the same arguments in place of a rejected call.
-        slow_start: for so long after closing, the share of calls that are permitted rises from a tenth to all.
+        slow_start: for this long after closing, the share of calls that are permitted rises from a tenth to all.
         shadow: decide and report, but reject no call.
         respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
         on_store_failure: what to do while the store is unavailable: ``"local"`` (this process decides alone),

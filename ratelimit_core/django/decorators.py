@@ -83,7 +83,7 @@ def rate_limit(
         allow_list: addresses and networks that are not limited, or a function of the request. It goes first.
         deny_list: addresses and networks whose requests get ``403`` at once, or a function of the request.
         concurrency: how many requests of one key may run at a time. A streaming response runs until it is closed.
-        timeout: the lease of a running request ends after so many seconds, if its process died.
+        timeout: the lease of a running request ends after this many seconds, if its process died.
         on_store_failure: while the store is unavailable: ``"local"`` counts in this process, ``"allow"`` lets requests
             pass, ``"deny"`` answers ``503`` with ``Retry-After``. The default is ``RATELIMIT_ON_STORE_FAILURE``.
         scope: the name that the counters belong to. The default is the dotted name of the view (of a method: its class

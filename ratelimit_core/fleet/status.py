@@ -13,7 +13,7 @@ from .timeline import timeline
 from .usage import LimitInUse, overview
 
 _WITH_HISTORY = 50
-"""The history is read of at most so many breakers, those that changed last, because each costs a round trip."""
+"""Histories are read of at most this many breakers, those that changed last, because each costs a round trip."""
 
 
 class Fleet(NamedTuple):

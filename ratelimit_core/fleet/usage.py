@@ -17,7 +17,7 @@ from ..protocol.internal_keys import is_bookkeeping, turns_of
 _TURNS = turns_of("")
 _AT_A_TIME = 500
 MOST = 200
-"""At most so many limits of each algorithm are read, because each of a million clients may have one."""
+"""At most this many limits of each algorithm are read, because each of a million clients may have one."""
 
 
 class LimitInUse(NamedTuple):

@@ -37,7 +37,7 @@ Keys = Callable[[float], str]
 
 
 def watch(every: float) -> None:
-    """Show the fleet every so many seconds until ``q`` or Ctrl-C. Without a terminal print lines."""
+    """Show the fleet every ``every`` seconds until ``q`` or Ctrl-C. Without a terminal, print lines."""
     console = Console()
     if not console.is_terminal:
         while True:
@@ -73,7 +73,7 @@ def _asleep(seconds: float) -> str:
 
 @contextmanager
 def _keys() -> Iterator[Keys]:
-    """Yield a function that waits for a key for so many seconds. The terminal does not echo keys meanwhile."""
+    """Yield a function that waits a number of seconds for a key. The terminal does not echo keys meanwhile."""
     if not sys.stdin.isatty():
         yield _asleep
         return
@@ -92,7 +92,7 @@ def _keys() -> Iterator[Keys]:
 
 
 def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
-    """Return the whole board, in so many columns and lines. Colours only repeat what the words say."""
+    """Return the board in ``width`` columns and ``height`` lines. Colours only repeat what the words say."""
     style = "bold red" if fleet.unavailable or stale or "open" in fleet.headline() else "bold"
     top = [
         Text(fleet.headline(), style),

@@ -161,7 +161,7 @@ def test_a_breaker_among_many_is_found_by_its_name(site: Site, control: Browser)
     assert "tenant:169" not in words
     assert ", 10 found" in words
     page = control.get(LIST + "?q=%22%3E%3Cscript%3Ealert(1)")
-    assert "No breaker has that in its name." in page.words
+    assert "No breaker has “" in page.words
     assert "<script>alert" not in page.text
 
 

@@ -16,7 +16,7 @@ from ....store.configured import get_backend
 from ...console.url_names import mode_of
 
 SHOWN = 100
-"""At most so many limits are printed; ``--json`` prints all."""
+"""At most this many limits are printed; ``--json`` prints all."""
 
 
 class Command(BaseCommand):
