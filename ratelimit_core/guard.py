@@ -1,33 +1,75 @@
-"""A breaker and limits before one call: asked together, in one round trip, and settled together."""
+"""A guard asks a breaker and limits as one, before one call, and settles them together after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
+from ._util.aio import acquired
 from ._util.ids import new_ticket
 from .circuit_breaker import CircuitBreaker
-from .circuit_breaker.acquire import AcquireQuestion, acquire_uncached, cached_permit
+from .circuit_breaker.acquire import AcquireQuestion, cached_permit
 from .circuit_breaker.breaker import cache_of
 from .circuit_breaker.permit import Permit
-from .errors import BackendError, CircuitBreakerError, ConfigurationError
+from .errors import BackendError, ConfigurationError, ResilienceError
 from .limiter import Decision, Limiter
-from .limiter.batch import Question, decide
-from .store.drive import drive
+from .limiter.batch import hit_check, limit_exceeded, refund
+from .limiter.concurrency import release_calls
+from .policies import ALLOWED, Verdict
+from .protocol.call import Call
+from .store.drive import Steps, adrive, drive
+from .store.fallback import Store
 
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+__all__ = ["Admission", "Guard"]
+
+
+class Question(Protocol[R_co]):
+    """One of the questions that a guard asks the store in one round trip, and how its answer is read."""
+
+    @property
+    def calls(self) -> Sequence[Call]:
+        """The calls that ask it."""
+
+    def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[R_co | None]:
+        """Read the verdicts; return what was acquired, or None if only another question was refused.
+
+        ``allowed`` if all calls of the round trip were allowed.
+
+        Raises:
+            ResilienceError: refused.
+        """
+
+    def on_unavailable(self, error: BackendError) -> Steps[R_co]:
+        """Return what is acquired while the store is unavailable.
+
+        Raises:
+            ResilienceError: refused.
+        """
+
+    def on_discarded(self) -> None:
+        """Take back what was prepared: the question was not asked, or the call ended while it waited."""
 
 
 class Admission:
-    """Leave to make one call, from everybody who was asked. Settle it once, like a :class:`Permit`."""
+    """The admission of one call: the breaker's permit and the limiter's decision. Settle it once.
 
-    __slots__ = ("_guard", "decision", "key", "permit", "settled")
+    Attributes:
+        key: what the limits counted the call by.
+        permit: the breaker's permit; None without a breaker.
+        decision: the limiter's decision; None without a limiter.
+        settled: whether it was settled. A second settling is ignored.
+    """
 
-    def __init__(self, guard: Guard, key: str, permit: Permit | None, decision: Decision | None) -> None:
-        self._guard = guard
+    __slots__ = ("_limiter", "decision", "key", "permit", "settled")
+
+    def __init__(self, limiter: Limiter | None, key: str, permit: Permit | None = None) -> None:
+        self._limiter = limiter
         self.key = key
         self.permit = permit
-        self.decision = decision
+        self.decision: Decision | None = None
         self.settled = False
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
@@ -35,40 +77,67 @@ class Admission:
         return function(*args) if self.permit is None else self.permit.run(function, *args)
 
     def record(self, error: BaseException | None) -> float:
-        """Settle by what the call raised; None if it answered. Returns the seconds until the next probe, or 0.
+        """Settle by what the call raised; None if it returned. Return the seconds until the next probe, or 0.
 
-        At most one round trip, and one more if that changes the breaker's state, for the history. The place to run is
-        given back along with the report.
+        At most one round trip, and one more for the history if that changes the breaker's state. The concurrency slot
+        is released in the round trip that reports the outcome.
         """
-        return self.permit.record(error) if self._settling() and self.permit is not None else 0.0
+        return self._settle(lambda permit: permit.record(error)) or 0.0
+
+    async def arecord(self, error: BaseException | None) -> float:
+        """:meth:`record` without blocking the event loop."""
+        return await self._asettle(lambda permit: permit.arecord(error)) or 0.0
 
     def fail(self, error: BaseException) -> float:
-        """Settle as a failure, whatever the breaker is configured to expect. Returns as :meth:`record` does."""
-        return self.permit.failure(error) if self._settling() and self.permit is not None else 0.0
+        """Settle as a failure, whatever the breaker is configured to expect. Return as :meth:`record` does."""
+        return self._settle(lambda permit: permit.failure(error)) or 0.0
+
+    async def afail(self, error: BaseException) -> float:
+        """:meth:`fail` without blocking the event loop."""
+        return await self._asettle(lambda permit: permit.afailure(error)) or 0.0
 
     def record_result(self, result: object) -> None:
         """Settle by what the call returned."""
-        if self._settling() and self.permit is not None:
-            self.permit.record_result(result)
+        self._settle(lambda permit: permit.record_result(result))
+
+    async def arecord_result(self, result: object) -> None:
+        """:meth:`record_result` without blocking the event loop."""
+        await self._asettle(lambda permit: permit.arecord_result(result))
 
     def cancel(self) -> None:
-        """Nothing can be said about the call."""
-        if self._settling() and self.permit is not None:
-            self.permit.cancel()
+        """Settle without an outcome."""
+        self._settle(lambda permit: permit.cancel())
 
-    def _settling(self) -> bool:
-        """Have the place to run given back; False if this was settled before."""
+    async def acancel(self) -> None:
+        """:meth:`cancel` without blocking the event loop."""
+        await self._asettle(lambda permit: permit.acancel())
+
+    def _settle(self, settle: Callable[[Permit], R]) -> R | None:
         if self.settled:
-            return False
+            return None
         self.settled = True
-        limiter, decision, permit = self._guard.limiter, self.decision, self.permit
-        if decision is not None and limiter is not None:
-            releases = limiter.releases(decision, key=self.key)
-            if permit is not None and permit.goes_to(limiter.store, local=decision.local):
-                permit.extra_calls = releases
-            else:
-                limiter.store.apply_best_effort(releases, decision.local)
-        return True
+        if self._limiter is not None:
+            drive(self._release(self._limiter), self._limiter.store)
+        return settle(self.permit) if self.permit is not None else None
+
+    async def _asettle(self, settle: Callable[[Permit], Awaitable[R]]) -> R | None:
+        if self.settled:
+            return None
+        self.settled = True
+        if self._limiter is not None:
+            await adrive(self._release(self._limiter), self._limiter.store)
+        return await settle(self.permit) if self.permit is not None else None
+
+    def _release(self, limiter: Limiter) -> Steps[None]:
+        """Release the concurrency slot: along with the permit's report if both go to the same store."""
+        permit, decision = self.permit, self.decision
+        calls = release_calls(limiter, decision, key=self.key) if decision is not None else []
+        if decision is None or not calls:
+            return
+        if permit is not None and permit.goes_to(limiter.store, local=decision.local):
+            permit.extra_calls = calls
+        else:
+            yield "apply_best_effort", calls, decision.local
 
 
 class Guard:
@@ -84,69 +153,113 @@ class Guard:
         key: str | None = None,
         cost: int = 1,
         ticket: str = "",
-        slot: Decision | None = None,
+        reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
-        """Leave for one call: at most one round trip, none where all is known.
+        """Acquire the admission of one call. At most one round trip, and none if everything is known.
 
-        Limits are asked first and the breaker's probe last; if one says no, nothing is taken of any. ``slot``
-        is a reserved one, to be redeemed. ``probe``: ``ticket`` holds a probe's place already, so the breaker is
-        asked whatever is known.
+        The limits are asked first and the breaker's probe last; if one refuses, nothing is taken of any.
+
+        Args:
+            key: what the limits count by; by default the limiter's key.
+            cost: how much of each limit.
+            ticket: names the concurrency slot and the probe that the call may hold.
+            reservation: a reservation, to be redeemed.
+            probe: ``ticket`` holds a probe already, so the breaker is asked whatever is known.
 
         Raises:
             CircuitBreakerError: the breaker refused.
             RateLimitExceeded: a limit is reached.
+            ConfigurationError: the breaker and the limits are kept in different stores.
+        """
+        admission, questions, store = self._prepare(key, cost, ticket or new_ticket(), reservation, probe)
+        return admission if store is None else drive(_ask(admission, questions), store)
+
+    async def aacquire(
+        self,
+        *,
+        key: str | None = None,
+        cost: int = 1,
+        ticket: str = "",
+        reservation: Decision | None = None,
+        probe: bool = False,
+    ) -> Admission:
+        """:meth:`acquire` without blocking the event loop. Cancelled meanwhile, it cancels the admission."""
+        admission, questions, store = self._prepare(key, cost, ticket or new_ticket(), reservation, probe)
+        if store is None:
+            return admission
+        return await acquired(adrive(_ask(admission, questions), store), Admission.acancel)
+
+    def _prepare(
+        self, key: str | None, cost: int, ticket: str, reservation: Decision | None, probe: bool
+    ) -> tuple[Admission, list[Question[Permit | Decision]], Store | None]:
+        """Return the admission as far as it is known, and the questions to a store that complete it.
+
+        Raises:
+            CircuitBreakerError: the breaker is known to refuse.
+            RateLimitExceeded: a denial is known.
         """
         cache = cache_of(self.breaker) if self.breaker is not None else None
         permit = cached_permit(cache) if cache is not None and not probe else None
-        ticket = ticket or new_ticket()
-        limiter = self.limiter
-        if limiter is None:
-            if permit is None and cache is not None:
-                permit = drive(acquire_uncached(cache, ticket), cache.store)
-            return Admission(self, "", permit, None)
-        name = limiter.key if key is None else key
-        if slot is None:
-            known = limiter.known_denial(name, cost)
-            if known is not None:
-                raise limiter.refusal(limiter.denied(known), name)
-            question = limiter.calls(name, cost, ticket)
-        else:
-            question = limiter.calls(name, cost, ticket, slot=slot)
-        if cache is None or permit is not None:
-            return self._ask(limiter, name, question, None, permit)
-        if cache.store is not limiter.store:
-            raise ConfigurationError(
-                f"breaker {cache.config.name!r} and the limits of {limiter.key!r} are kept in different stores "
-                "and can't be asked as one: give both the same backend"
-            )
-        return self._ask(limiter, name, question, AcquireQuestion(cache, ticket), None)
+        limiter, store = self.limiter, None
+        name = "" if limiter is None else limiter.key if key is None else key
+        questions: list[Question[Permit | Decision]] = []
+        if limiter is not None:
+            denial = limiter.known_denials.get(name, cost) if reservation is None else None
+            if denial is not None:
+                limiter.limits[denial.denied_by].count_denial()
+                raise limit_exceeded(limiter, name, denial)
+            questions.append(hit_check(limiter, name, cost, ticket, reservation=reservation))
+            store = limiter.store
+        if cache is not None and permit is None:
+            if store is not None and store is not cache.store:
+                raise ConfigurationError(
+                    f"breaker {cache.config.name!r} and the limits of {name!r} are kept in different stores "
+                    "and can't be asked as one: give both the same backend"
+                )
+            questions.append(AcquireQuestion(cache, ticket))
+            store = cache.store
+        return Admission(limiter, name, permit), questions, store
 
-    def _ask(
-        self, limiter: Limiter, name: str, question: Question, acquiring: AcquireQuestion | None, permit: Permit | None
-    ) -> Admission:
-        limits, store = question.calls, limiter.store
+
+def _ask(admission: Admission, questions: Sequence[Question[Permit | Decision]]) -> Steps[Admission]:
+    """Complete ``admission``. One round trip."""
+    calls = [call for question in questions for call in question.calls]
+    try:
+        verdicts = yield "apply", calls
+    except BackendError as error:
+        yield from _decide_without_store(admission, questions, error)
+        return admission
+    except BaseException:  # the call ended while it waited
+        for question in questions:
+            question.on_discarded()
+        raise
+    allowed = all(verdict[ALLOWED] for verdict in verdicts)
+    end = len(calls)
+    for question in reversed(questions):  # where both refuse, the breaker's refusal is raised
+        start = end - len(question.calls)
+        _take(admission, (yield from question.on_verdicts(verdicts[start:end], allowed=allowed)))
+        end = start
+    return admission
+
+
+def _decide_without_store(
+    admission: Admission, questions: Sequence[Question[Permit | Decision]], error: BackendError
+) -> Steps[None]:
+    """Complete ``admission`` while the store is unavailable. If one refuses, give back what another has taken."""
+    for i, question in enumerate(questions):
         try:
-            verdicts = store.apply([*limits, *acquiring.calls] if acquiring is not None else limits)
-        except BackendError as error:
-            decision = limiter.without_store(question, error)
-            if acquiring is not None and decision.allowed:
-                try:
-                    permit = drive(acquiring.on_unavailable(error), store)
-                except CircuitBreakerError:
-                    limiter.refund(decision, key=name)
-                    raise
-            elif acquiring is not None:
-                acquiring.on_discarded()
-        else:
-            decision = decide(question, verdicts[: len(limits)], local=False)
-            if acquiring is not None:
-                permit = drive(acquiring.on_verdicts(verdicts[len(limits) :], allowed=decision.allowed), store)
-        if not decision.allowed:
-            if not question.redeems:
-                limiter.noted(name, decision)
-            raise limiter.refusal(limiter.denied(decision), name)
-        return Admission(self, name, permit, decision)
+            _take(admission, (yield from question.on_unavailable(error)))
+        except ResilienceError:
+            for other in questions[i + 1 :]:
+                other.on_discarded()
+            if admission._limiter is not None and admission.decision is not None:
+                yield from refund(admission._limiter, admission.key, admission.decision)
+            raise
 
 
-__all__ = ["Admission", "Guard"]
+def _take(admission: Admission, acquired: Permit | Decision | None) -> None:
+    if isinstance(acquired, Permit):
+        admission.permit = acquired
+    elif acquired is not None:
+        admission.decision = acquired

@@ -66,8 +66,7 @@ def _forget() -> None:
                 each.backend.clear()
     for cache in caches():
         cache.reset_local_state()
-    for guard in list(limiter._limiters):
-        guard.forget()
+    limiter.reset_local_state()
 
 
 class ManualClock:

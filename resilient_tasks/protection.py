@@ -17,6 +17,8 @@ from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
 from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.limiter import Decision, Limiter
+from ratelimit_core.limiter.batch import hit_check
+from ratelimit_core.limiter.concurrency import acquire_lease, release_lease, renew_lease
 from ratelimit_core.protocol.internal_keys import turns_of, waiting_call
 from ratelimit_core.rates import Rate, parse_rates
 
@@ -108,7 +110,7 @@ class Protection:
             spacing_margin=_SPACING_MARGIN,
         )
         if not callable(options.cost):
-            limiter.calls(self._name, options.cost, "")  # raises for a cost beyond a limit
+            hit_check(limiter, self._name, options.cost, "")  # raises for a cost beyond a limit
         return limiter, Guard(self.breaker, limiter)
 
     def came_back(self, late: float) -> None:
@@ -156,12 +158,12 @@ class Protection:
         if not self.release.store.shared:
             _warn_that_memory_is_not_shared()
         guard = self.guard if subject.breaker is self.breaker else Guard(subject.breaker, self.limiter)
-        return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, slot=slot, probe=probe)
+        return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, reservation=slot, probe=probe)
 
     def renew(self, subject: Subject, ticket: str) -> None:
         """Renew the lease of a run. One round trip if there is a concurrency limit, else none."""
         if self.options.concurrency is not None and self.limiter is not None:
-            self.limiter.renew(ticket, key=subject.key)
+            renew_lease(self.limiter, ticket, key=subject.key)
 
     def turn(self, subject: Subject, floor: float = 0.0) -> float:
         """Return the seconds until a task that waited for the breaker may resume; at least ``floor``.
@@ -170,7 +172,7 @@ class Protection:
 
         One round trip. Beyond ``max_wait`` there are no turns.
         """
-        turn = self.release.reserve(self.options.max_wait, floor=floor, key=turns_of(subject.name))
+        turn = self.release.reserve(self.options.max_wait, not_before=floor, key=turns_of(subject.name))
         return turn.retry_after if turn.allowed else floor
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
@@ -187,11 +189,11 @@ class Protection:
 
         One round trip.
         """
-        return bool(self._waiting(task, args, kwargs, seconds).hold(task_id))
+        return bool(acquire_lease(self._waiting(task, args, kwargs, seconds), task_id))
 
     def waits_no_more(self, task: str, task_id: str, args: Any, kwargs: Any) -> None:
         """End what :meth:`waits_alone` began. One round trip."""
-        self._waiting(task, args, kwargs, 1.0).let_go(task_id)
+        release_lease(self._waiting(task, args, kwargs, 1.0), task_id)
 
     def _waiting(self, task: str, args: Any, kwargs: Any, seconds: float) -> Limiter:
         call = repr((list(args or ()), sorted((kwargs or {}).items())))

@@ -120,6 +120,7 @@ def _limits(uri: str) -> Limited:
 def _ours(algorithm: Any, url: str | None = None) -> Limited:
     from ratelimit_core import Limiter
     from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
+    from ratelimit_core.limiter.batch import hit_check
 
     backend: Backend = MemoryBackend(max_keys=2_000_000) if url is None else RedisBackend(url, socket_timeout=5)
     limiter = Limiter("10000/h", key="benchmark", algorithm=algorithm, backend=backend)
@@ -127,7 +128,7 @@ def _ours(algorithm: Any, url: str | None = None) -> Limited:
     def fill(keys: Iterable[str]) -> None:
         following = iter(keys)
         while some := list(islice(following, 200)):
-            backend.apply([call for key in some for call in limiter.calls(key, 1, f"first of {key}").calls])
+            backend.apply([call for key in some for call in hit_check(limiter, key, 1, f"first of {key}").calls])
 
     return Limited(lambda key: limiter.hit(key=key), fill)
 

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 from .._util.clock import SECOND
 from ..backends.base import Backend
 from ..limiter.limit import Limit
-from ..policies import ANSWER, CONCURRENCY, COUNTER, LIMITS, OTHER_ANSWER, TOKEN_BUCKET, WAIT, Policy
+from ..policies import CONCURRENCY, COUNTER, LIMITS, TOKEN_BUCKET, Policy
 from ..policies.token_bucket import PEEK
 from ..protocol.call import Call, Key
 from ..protocol.internal_keys import is_bookkeeping, turns_of
+from ..protocol.limit import LimitVerdict
 
 _TURNS = turns_of("")
 _AT_A_TIME = 500
@@ -66,20 +67,20 @@ def overview(
     listed = _listed(backend, LIMITS, most)
     known = [(limit, name) for policy, (name, text) in listed if (limit := Limit.of_key(policy, text)) is not None]
     calls = [limit.call(name, PEEK, 1, "") for limit, name in known]
-    verdicts = _looked(backend, calls)
+    verdicts = _peek(backend, calls)
     limits: list[LimitInUse] = []
     waiting: dict[str, int] = {}
     now = time.time() if now is None else now
     for (limit, name), call, verdict in zip(known, calls, verdicts, strict=True):
-        used = limit.allowance - verdict[ANSWER]
-        reset = verdict[OTHER_ANSWER] / SECOND
+        used = limit.allowance - verdict.remaining
+        reset = verdict.reset_after / SECOND
         if limit.policy is TOKEN_BUCKET and name.startswith(_TURNS):
             breaker = name.removeprefix(_TURNS)
             probe = breakers.get(breaker, {}).get("next_attempt_time") or 0.0
             waiting[breaker] = round(max(0.0, reset - max(0.0, probe - now)) / (limit.spacing_us / SECOND))
         elif used > 0 and not is_bookkeeping(limit.policy, name, call.key[1]):
             places = limit.policy is CONCURRENCY
-            wait = verdict[WAIT] / SECOND
+            wait = verdict.wait / SECOND
             limits.append(
                 LimitInUse(name, call.key[1], limit.policy.name, limit.allowance, used, wait, 0.0 if places else reset)
             )
@@ -105,5 +106,6 @@ def _listed(backend: Backend, policies: Sequence[Policy], most: int | None) -> l
     return [(policy, key) for policy in policies for key in backend.keys(policy, most)]
 
 
-def _looked(backend: Backend, calls: Sequence[Call]) -> list[tuple[int, ...]]:
-    return [verdict for i in range(0, len(calls), _AT_A_TIME) for verdict in backend.apply(calls[i : i + _AT_A_TIME])]
+def _peek(backend: Backend, calls: Sequence[Call]) -> list[LimitVerdict]:
+    batches = (calls[i : i + _AT_A_TIME] for i in range(0, len(calls), _AT_A_TIME))
+    return [LimitVerdict.of(verdict) for batch in batches for verdict in backend.apply(batch)]

@@ -1,4 +1,4 @@
-"""What a limiter answers."""
+"""The answer of a limiter."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from typing import NamedTuple
 
 
 class Decision(NamedTuple):
-    """What a limiter answered. True if it allowed. Times are in seconds.
+    """The answer of a limiter. It is true if the call is allowed. Times are in seconds.
 
     Attributes:
-        allowed: whether the call may be made (of a reservation: after ``retry_after``).
-        limit: of the limit that has the least left.
-        remaining: how many are left of that one.
-        reset_after: until all that was used is back: the longest over all limits.
-        retry_after: until asking again makes sense, or until the reserved slot: the longest over all limits.
-        ticket: names what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
-        binding: the limit that has the least left, by its place; of several alike the one with the longest wait.
-        denied_by: the limit with the longest wait, by its place; of a reservation, the one that gave the slot.
+        allowed: whether the call may be made (with a reservation: after ``retry_after``).
+        limit: the size of the limit that has the least left.
+        remaining: how much is left of that limit.
+        reset_after: until nothing counts as used any more: the longest over all limits.
+        retry_after: until asking again makes sense, or until the reservation is due: the longest over all limits.
+        ticket: the id of what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
+        binding: the index of the limit that has the least left; among equals, of the one with the longest wait.
+        denied_by: the index of the limit with the longest wait; with a reservation, of the limit that gave it.
         cost: how much was asked for.
-        reservation_kept: denied a redemption, whether the slot is still held, for ``retry_after`` from now.
-        consumed: every limit has counted it. Of an allowed reservation: nothing is left to redeem.
-        local: decided by this process alone, because the store is away.
+        reservation_kept: if a redemption was denied: whether the reservation is still held, and due after
+            ``retry_after``.
+        consumed: every limit has counted the call. An allowed reservation with it has nothing left to redeem.
+        local: this process decided alone, because the store was unavailable.
     """
 
     allowed: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from .._util.clock import LONGEST, SECOND, microseconds
@@ -18,10 +18,11 @@ from ..policies import (
     Policy,
 )
 from ..policies.token_bucket import HIT
-from ..protocol.call import Call
+from ..protocol.call import Call, Key
+from ..protocol.limit import ALLOWED, REMAINING, RESET_AFTER, WAIT
 from ..rates import Rate
 from .decision import Decision
-from .denials import _MOST_DENYING, denials
+from .denials import count_denial
 
 Algorithm = Literal["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"]
 
@@ -35,14 +36,21 @@ _POLICIES: dict[Algorithm, Policy] = {
 _new = tuple.__new__
 """Makes a named tuple without the function that names its fields: it is on the path of every check."""
 _MAX_LOG = 100_000
-_PUNCTUAL = SECOND // 4
-"""A bucket's ticket is good for one spacing after its slot, or for this long if that is longer."""
+_MIN_TOLERANCE_US = SECOND // 4
+"""A reservation of a bucket can be redeemed for one spacing after it is due, or for this long if that is longer."""
 
 
 class Limit:
-    """One limit: a policy, its configuration, and how it is asked."""
+    """One limit: a policy, its configuration, and the calls that ask it.
 
-    __slots__ = ("_config", "_of_one", "_qualifier", "allowance", "period_us", "policy", "reservable", "spacing_us")
+    Attributes:
+        policy: the policy that decides.
+        allowance: how much there is at most.
+        spacing_us, period_us: of its rate, in µs; 0 for concurrency.
+        reservable: whether it can give reservations.
+    """
+
+    __slots__ = ("_config", "_events", "_qualifier", "allowance", "period_us", "policy", "reservable", "spacing_us")
 
     def __init__(
         self, policy: Policy, qualifier: str, allowance: int, config: tuple[int, ...], rate: Rate | None = None
@@ -51,18 +59,17 @@ class Limit:
         self.spacing_us = rate.spacing_us if rate is not None else 0
         self.period_us = rate.period_us if rate is not None else 0
         self.allowance = allowance
+        self.reservable = "max_wait" in policy.event
         self._config = config
         self._qualifier = qualifier
-        self.reservable = "max_wait" in policy.event
-        """Whether it can give a slot in the future."""
-        self._of_one: dict[int, tuple[int, ...]] = {}  # by operation: what is asked most often, put together once
+        self._events: dict[int, tuple[int, ...]] = {}  # by operation: the event of a call that costs 1
 
     @classmethod
     def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, spacing_margin: float = 0.0) -> Limit:
-        """The limit that ``rate`` means under ``algorithm``.
+        """Return the limit that ``rate`` means under ``algorithm``.
 
         Raises:
-            ConfigurationError: a wrong burst, or a limit that the algorithm can't hold.
+            ConfigurationError: the burst is wrong, or the algorithm can't hold the limit.
         """
         if burst is not None and (type(burst) is not int or burst < 1):
             raise ConfigurationError(f"burst={burst!r} should be a whole number, 1 or more")
@@ -74,7 +81,7 @@ class Limit:
             allowance = burst or (1 if algorithm == "leaky_bucket" else rate.limit)
             if allowance != rate.limit:
                 qualifier = f"{rate} burst {allowance}"
-            config: tuple[int, ...] = (spacing, allowance, max(spacing, _PUNCTUAL))
+            config: tuple[int, ...] = (spacing, allowance, max(spacing, _MIN_TOLERANCE_US))
             if spacing * allowance > LONGEST:
                 raise ConfigurationError(f"{rate} with burst={allowance}: it takes over 400 days to fill")
         elif policy is SLIDING_WINDOW:
@@ -92,10 +99,10 @@ class Limit:
 
     @classmethod
     def of_concurrency(cls, limit: int, timeout: float) -> Limit:
-        """At most ``limit`` at a time, each for ``timeout`` seconds at most.
+        """Return the limit of ``limit`` slots, each of which is held for ``timeout`` seconds at most.
 
         Raises:
-            ConfigurationError: either is nonsense.
+            ConfigurationError: either is wrong.
         """
         if type(limit) is not int or not 1 <= limit <= _MAX_LOG:
             raise ConfigurationError(f"concurrency={limit!r} should be a whole number from 1 to {_MAX_LOG}")
@@ -105,9 +112,9 @@ class Limit:
 
     @classmethod
     def of_key(cls, policy: Policy, qualifier: str) -> Limit | None:
-        """A limit of the record that is stored under ``qualifier``, good for looking at it; None if there is none such.
+        """Return the limit whose record is stored under ``qualifier``; None if no limit has such a key.
 
-        What the key does not say, as how long a place is held, nobody needs who only looks.
+        It can only be peeked at: a key does not say for how long a slot is held.
         """
         rate, _, burst = qualifier.partition(" burst ")
         try:
@@ -120,34 +127,32 @@ class Limit:
 
     @property
     def grace(self) -> float:
-        """Seconds by which who holds a slot may be late for it, and neither lose it nor make others lose theirs."""
+        """The seconds by which a reservation may be redeemed late without loss to its holder or to others."""
         if self.policy is TOKEN_BUCKET:
             return self._config[self.policy.config.index("tolerance")] / SECOND
         return max(self.period_us / 10, SECOND / 20) / SECOND
 
     @property
     def allowance_returns(self) -> bool:
-        """Whether time alone makes room again; else it is for others to give theirs back."""
+        """Whether time alone makes room again. Concurrency slots have to be released."""
         return self.policy is not CONCURRENCY
 
-    def denied(self) -> None:
-        """Count a hit that it denied."""
-        which = self._qualifier, self.policy.name
-        if which in denials or len(denials) < _MOST_DENYING:
-            denials[which] += 1
+    def count_denial(self) -> None:
+        """Count a hit that this limit denied."""
+        count_denial(self._qualifier, self.policy.name)
 
-    def key(self, name: str) -> tuple[str, str]:
-        """The key of its record."""
+    def key(self, name: str) -> Key:
+        """Return the key of its record."""
         return name, self._qualifier
 
-    def call(self, name: str, op: int, cost: int, ticket: str, floor: int = 0, max_wait: int = 0) -> Call:
-        """The call that asks for ``cost``; of a concurrency limit, for one place, whatever the cost.
+    def call(self, name: str, op: int, cost: int, ticket: str, not_before: int = 0, max_wait: int = 0) -> Call:
+        """Return the call that asks for ``cost``, or for one slot if this is a concurrency limit. Times are in µs.
 
         Raises:
-            ConfigurationError: more than there ever is.
+            ConfigurationError: the cost is above the limit.
         """
-        plain = cost == 1 and type(cost) is int and not (floor or max_wait)
-        event = self._of_one.get(op) if plain else None
+        plain = cost == 1 and type(cost) is int and not (not_before or max_wait)
+        event = self._events.get(op) if plain else None
         if event is not None:
             return _new(Call, (self.policy, (name, self._qualifier), event, self._config, ticket))
         if self.policy is CONCURRENCY:
@@ -158,26 +163,37 @@ class Limit:
                 "waiting would never help"
             )
         spare = self.allowance - cost
-        values = {"op": op, "cost": cost, "spare_leases": spare, "not_before": floor, "max_wait": max_wait}
-        event = tuple(values[name] for name in self.policy.event)
+        values = {"op": op, "cost": cost, "spare_leases": spare, "not_before": not_before, "max_wait": max_wait}
+        event = tuple([values[name] for name in self.policy.event])
         if plain:
-            self._of_one[op] = event
+            self._events[op] = event
         return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
 
-    def quick(self, backend: Backend) -> Callable[[str], Decision] | None:
-        """What hits this limit alone, by the key's name, at a cost of 1; None if ``backend`` has no quicker way."""
+    def fast_hit(self, backend: Backend) -> Callable[[str], Decision] | None:
+        """Return a function that hits this limit alone at a cost of 1, by key; None if ``backend`` has no fast way."""
         ask = backend.hit(self.call("", HIT, 1, ""))
         if ask is None:
             return None
-        allowance, new, ticket_of, denied = self.allowance, tuple.__new__, new_ticket, self.denied
+        size, new, ticket_of, count = self.allowance, tuple.__new__, new_ticket, self.count_denial
 
         def hit(name: str) -> Decision:
             ticket = ticket_of()
             verdict = ask(name, ticket)
-            allowed = verdict[0] == 1
+            allowed = verdict[ALLOWED] == 1
             if not allowed:
-                denied()
-            reset, wait = verdict[3] / SECOND, verdict[1] / SECOND
-            return new(Decision, (allowed, allowance, verdict[2], reset, wait, ticket, 0, 0, 1, False, allowed, False))
+                count()
+            reset, retry = verdict[RESET_AFTER] / SECOND, verdict[WAIT] / SECOND
+            return new(
+                Decision, (allowed, size, verdict[REMAINING], reset, retry, ticket, 0, 0, 1, False, allowed, False)
+            )
 
         return hit
+
+
+def reservation_holders(limits: Sequence[Limit], giver: int) -> list[int]:
+    """Return the indices of the limits that hold a reservation which the limit ``giver`` gave."""
+    if not 0 <= giver < len(limits) or not limits[giver].reservable:
+        return []
+    if limits[giver].policy is not SLIDING_WINDOW:
+        return [giver]
+    return [i for i, limit in enumerate(limits) if limit.policy is SLIDING_WINDOW]

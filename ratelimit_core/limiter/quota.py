@@ -1,104 +1,145 @@
-"""Blocks of a shared budget: taken ahead in one question, and spent in this process without any."""
+"""The local quota: blocks of a shared limit that one process takes ahead and spends without asking."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from .._util.clock import Clock, microseconds
 from .._util.fork import renewed_after_fork
+from .._util.ids import new_ticket
+from ..errors import ConfigurationError
+from ..policies import CONCURRENCY, FIXED_WINDOW
+from ..protocol.names import MAX_KEY
+from ..store.drive import Steps
+from .batch import LimitSet, hit_check, refund_calls
 from .decision import Decision
+from .limit import Limit
 
-_MOST = 10_000
-"""So many keys have a block; of what is beyond that the oldest is forgotten, and ends by itself."""
+_MAX_BLOCKS = 10_000
+"""Of so many keys a block is held. Beyond that the oldest is dropped; what is left of it ends by itself."""
 
 
 class Block(NamedTuple):
-    """What is left of a block: threads take from the deque without a lock. It ends with its window."""
+    """The rest of a block. Threads take units from the deque without a lock. It ends with its window."""
 
-    left: deque[None]
+    units: deque[None]
     until: int
     decision: Decision
 
 
-class Blocks:
+class LocalQuota:
     """The blocks of one limiter, one for each key.
 
-    ``period`` is that of its shortest limit, in µs; where windows are ``fixed``, a block ends with its own.
+    Args:
+        size: the units in a block.
+        limits: those of the limiter.
+        clock: measures the ages of blocks.
+
+    Raises:
+        ConfigurationError: no block of that size can be taken from these limits.
     """
 
-    def __init__(self, size: int, period: int, fixed: bool, clock: Clock) -> None:
+    def __init__(self, size: int, limits: Sequence[Limit], clock: Clock) -> None:
+        most = min(limit.allowance for limit in limits)
+        if any(limit.policy is CONCURRENCY for limit in limits):
+            raise ConfigurationError(
+                f"local_quota={size!r}: concurrency slots can't be taken ahead; leave out concurrency"
+            )
+        if type(size) is not int or not 2 <= size <= most:
+            raise ConfigurationError(f"local_quota={size!r} should be a whole number from 2 to the limit, {most}")
         self.size = size
-        self._period = period
-        self._fixed = fixed
+        self._period = min(limit.period_us for limit in limits)
+        self._fixed = any(limit.policy is FIXED_WINDOW for limit in limits)
         self._clock = clock
-        self._begin()
+        self._blocks: OrderedDict[str, Block] = OrderedDict()
+        self._taking: dict[str, object] = {}
         _instances.add(self)
 
-    def _begin(self) -> None:
-        self._held: OrderedDict[str, Block] = OrderedDict()
-        self._asking: dict[str, object] = {}
+    def __len__(self) -> int:
+        return len(self._blocks)
 
-    def spend(self, name: str) -> Decision | None:
-        """One of the block of ``name``; None if nothing is left of it."""
-        block = self._held.get(name)
+    def spend(self, key: str) -> Decision | None:
+        """Spend one unit of the block of ``key``; return None if there is none."""
+        block = self._blocks.get(key)
         if block is None or self._clock() >= block.until:
             return None
         try:
-            block.left.pop()
+            block.units.pop()
         except IndexError:
             return None
         return block.decision
 
+    def take_block(self, limiter: LimitSet, key: str) -> Steps[Decision | None]:
+        """Take a block for ``key`` and spend its first unit. Return None if there is no room for a block.
+
+        The same holds for a key that is too long to be remembered, and while another caller takes a block for ``key``.
+        One round trip.
+        """
+        if len(key) > MAX_KEY or limiter.known_denials.get(key, self.size) is not None:
+            return None
+        with self._taking_alone(key) as alone:
+            if not alone:
+                return None
+            if (unit := self.spend(key)) is not None:  # the caller that was here just before has left it
+                return unit
+            asked_at = self._clock()
+            check = hit_check(limiter, key, self.size, new_ticket())
+            decision = yield from check.ask()
+            check.remember(decision)
+            return self._hold(key, decision, asked_at) if decision.allowed else None
+
     @contextmanager
-    def asking(self, name: str) -> Iterator[bool]:
-        """Whether nobody else asks for a block of ``name``: of two that are taken at once, one would be lost."""
+    def _taking_alone(self, key: str) -> Iterator[bool]:
+        """Yield whether no other caller takes a block for ``key``: of two blocks, one would be lost."""
         me = object()
         try:
-            yield self._asking.setdefault(name, me) is me
+            yield self._taking.setdefault(key, me) is me
         finally:
-            if self._asking.get(name) is me:
-                del self._asking[name]
+            if self._taking.get(key) is me:
+                del self._taking[key]
 
-    def took(self, name: str, decision: Decision, asked_at: int) -> Decision:
-        """Hold the block that ``decision`` allowed, and spend the first of it."""
+    def _hold(self, key: str, decision: Decision, asked_at: int) -> Decision:
         decision = decision._replace(cost=1)
-        lasts = min(self._period, microseconds(decision.reset_after)) if self._fixed else self._period
-        self._held[name] = Block(deque([None] * (self.size - 1)), asked_at + lasts, decision)
-        if len(self._held) > _MOST:
-            self._held.popitem(last=False)
+        lifetime = min(self._period, microseconds(decision.reset_after)) if self._fixed else self._period
+        self._blocks[key] = Block(deque([None] * (self.size - 1)), asked_at + lifetime, decision)
+        if len(self._blocks) > _MAX_BLOCKS:
+            self._blocks.popitem(last=False)
         return decision
 
-    def put_back(self, name: str, decision: Decision) -> bool:
-        """One that was not needed; False if its block is not held any more."""
-        block = self._held.get(name)
+    def put_back(self, key: str, decision: Decision) -> bool:
+        """Put back one unit; return False if its block is not held any more."""
+        block = self._blocks.get(key)
         if block is None or block.decision.ticket != decision.ticket:
             return False
-        block.left.append(None)
+        block.units.append(None)
         return True
 
-    def give_up(self) -> list[tuple[str, Decision]]:
-        """All that is left and has not ended, as what is to be refunded. Nothing is held any more."""
-        held, self._held = self._held, OrderedDict()
+    def return_unused(self, limiter: LimitSet) -> Steps[None]:
+        """Give back what is left of all blocks that have not ended. A round trip for each key."""
+        blocks, self._blocks = self._blocks, OrderedDict()
         now = self._clock()
-        left = [(name, block, _taken_out(block.left)) for name, block in held.items() if block.until > now]
-        return [(name, block.decision._replace(cost=number)) for name, block, number in left if number]
+        for key, block in blocks.items():
+            if block.until > now and (left := _empty(block.units)):
+                unused = block.decision._replace(cost=left)
+                yield "apply_best_effort", refund_calls(limiter, limiter.limits, key, unused), unused.local
 
-    def forget(self) -> None:
-        """Hold nothing, and give nothing back."""
-        self._held = OrderedDict()
+    def clear(self) -> None:
+        """Drop all blocks, and give nothing back."""
+        self._blocks = OrderedDict()
+        self._taking = {}
 
 
-def _taken_out(left: deque[None]) -> int:
-    """How many there were, and none is for a thread that is about to spend one."""
+def _empty(units: deque[None]) -> int:
+    """Take all units out, so that no thread can spend one of them any more. Return how many there were."""
     number = 0
     with suppress(IndexError):
         while True:
-            left.pop()
+            units.pop()
             number += 1
     return number
 
 
-_instances = renewed_after_fork(Blocks._begin)  # what there is, is the parent's to spend
+_instances = renewed_after_fork(LocalQuota.clear)  # the blocks are the parent's to spend

@@ -172,7 +172,7 @@ class Run:
             self.subject.cost,
             key=self.subject.key,
             ticket=ticket + SLOT if slot is None else slot.ticket,
-            on=refusal.denied_by,
+            denied_by=refusal.denied_by,
         )
         return slot.retry_after, slot if slot.allowed else None
 

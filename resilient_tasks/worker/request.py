@@ -15,6 +15,7 @@ from celery.worker import request as celery_request
 from celery.worker import state
 
 from ratelimit_core.errors import ResilienceError
+from ratelimit_core.limiter.concurrency import release_lease, release_lease_calls
 
 from ..execution.run import PROBE, Refused, ticket_of, without_probe
 from ..execution.wait_header import Waiting
@@ -154,9 +155,10 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         if isinstance(probe := self._request_dict.get(PROBE), str):
             tickets.append(probe)
         for ticket in tickets:
-            places = protection.limiter.places(ticket, key=subject.key) if protection.limiter is not None else []
+            limiter = protection.limiter
+            releases = release_lease_calls(limiter, ticket, key=subject.key) if limiter is not None else []
             if subject.breaker is not None:
-                subject.breaker.report_external(error, started_ago=ran, lease_id=ticket, extra_calls=places)
+                subject.breaker.report_external(error, started_ago=ran, lease_id=ticket, extra_calls=releases)
                 error = None  # said once
-            elif protection.limiter is not None and places:
-                protection.limiter.let_go(ticket, key=subject.key)
+            elif limiter is not None:
+                release_lease(limiter, ticket, key=subject.key)

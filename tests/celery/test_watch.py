@@ -55,7 +55,7 @@ def test_the_board_tells_of_an_outage_as_it_happens(server: Server) -> None:
         assert 40 < int(row[5]) <= 60
         turns = Limiter("1/s", key="release:ledger", algorithm="leaky_bucket", backend=backend)
         for _ in range(7):
-            turns.reserve(1000, floor=60)
+            turns.reserve(1000, not_before=60)
         Limiter("4/m", key="supplier", backend=backend).hit(3)
         terminal.wait_for("supplier 4/m", "3 of 4")
         terminal.wait_until(lambda text: re.search("^ledger .* 7$", text, re.MULTILINE))

@@ -12,11 +12,12 @@ from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, Lim
 from ratelimit_core.backends import Call, MemoryBackend
 from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.circuit_breaker.operator import read_record
+from ratelimit_core.guard import Guard
 from ratelimit_core.policies import Verdict
 from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 
-from .conftest import ALGORITHMS, MakeLimiter
+from .conftest import ALGORITHMS, RESERVING, MakeLimiter
 
 # The same answers
 
@@ -70,6 +71,31 @@ def test_arelease_gives_the_place_back_and_nothing_else(make: MakeLimiter) -> No
 
     asyncio.run(main())
     assert make("5/m").peek().remaining == 4
+
+
+@pytest.mark.parametrize("algorithm", RESERVING)
+def test_areserve_and_aredeem_answer_as_reserve_and_redeem_do(
+    make: MakeLimiter, clock: ManualClock, algorithm: str
+) -> None:
+    one = make("1/s;5/m", key="one", algorithm=algorithm)
+    other = make("1/s;5/m", key="other", algorithm=algorithm)
+
+    async def main() -> None:
+        for _ in range(4):
+            asked, expected = await other.areserve(30), one.reserve(30)
+            assert asked._replace(ticket="") == expected._replace(ticket="")
+            redeemed, expected_then = await other.aredeem(asked), one.redeem(expected)
+            assert redeemed._replace(ticket="") == expected_then._replace(ticket="")
+            clock.advance(asked.retry_after)
+            if not redeemed:
+                redeemed, expected_then = await other.aredeem(asked), one.redeem(expected)
+                assert redeemed.allowed
+                assert redeemed._replace(ticket="") == expected_then._replace(ticket="")
+        assert not await other.areserve(0.1, denied_by=0, not_before=0.2)
+        with pytest.raises(ConfigurationError, match="max_wait"):
+            await other.areserve(-1)
+
+    asyncio.run(main())
 
 
 def test_with_holds_a_place_and_gives_it_back_whatever_happened(make: MakeLimiter) -> None:
@@ -130,7 +156,7 @@ def test_many_tasks_hold_no_more_places_than_there_are(make: MakeLimiter) -> Non
 
     async def main() -> None:
         for _ in range(5):
-            limiter._denials.clear()
+            limiter.known_denials.clear()
             await asyncio.gather(*(work() for _ in range(8)))
 
     asyncio.run(main())
@@ -196,6 +222,50 @@ def test_cancelled_while_it_asks_it_gives_the_place_back(clock: ManualClock, alg
         assert not limiter._entered
         left = {"leaky_bucket": 0, "token_bucket": 4}.get(algorithm, 3)  # a bucket is refilled meanwhile
         assert limiter_on(gate, algorithm=algorithm).peek().remaining == left
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("algorithm", RESERVING)
+def test_a_reservation_that_was_cancelled_is_given_back(clock: ManualClock, algorithm: Any) -> None:
+    async def main() -> None:
+        gate = Gate(clock)
+        limiter = limiter_on(gate, "1/m", algorithm=algorithm)
+        await cancelled(gate, limiter.areserve(300))  # there was room at once
+        assert limiter.hit()
+        await cancelled(gate, limiter.areserve(300, denied_by=0))
+        assert limiter.reserve(300, denied_by=0).retry_after == 60, "the first place in the queue is free again"
+
+    asyncio.run(main())
+
+
+def test_a_redemption_that_was_cancelled_releases_its_slot(clock: ManualClock) -> None:
+    async def main() -> None:
+        gate = Gate(clock)
+        limiter = limiter_on(gate, "1/m", concurrency=1)
+        limiter.release(limiter.hit())
+        reservation = limiter.reserve(300)
+        clock.advance(60)
+        await cancelled(gate, limiter.aredeem(reservation))
+        assert limiter_on(gate, None, concurrency=1).peek()
+        assert not limiter.redeem(reservation), "it was used"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("probing", [False, True])
+def test_an_admission_that_was_cancelled_is_given_back(clock: ManualClock, probing: bool) -> None:
+    async def main() -> None:
+        gate = Gate(clock)
+        breaker = CircuitBreaker("payments", failure_threshold=1, recovery_timeout=10, backend=gate, clock=clock)
+        limiter = limiter_on(gate, "5/m", concurrency=1)
+        if probing:
+            breaker.acquire().failure()
+            clock.advance(10)
+        await cancelled(gate, Guard(breaker, limiter).aacquire())
+        assert limiter_on(gate, None, concurrency=1).peek()
+        assert breaker.get_status()["half_open_calls"] == 0
+        assert limiter_on(gate, "5/m").peek().remaining == 4, "spent, as by a call that was cancelled"
 
     asyncio.run(main())
 
@@ -286,6 +356,24 @@ def test_a_known_denial_makes_no_task(gate: Gate) -> None:
 
 def test_a_look_makes_no_task(gate: Gate) -> None:
     assert tasks_made(limiter_on(gate).apeek) == 0
+
+
+def test_an_admission_that_needs_no_question_makes_no_task(gate: Gate, clock: ManualClock) -> None:
+    guard = Guard(CircuitBreaker("payments", backend=gate, clock=clock, cache_ttl=60), None)
+
+    async def admitted() -> None:
+        admission = await guard.aacquire()
+        await admission.arecord(None)
+
+    assert tasks_made(admitted) == 0
+
+
+def test_a_reservation_that_was_due_at_once_is_redeemed_without_a_question(gate: Gate) -> None:
+    limiter = limiter_on(gate, concurrency=1)
+    reservation = limiter.reserve(1)
+    gate.asked.clear()
+    assert asyncio.run(limiter.aredeem(reservation)) == reservation
+    assert not gate.asked.is_set()
 
 
 def test_a_block_makes_tasks_for_a_place_only(gate: Gate) -> None:

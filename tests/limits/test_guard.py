@@ -1,8 +1,9 @@
-"""A breaker and limits, asked as one."""
+"""A breaker and limits, asked as one: by threads that wait, and in an event loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,40 @@ from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.testing import ManualClock
 
 from .conftest import MakeLimiter
+
+Guarding = Callable[[CircuitBreaker | None, Limiter | None], Guard]
+
+
+@pytest.fixture(params=["sync", "async"])
+def guarding(request: pytest.FixtureRequest) -> Iterator[Guarding]:
+    """Make a guard; it is asked, and what it admits is settled, in one of the two ways."""
+    if request.param == "sync":
+        yield Guard
+        return
+    loop = asyncio.new_event_loop()
+
+    class AdmissionInLoop(Admission):
+        def record(self, error: BaseException | None) -> float:
+            return loop.run_until_complete(self.arecord(error))
+
+        def fail(self, error: BaseException) -> float:
+            return loop.run_until_complete(self.afail(error))
+
+        def record_result(self, result: object) -> None:
+            loop.run_until_complete(self.arecord_result(result))
+
+        def cancel(self) -> None:
+            loop.run_until_complete(self.acancel())
+
+    class GuardInLoop(Guard):
+        def acquire(self, **options: Any) -> Admission:
+            taken = loop.run_until_complete(self.aacquire(**options))
+            admission = AdmissionInLoop(self.limiter, taken.key, taken.permit)
+            admission.decision = taken.decision
+            return admission
+
+    yield GuardInLoop
+    loop.close()
 
 
 @pytest.fixture
@@ -25,9 +60,9 @@ def trip(breaker: CircuitBreaker) -> None:
     assert breaker.state == "open"
 
 
-def test_leave_is_given_by_all_or_by_none(make: MakeLimiter, breaker: CircuitBreaker) -> None:
+def test_leave_is_given_by_all_or_by_none(make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding) -> None:
     limiter = make("5/s;5/m", concurrency=5)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     leave = guard.acquire()
     assert leave.permit is not None
     assert limiter.peek().remaining == 4
@@ -40,9 +75,11 @@ def test_leave_is_given_by_all_or_by_none(make: MakeLimiter, breaker: CircuitBre
     assert make(concurrency=5).peek().remaining == 5
 
 
-def test_a_limit_that_denies_takes_no_probe(make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock) -> None:
+def test_a_limit_that_denies_takes_no_probe(
+    make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock, guarding: Guarding
+) -> None:
     limiter = make("1/h")
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     assert limiter.hit()
     trip(breaker)
     clock.advance(10)
@@ -53,9 +90,11 @@ def test_a_limit_that_denies_takes_no_probe(make: MakeLimiter, breaker: CircuitB
     assert breaker.acquire().probe
 
 
-def test_a_probe_goes_through_the_limits_too(make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock) -> None:
+def test_a_probe_goes_through_the_limits_too(
+    make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock, guarding: Guarding
+) -> None:
     limiter = make("5/s", concurrency=1)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     trip(breaker)
     clock.advance(10)
     leave = guard.acquire()
@@ -79,10 +118,10 @@ SETTLING: dict[str, Callable[[Admission], object]] = {
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize("settle", SETTLING.values(), ids=SETTLING)
 def test_settling_gives_the_place_back_once(
-    make: MakeLimiter, breaker: CircuitBreaker, settle: Callable[[Admission], object], guarded: bool
+    make: MakeLimiter, breaker: CircuitBreaker, settle: Callable[[Admission], object], guarded: bool, guarding: Guarding
 ) -> None:
     limiter = make(concurrency=2)
-    guard = Guard(breaker if guarded else None, limiter)
+    guard = guarding(breaker if guarded else None, limiter)
     leave, other = guard.acquire(), guard.acquire()
     for _ in range(3):
         settle(leave)
@@ -91,36 +130,38 @@ def test_settling_gives_the_place_back_once(
     assert limiter.peek().remaining == 2
 
 
-def test_a_failure_counts_as_one_whatever_the_breaker_expects(make: MakeLimiter, store: Backend) -> None:
+def test_a_failure_counts_as_one_whatever_the_breaker_expects(
+    make: MakeLimiter, store: Backend, guarding: Guarding
+) -> None:
     breaker = CircuitBreaker("picky", failure_threshold=1, expected_exception=ConnectionError, backend=store)
-    guard = Guard(breaker, make("5/s"))
+    guard = guarding(breaker, make("5/s"))
     assert guard.acquire().record(ValueError()) == 0
     assert guard.acquire().fail(ValueError()) == 60
     assert breaker.state == "open"
 
 
-def test_only_the_first_settling_is_judged(make: MakeLimiter, breaker: CircuitBreaker) -> None:
-    leave = Guard(breaker, make("5/s")).acquire()
+def test_only_the_first_settling_is_judged(make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding) -> None:
+    leave = guarding(breaker, make("5/s")).acquire()
     leave.record_result("fine")
     assert leave.record(ValueError()) == 0
     assert breaker.state == "closed"
-    assert Guard(breaker, make("5/s")).acquire().record(ValueError()) == 10
+    assert guarding(breaker, make("5/s")).acquire().record(ValueError()) == 10
 
 
-def test_either_may_be_missing(make: MakeLimiter, breaker: CircuitBreaker) -> None:
-    Guard(None, None).acquire().record(ValueError())
-    only_limits = Guard(None, make("1/h"))
+def test_either_may_be_missing(make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding) -> None:
+    guarding(None, None).acquire().record(ValueError())
+    only_limits = guarding(None, make("1/h"))
     assert only_limits.acquire().permit is None
     with pytest.raises(RateLimitExceeded):
         only_limits.acquire()
-    only_breaker = Guard(breaker, None)
+    only_breaker = guarding(breaker, None)
     assert only_breaker.acquire().record(ValueError()) == 10
     with pytest.raises(CircuitBreakerError):
         only_breaker.acquire()
 
 
-def test_a_key_and_a_cost_of_the_call(make: MakeLimiter, breaker: CircuitBreaker) -> None:
-    guard = Guard(breaker, make("5/h", concurrency=9))
+def test_a_key_and_a_cost_of_the_call(make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding) -> None:
+    guard = guarding(breaker, make("5/h", concurrency=9))
     leave = guard.acquire(key="tenant", cost=5)
     with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire(key="tenant")
@@ -130,27 +171,29 @@ def test_a_key_and_a_cost_of_the_call(make: MakeLimiter, breaker: CircuitBreaker
     assert make(concurrency=9, key="tenant").peek().remaining == 9
 
 
-def test_a_reserved_slot_is_redeemed(make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock) -> None:
+def test_a_reserved_slot_is_redeemed(
+    make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock, guarding: Guarding
+) -> None:
     limiter = make("1/s;100/h", concurrency=1)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     guard.acquire().cancel()
     slot = limiter.reserve(60)
     with pytest.raises(RateLimitExceeded) as refused:
-        guard.acquire(slot=slot)
+        guard.acquire(reservation=slot)
     assert refused.value.reservation_kept
     assert refused.value.retry_after == slot.retry_after == 1
     clock.advance(1)
-    guard.acquire(slot=slot).cancel()
+    guard.acquire(reservation=slot).cancel()
     with pytest.raises(RateLimitExceeded) as refused:
-        guard.acquire(slot=slot)
+        guard.acquire(reservation=slot)
     assert not refused.value.reservation_kept
 
 
 def test_who_comes_again_with_a_ticket_keeps_the_place_but_pays_the_rate(
-    make: MakeLimiter, breaker: CircuitBreaker
+    make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding
 ) -> None:
     limiter = make("3/h", concurrency=1)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     guard.acquire(ticket="task")
     guard.acquire(ticket="task")
     leave = guard.acquire(ticket="task")
@@ -161,18 +204,22 @@ def test_who_comes_again_with_a_ticket_keeps_the_place_but_pays_the_rate(
     assert make("3/h").peek().remaining == 0
 
 
-def test_a_slot_that_is_not_due_denies_nobody_else(make: MakeLimiter, breaker: CircuitBreaker) -> None:
+def test_a_slot_that_is_not_due_denies_nobody_else(
+    make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding
+) -> None:
     limiter = make("5/s")
-    guard = Guard(breaker, limiter)
-    slot = limiter.reserve(60, floor=30)
+    guard = guarding(breaker, limiter)
+    slot = limiter.reserve(60, not_before=30)
     with pytest.raises(RateLimitExceeded):
-        guard.acquire(slot=slot)
+        guard.acquire(reservation=slot)
     guard.acquire()
 
 
-def test_a_late_settling_takes_no_place_from_who_came_after(make: MakeLimiter, breaker: CircuitBreaker) -> None:
+def test_a_late_settling_takes_no_place_from_who_came_after(
+    make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding
+) -> None:
     limiter = make(concurrency=1)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     leave = guard.acquire(ticket="task")
     leave.cancel()
     guard.acquire(ticket="task")
@@ -181,21 +228,23 @@ def test_a_late_settling_takes_no_place_from_who_came_after(make: MakeLimiter, b
 
 
 def test_a_slot_from_before_the_limit_was_lowered_is_redeemed_at_todays_cost(
-    make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock
+    make: MakeLimiter, breaker: CircuitBreaker, clock: ManualClock, guarding: Guarding
 ) -> None:
     yesterday, today = make("10/s", algorithm="token_bucket"), make("5/s", algorithm="token_bucket")
     assert yesterday.hit(10)
     slot = yesterday.reserve(60, cost=10)
     clock.advance(slot.retry_after)
-    guard = Guard(breaker, today)
-    guard.acquire(cost=2, slot=slot)
+    guard = guarding(breaker, today)
+    guard.acquire(cost=2, reservation=slot)
     assert today.peek().remaining == 3
 
 
-def test_stores_that_differ_cannot_be_asked_as_one(breaker: CircuitBreaker, clock: ManualClock) -> None:
+def test_stores_that_differ_cannot_be_asked_as_one(
+    breaker: CircuitBreaker, clock: ManualClock, guarding: Guarding
+) -> None:
     elsewhere = Limiter("1/h", key="supplier", backend=MemoryBackend(clock=clock), clock=clock)
     with pytest.raises(ConfigurationError, match=r"'payments'.*'supplier'"):
-        Guard(breaker, elsewhere).acquire()
+        guarding(breaker, elsewhere).acquire()
     assert elsewhere.peek()
 
 
@@ -203,11 +252,13 @@ def test_stores_that_differ_cannot_be_asked_as_one(breaker: CircuitBreaker, cloc
 
 
 @pytest.fixture
-def healthy(shared: Backend, clock: ManualClock, request: pytest.FixtureRequest) -> Callable[..., Guard]:
+def healthy(
+    shared: Backend, clock: ManualClock, request: pytest.FixtureRequest, guarding: Guarding
+) -> Callable[..., Guard]:
     def guard(**limits: Any) -> Guard:
         breaker = CircuitBreaker(request.node.name, failure_threshold=2, backend=shared, clock=clock)
         limiter = Limiter(**{"rate": "100/s;5000/h", "key": "cost", "backend": shared, "clock": clock, **limits})
-        guard = Guard(breaker, limiter)
+        guard = guarding(breaker, limiter)
         guard.acquire().cancel()  # the server knows the scripts from now on
         guard.acquire().cancel()
         return guard

@@ -95,11 +95,11 @@ def test_what_is_left_can_be_given_back(make: MakeLimiter, algorithm: str) -> No
 def test_what_was_given_back_is_not_spent_by_a_thread_that_was_about_to(make: MakeLimiter) -> None:
     leased = make("25/m", local_quota=10)
     leased.hit()
-    assert leased._blocks is not None
-    (seen,) = leased._blocks._held.values()  # by that thread
+    assert leased._quota is not None
+    (seen,) = leased._quota._blocks.values()  # by that thread
     leased.return_unused()
     assert taken(leased) == 1
-    assert not seen.left
+    assert not seen.units
 
 
 def test_a_refund_goes_back_to_the_block(make: MakeLimiter) -> None:
@@ -128,13 +128,16 @@ def test_keys_have_blocks_of_their_own(make: MakeLimiter) -> None:
 
 def test_a_forked_child_spends_nothing_of_its_parents(make: MakeLimiter) -> None:
     limiter = make("40/m", local_quota=10)
+    plain = make("40/m")
     assert limiter.hit()
-    assert limiter._blocks is not None
     child = os.fork()
     if child == 0:
-        os._exit(len(limiter._blocks._held))
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert len(limiter._blocks._held) == 1
+        limiter.hit()
+        os._exit(taken(plain))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 20, "the child takes a block"
+    before = taken(plain)
+    assert limiter.hit()
+    assert taken(plain) == before, "the parent still has its own"
 
 
 def test_threads_spend_each_of_a_block_once(make: MakeLimiter) -> None:
@@ -160,7 +163,7 @@ def test_a_wrong_lease_is_refused(lease: Any) -> None:
 
 
 def test_places_to_run_are_not_leased() -> None:
-    with pytest.raises(ConfigurationError, match="places to run can't be taken ahead"):
+    with pytest.raises(ConfigurationError, match="concurrency slots can't be taken ahead"):
         Limiter(key="x", concurrency=5, local_quota=2)
 
 

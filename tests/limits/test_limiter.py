@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
+from ratelimit_core.limiter.concurrency import acquire_lease, release_lease, renew_lease
 from ratelimit_core.policies import Verdict
 from ratelimit_core.testing import ManualClock
 
@@ -453,8 +454,8 @@ def test_what_cannot_reserve_says_what_can(make: MakeLimiter, algorithm: str) ->
 def test_a_wait_that_is_no_number_of_seconds_is_refused(make: MakeLimiter, algorithm: str, wait: float) -> None:
     with pytest.raises(ConfigurationError, match="max_wait"):
         make("1/s", algorithm=algorithm).reserve(wait)
-    with pytest.raises(ConfigurationError, match="floor"):
-        make("1/s", algorithm=algorithm).reserve(1, floor=wait)
+    with pytest.raises(ConfigurationError, match="not_before"):
+        make("1/s", algorithm=algorithm).reserve(1, not_before=wait)
 
 
 def test_keys_of_any_text_and_length_are_kept_apart(make: MakeLimiter) -> None:
@@ -464,37 +465,37 @@ def test_keys_of_any_text_and_length_are_kept_apart(make: MakeLimiter) -> None:
         assert not limiter.hit(key=key)
 
 
-# Places by their names
+# Leases by their ids
 
 
-def test_a_named_place_is_held_longer_and_let_go_by_whoever_knows_its_name(store: Backend, clock: ManualClock) -> None:
+def test_a_lease_is_renewed_and_released_by_its_id(store: Backend, clock: ManualClock) -> None:
     places = Limiter(key="places", concurrency=1, timeout=10, backend=store, clock=clock)
-    assert places.hold("mine")
-    assert places.hold("mine")
-    assert not places.hold("another's")
+    assert acquire_lease(places, "mine")
+    assert acquire_lease(places, "mine")
+    assert not acquire_lease(places, "another's")
     clock.advance(9)
-    places.renew("mine")
+    renew_lease(places, "mine")
     clock.advance(9)
-    assert not places.hold("another's")
-    places.let_go("mine")
-    assert places.hold("another's")
+    assert not acquire_lease(places, "another's")
+    release_lease(places, "mine")
+    assert acquire_lease(places, "another's")
 
 
-def test_what_is_held_no_more_is_not_renewed(store: Backend, clock: ManualClock) -> None:
+def test_a_lease_that_has_ended_is_not_renewed(store: Backend, clock: ManualClock) -> None:
     places = Limiter(key="places", concurrency=1, timeout=10, backend=store, clock=clock)
     decision = places.hit()
     places.release(decision)
-    places.renew(decision.ticket)
+    renew_lease(places, decision.ticket)
     assert places.peek().remaining == 1
-    places.hold("mine")
+    acquire_lease(places, "mine")
     clock.advance(10)
-    places.renew("mine")
+    renew_lease(places, "mine")
     assert places.peek().remaining == 1
 
 
-def test_a_rate_has_no_named_places(store: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="hold\\(\\) needs a concurrency alone"):
-        Limiter("1/s", key="rate", concurrency=1, backend=store).hold("mine")
+def test_a_rate_has_no_leases_by_id(store: Backend) -> None:
+    with pytest.raises(ConfigurationError, match="acquire_lease\\(\\) needs a concurrency alone"):
+        acquire_lease(Limiter("1/s", key="rate", concurrency=1, backend=store), "mine")
 
 
 def test_a_store_that_decides_otherwise_is_asked_each_time(clock: ManualClock) -> None:

@@ -13,6 +13,7 @@ from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
 from ratelimit_core.fleet.timeline import timeline
 from ratelimit_core.fleet.usage import limits_in_use, overview
+from ratelimit_core.limiter.batch import hit_check
 from ratelimit_core.policies import LIMITS, SLIDING_WINDOW
 from ratelimit_core.protocol.internal_keys import COMMAND_RATE, command, turns_of, waiting_call
 from ratelimit_core.testing import ManualClock
@@ -61,7 +62,7 @@ def test_who_waits_for_a_breaker_is_counted_by_the_turns_they_took(
     turns = Limiter(rate, key="release:payments", algorithm="leaky_bucket", backend=store)
     assert overview(store, {}).waiting == {}
     for _ in range(25):
-        assert turns.reserve(10**7, floor=30)
+        assert turns.reserve(10**7, not_before=30)
     breakers = {"payments": {"next_attempt_time": clock.now / 1e6 + 30}}
     seen = overview(store, breakers, now=clock.now / 1e6)
     assert seen.waiting == {"payments": 25}
@@ -91,7 +92,7 @@ def test_a_persons_own_limit_may_be_called_alike(store: Backend) -> None:
 
 def test_a_key_that_no_limit_has_written_is_left_out(store: Backend) -> None:
     Limiter("5/m", key="right", backend=store).hit()
-    call = Limiter("5/m", key="wrong", backend=store).calls("wrong", 1, "t").calls[0]
+    call = hit_check(Limiter("5/m", key="wrong", backend=store), "wrong", 1, "t").calls[0]
     store.apply([call._replace(key=("wrong", "no rate"))])
     assert [seen.key for seen in overview(store, {}).limits] == ["right"]
 

@@ -100,10 +100,10 @@ def test_a_slot_that_is_too_far_away_is_not_taken(make: MakeLimiter, clock: Manu
 @every_way
 def test_a_floor_keeps_a_slot_away_until_then(make: MakeLimiter, algorithm: str) -> None:
     limiter = make("10/s", algorithm=algorithm)
-    slots = [limiter.reserve(60, floor=30) for _ in range(15)]
+    slots = [limiter.reserve(60, not_before=30) for _ in range(15)]
     assert all(slot.retry_after >= 30 for slot in slots)
     assert busiest([round(slot.retry_after * SECOND) for slot in slots]) <= BOUND[algorithm]
-    assert not limiter.reserve(29, floor=30)
+    assert not limiter.reserve(29, not_before=30)
 
 
 @every_way
@@ -197,7 +197,7 @@ def test_who_missed_a_quick_slot_keeps_the_slow_one(make: MakeLimiter, clock: Ma
     assert make("2/s").hit(2)
     denied = limiter.redeem(slot)
     assert (denied.allowed, denied.denied_by, denied.reservation_kept) == (False, 0, False)
-    slot = limiter.reserve(90, on=0, ticket=slot.ticket)
+    slot = limiter.reserve(90, denied_by=0, ticket=slot.ticket)
     assert slot.retry_after == 1
     assert slow.peek().remaining == 0
     clock.advance(1)
@@ -221,7 +221,7 @@ def test_what_is_too_far_away_in_one_window_is_reserved_in_none(make: MakeLimite
     assert make("3/m").hit(3)
     assert not limiter.reserve(30)
     assert fast.peek().remaining == 2
-    assert not limiter.reserve(30, on=0)
+    assert not limiter.reserve(30, denied_by=0)
     assert fast.peek().remaining == 2
 
 
@@ -239,7 +239,7 @@ def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock
             ran.append(clock())
             continue
         if not decision.reservation_kept:
-            decision = slot = limiter.reserve(86400, on=decision.denied_by, ticket=slot.ticket)
+            decision = slot = limiter.reserve(86400, denied_by=decision.denied_by, ticket=slot.ticket)
             assert slot.allowed
         heapq.heappush(waiting, (clock() + round(decision.retry_after * SECOND), turn + 1, i, slot))
     assert busiest(ran) == 1
@@ -276,7 +276,7 @@ def test_no_slot_is_given_while_all_places_to_run_are_taken(make: MakeLimiter) -
 def test_a_slot_of_one_limit_is_given_back_to_that_one_alone(make: MakeLimiter) -> None:
     limiter = make("2/s;3/m", algorithm="token_bucket")
     assert limiter.hit(2)
-    slot = limiter.reserve(90, on=1)
+    slot = limiter.reserve(90, denied_by=1)
     assert slot.retry_after == 0
     assert not slot.consumed
     limiter.refund(slot)
@@ -309,7 +309,7 @@ def drain(limiter: Limiter, clock: ManualClock, slots: list[Decision], lateness:
         clock.now = max(clock.now, at)
         decision = limiter.redeem(slots[i])
         if not decision and not decision.reservation_kept:
-            decision = slots[i] = limiter.reserve(3600, on=decision.denied_by)
+            decision = slots[i] = limiter.reserve(3600, denied_by=decision.denied_by)
             if decision.consumed:
                 ran.append(clock())
                 continue

@@ -263,7 +263,7 @@ def outage(site: Site, breaker: CircuitBreaker) -> Iterator[CircuitBreaker]:
     breaker.force_open("ada", "they " + "really" * 20 + " are moving", 600)
     Limiter("4/m", key="partners:" * 9, backend=site.backend()).hit(3)
     turns = Limiter("1/s", key=f"release:{long.name}", algorithm="leaky_bucket", backend=site.backend())
-    turns.reserve(1000, floor=300)
+    turns.reserve(1000, not_before=300)
     yield long
     long.reset()
 

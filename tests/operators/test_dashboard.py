@@ -92,7 +92,7 @@ def test_a_page_says_what_is_down_who_waits_and_what_is_used(site: Site, control
         breaker.call(lambda: 1 / 0)
     turns = Limiter("1/s", key="release:mail", algorithm="leaky_bucket", backend=site.backend())
     for _ in range(7):
-        turns.reserve(1000, floor=300)
+        turns.reserve(1000, not_before=300)
     Limiter("4/m", key="supplier", backend=site.backend()).hit(3)
     eventually(lambda: "mail open" in control.get(f"{PAGE}?q=mail").words)  # known for a second to all who look
     words = control.get(f"{PAGE}?q=mail").words

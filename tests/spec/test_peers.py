@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -31,9 +31,10 @@ from ratelimit_core import (
     rate_limit,
 )
 from ratelimit_core._util.clock import SECOND
-from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.backends import Backend, Call, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
 from ratelimit_core.limiter import Algorithm
+from ratelimit_core.limiter.batch import hit_check
 from ratelimit_core.policies import COUNTER
 from ratelimit_core.testing import ManualClock
 from tests import servers
@@ -108,13 +109,17 @@ def test_a_success_ends_a_row_of_failures_of_a_backend_too(make: Make) -> None:
     assert (status_of(backend)["state"], status_of(backend)["failure_count"]) == ("closed", 0)
 
 
+def call(algorithm: Algorithm) -> Sequence[Call]:
+    return hit_check(Limiter("5/m", key="k", algorithm=algorithm), "k", 1, "t").calls
+
+
 OPERATIONS: dict[str, Callable[[Backend], object]] = {
     "incr": lambda backend: backend.incr("user:1", 60),
     "get_count": lambda backend: backend.get_count("user:1"),
     "get_reset_time": lambda backend: backend.get_reset_time("user:1"),
     "reset": lambda backend: backend.reset("user:1"),
-    "apply": lambda backend: backend.apply(Limiter("5/m", key="k", algorithm="token_bucket").calls("k", 1, "t").calls),
-    "aapply": lambda backend: asyncio.run(backend.aapply(Limiter("5/m", key="k").calls("k", 1, "t").calls)),
+    "apply": lambda backend: backend.apply(call("token_bucket")),
+    "aapply": lambda backend: asyncio.run(backend.aapply(call("sliding_window"))),
     "delete": lambda backend: backend.delete(COUNTER, [("user:1", "")]),
     "keys": lambda backend: backend.keys(COUNTER),
     "clear": lambda backend: backend.clear(),

@@ -53,7 +53,7 @@ def limits() -> None:
     Limiter(["10/s", Rate(1000, 3600), Rate.parse("5/d")], key="supplier", on_store_failure="deny")
     assert_type(limiter.hit(2, key="tenant"), Decision)
     assert_type(limiter.peek(), Decision)
-    slot = limiter.reserve(30, floor=1.5)
+    slot = limiter.reserve(30, not_before=1.5)
     assert_type(limiter.redeem(slot), Decision)
     assert_type(slot.retry_after, float)
     assert_type(slot.remaining, int)
@@ -72,6 +72,8 @@ async def limits_in_an_event_loop() -> None:
     decision = await limiter.ahit(2, key="tenant")
     assert_type(decision, Decision)
     assert_type(await limiter.apeek(), Decision)
+    reservation = await limiter.areserve(30, not_before=1.5)
+    assert_type(await limiter.aredeem(reservation), Decision)
     await limiter.arefund(decision)
     await limiter.arelease(decision)
     async with limiter as entered:

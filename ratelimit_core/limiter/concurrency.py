@@ -1,0 +1,60 @@
+"""Concurrency slots: leases that end by themselves if their holder dies.
+
+Callers that know the id of a lease can acquire, renew and release it here, also for another process. Callers that hold
+a decision use :meth:`Limiter.release`.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigurationError
+from ..policies import CONCURRENCY
+from ..policies.concurrency import REFUND, RENEW
+from ..protocol.call import Call
+from ..store.drive import Steps, drive
+from .batch import LimitSet, hit_check, key_of_call, refund_calls
+from .decision import Decision
+
+
+def acquire_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> Decision:
+    """Acquire the lease ``lease_id``, or renew it. One round trip.
+
+    Raises:
+        ConfigurationError: the limiter has other limits than its concurrency.
+    """
+    if [limit.policy for limit in limiter.limits] != [CONCURRENCY]:
+        raise ConfigurationError("acquire_lease() needs a concurrency alone, as in Limiter(key=..., concurrency=1)")
+    return drive(hit_check(limiter, key_of_call(limiter, key), 1, lease_id).ask(), limiter.store)
+
+
+def renew_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> None:
+    """Renew the lease ``lease_id`` if it has not ended. One round trip; none without a limit on concurrency."""
+    limiter.store.apply_best_effort(_lease_calls(limiter, RENEW, lease_id, key), False)
+
+
+def release_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> None:
+    """Release the lease ``lease_id``. One round trip; none without a limit on concurrency."""
+    limiter.store.apply_best_effort(release_lease_calls(limiter, lease_id, key=key), False)
+
+
+def release_lease_calls(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> list[Call]:
+    """Return the calls that :func:`release_lease` makes, for a caller that sends them with others."""
+    return _lease_calls(limiter, REFUND, lease_id, key)
+
+
+def release_calls(limiter: LimitSet, decision: Decision, *, key: str | None = None) -> list[Call]:
+    """Return the calls that release the slot of an allowed ``decision``; none without a limit on concurrency."""
+    if not decision.allowed:
+        return []
+    limits = [limit for limit in limiter.limits if limit.policy is CONCURRENCY]
+    return refund_calls(limiter, limits, key_of_call(limiter, key), decision)
+
+
+def release(limiter: LimitSet, decision: Decision, *, key: str | None = None) -> Steps[None]:
+    """Release the slot of ``decision``. One round trip; none without a limit on concurrency."""
+    if calls := release_calls(limiter, decision, key=key):
+        yield "apply_best_effort", calls, decision.local
+
+
+def _lease_calls(limiter: LimitSet, op: int, lease_id: str, key: str | None) -> list[Call]:
+    name = key_of_call(limiter, key)
+    return [limit.call(name, op, 1, lease_id) for limit in limiter.limits if limit.policy is CONCURRENCY]
