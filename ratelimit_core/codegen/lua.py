@@ -1,6 +1,6 @@
-"""Lua from policies: the function, and what reads its record, leases and arguments.
+"""Lua from policies: the function, and an adapter that reads its record, leases and arguments.
 
-So nothing is decoded that the policy did not ask for. Numbers stay below 2**53, where Lua's doubles are exact.
+Only what the policy asks for is read. Numbers stay below 2**53, where Lua's doubles are exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mu
 
 
 class LuaFunction(Function):
-    """A policy in Lua, which Python's arithmetic was made for: ``%`` has the divisor's sign in both."""
+    """A policy in Lua. ``%`` has the divisor's sign, as in Python."""
 
     language = "Lua"
     reserved = frozenset(
@@ -79,7 +79,7 @@ def _names(names: Iterable[str], form: str = "{}") -> str:
 
 
 def _adapter(policy: Policy) -> Iterator[str]:
-    """What reads the policy's inputs and packs its record: version and expiry, then the fields."""
+    """Write what reads the policy's inputs and packs its record: version and expiry, then the fields."""
     record, width = policy.record, 2 + len(policy.record)
     arguments = (*policy.event, *policy.config)
     layout = ">B" + "i8" * (width - 1)
@@ -116,7 +116,7 @@ def _adapter(policy: Policy) -> Iterator[str]:
     answers += ["drop", "add", "ends"] if policy.leases else []
     inputs = (*record, *policy.event, "now", *policy.leases, *policy.config)
     if clash := {"tonumber", "lasts", *answers}.intersection(inputs):
-        raise Untranslatable(f"{policy.name}: a parameter has the name of something else here: {clash}")
+        raise Untranslatable(f"{policy.name}: a parameter has the name of a variable around the policy: {clash}")
     yield f"    local {_names(answers)} = {policy.name}({_names(inputs)})"
     yield f"    local verdict = {{{_names(answers)}}}"
     if record:
@@ -140,6 +140,6 @@ def _lease_read(policy: Policy, name: str, begin: str) -> Iterator[str]:
 
 
 def lua_of(policy: Policy) -> str:
-    """The whole generated file of one policy."""
+    """Return the generated file of one policy."""
     lines = [heading(policy), *LuaFunction.of_policy(policy).lines(), "", *_adapter(policy)]
     return "\n".join(lines) + "\n"

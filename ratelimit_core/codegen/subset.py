@@ -70,35 +70,35 @@ class Function(ABC):
 
     @abstractmethod
     def lines(self) -> Iterator[str]:
-        """All of it."""
+        """Write the whole function."""
 
     @abstractmethod
     def name(self, name: str) -> str:
-        """A variable."""
+        """Write a variable."""
 
     @abstractmethod
     def constant(self, value: int) -> str:
-        """An integer."""
+        """Write an integer."""
 
     @abstractmethod
     def arithmetic(self, left: str, operator: ast.operator, right: str) -> str | None:
-        """One of ``+ - * // %``; None for anything else."""
+        """Write one of ``+ - * // %``; None for anything else."""
 
     @abstractmethod
     def extreme(self, name: str, numbers: Sequence[str]) -> str:
-        """``min`` or ``max``."""
+        """Write ``min`` or ``max``."""
 
     @abstractmethod
     def assign(self, names: Sequence[str], numbers: Sequence[str]) -> str:
-        """Assignment to all of ``names`` at once."""
+        """Write the assignment to all of ``names`` at once."""
 
     @abstractmethod
     def give(self, numbers: Sequence[str]) -> str:
-        """``return``."""
+        """Write ``return``."""
 
     @abstractmethod
     def end_if(self) -> str:
-        """What ends an ``if``."""
+        """Write the end of an ``if``."""
 
     # What is in the subset
 

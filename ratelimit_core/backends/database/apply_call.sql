@@ -22,7 +22,7 @@ begin
     "now" := coalesce(_clock, (extract(epoch from clock_timestamp()) * 1000000)::bigint);
     if {width} > 0 then
       if _version = {version} and _expires > "now" and _data ~ '^-?[0-9]{1,16}( -?[0-9]{1,16})*$'
-        and cardinality(string_to_array(_data, ' ')) = {width}
+        and length(_data) - length(replace(_data, ' ', '')) = {width} - 1
       then
         _fields := string_to_array(_data, ' ')::bigint[];
       else

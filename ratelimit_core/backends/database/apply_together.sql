@@ -1,7 +1,7 @@
--- Decides several calls, all or none: in the order of their records' ids, which who asks keeps to.
+-- Decide several calls, all or none. The caller gives them in the order of their records' ids.
 --
--- Each is asked of a function that is generated beside this, by a text that calls it: $1 to $6 are what all of those
--- take first, $7 is the ticket's owner, $8 has event and configuration. Returns each verdict, as a text.
+-- Each call is a text that calls the policy's function (see apply_call.sql): $1 to $6 are the parameters that all
+-- of these begin with, $7 is the ticket's owner, $8 has event and configuration. Returns each verdict as a text.
 create or replace function {name}(
   _asks text[], _ids text[], _prefix text, _names text[], _qualifiers text[], _owners text[], _numbers text[],
   _clock bigint, _ms bigint
@@ -24,7 +24,7 @@ begin
       raise exception using errcode = 'RT001';
     end if;
   exception when sqlstate 'RT001' then
-    null; -- nothing is left of what was written, and the verdicts stay
+    null; -- this undoes what was written, and keeps the verdicts
   end;
   return _verdicts;
 end $$;

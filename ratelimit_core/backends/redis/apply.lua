@@ -1,10 +1,10 @@
--- Decides a list of calls, all or none, and writes what they changed, unless it is only to `look`. That and the
--- generated policies stand above.
+-- Decide a list of calls, all or none, and write what they changed, unless `look` is true. The lines above this
+-- define `look` and the generated policies.
 --
 -- ARGV: the time in µs ('' for the server's own), then for each call: policy, ticket, event and configuration.
--- KEYS: for each call the key of its record, of its leases (each where the policy has such), and of the index.
--- Returns each call's verdict, in their order. If one is denied, nothing is written. What ends is written with
--- its end, and gone then.
+-- KEYS: for each call the key of its record and of its leases (each if the policy has them), and of the index.
+-- Returns the verdicts in the order of the calls. If one call is denied, nothing is written. Each key expires with
+-- what it holds.
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -20,12 +20,12 @@ local function milliseconds(deadline)
   return text(math.max(1, math.ceil((deadline - now) / 1000)))
 end
 
--- When the last member of a sorted set ends, or 0.
+-- Return when the last member of a sorted set ends, or 0.
 local function last(set)
   return tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2] or 0)
 end
 
--- Has a set last until then, or up to a quarter longer, so that it need not be told each time.
+-- Keep a set until then, or up to a quarter longer, so that this is not written each time.
 local function keep(set, deadline)
   local left = math.max(1, math.ceil((deadline - now) / 1000))
   if redis.call('PTTL', set) < left then
@@ -37,7 +37,7 @@ local function named(ticket, part)
   return part == 1 and ticket or ticket .. '/' .. part
 end
 
--- Adds a lease that is nobody's any more.
+-- Add a lease that no ticket names.
 local function add_nameless(leases, ticket, ends)
   local n = redis.call('ZCARD', leases)
   repeat
@@ -99,7 +99,7 @@ for i, verdict in ipairs(verdicts) do
       end
     end
   end
-  -- The index lists what is in use. Each newcomer sweeps out two that have ended, so it stays bounded.
+  -- The index lists the records in use. Each new record sweeps out two that have ended, so it stays bounded.
   if written then
     if expires == 0 then
       redis.call('ZREM', index, first)

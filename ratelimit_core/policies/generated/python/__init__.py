@@ -1,7 +1,7 @@
-"""The hit that costs 1, of each policy that limits, as :mod:`ratelimit_core.codegen` makes it of the policy.
+"""Decide hits of cost 1 faster: one generated module for each policy that limits.
 
-Each module has ``hit``, which takes the configuration (and what of an event follows from it) and returns what decides
-as the policy does, and ``LEASES``, which says whether that looks at leases, and takes one.
+Each module has ``hit``, which takes the configuration and the part of an event that depends on it, and returns a
+function that decides as the policy does. ``LEASES`` says whether that reads leases and adds one.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["Decide", "Ends", "Record", "Verdict", "hit_of"]
 Record = tuple[int, ...]
 Ends = Sequence[tuple[int, str]]
 Decide = Callable[[Record, int, Ends, int], Verdict]
-"""Of the record, the time, the leases by their end, and where among those the ones begin that last."""
+"""Takes the record, the time, the leases by their end, and how many of these are over."""
 
 
 @lru_cache(maxsize=4096)
 def hit_of(policy: Policy, event: tuple[int, ...], config: tuple[int, ...]) -> tuple[Decide, bool]:
-    """What decides hits under one configuration, and whether they are leases."""
+    """Return the function that decides hits under one configuration, and whether it uses leases."""
     module = import_module(f"{__name__}.{policy.name}")
     values = dict(zip((*policy.event, *policy.config), (*event, *config), strict=True))
     return module.hit(**{name: values[name] for name in inspect.signature(module.hit).parameters}), module.LEASES
