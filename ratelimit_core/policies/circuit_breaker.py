@@ -8,6 +8,9 @@ of that for as long as it lasts.
 
 Times and durations are in µs, rates and chances in thousandths.
 
+This module has over 300 lines because it lists the fields of the record and of the configuration one by one. The helper
+functions follow in the order in which ``breaker`` calls them.
+
 Source: M. Nygard, "Release It!", ch. 5; the generation is gobreaker's, the window counter Cloudflare's.
 """
 

@@ -1,7 +1,7 @@
-"""Policies as functions of PostgreSQL, so that a decision is one statement.
+"""PostgreSQL functions of the policies, so that a decision is one statement.
 
-A function is created in ``pg_temp``, the session's own schema, so it needs no migration. Its name contains a digest of
-its text, so that releases that share a session behind a pooler don't share functions.
+A function is made in ``pg_temp``, the session's own schema, so it needs no migration. Its name ends in a digest of its
+text: releases that share a session, behind a pooler, do not share functions.
 """
 
 from __future__ import annotations
