@@ -22,7 +22,9 @@ from tests.conformance import profiles  # noqa: F401 - registers them before an 
 from tests.faults import table
 
 STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
-"""Every test that asks for a store runs on each of these."""
+"""Tests that are marked `every_store` run on each of these. What they decide is compared in tests/conformance."""
+USUAL = ["memory", "valkey"]
+"""Every other test that asks for a store runs on these: one in the process, and one that processes share."""
 
 NODES = {"process": "tests.nodes.processes", "docker": "tests.nodes.containers"}
 """Whose fixtures make the brokers, backends and workers of tests/nodes."""
@@ -39,7 +41,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
-    config.addinivalue_line("markers", "whole: takes longer than seconds; runs with --whole")
+    for marker in (
+        "whole: takes longer than seconds; runs with --whole",
+        "every_store: depends on how a store does it, so it runs on every kind of store",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store_kind" in metafunc.fixturenames:
+        every = metafunc.definition.get_closest_marker("every_store")
+        metafunc.parametrize("store_kind", STORES if every else USUAL)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -122,23 +134,23 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
+@pytest.fixture
+def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
     """Each backend in turn, empty, on the test's clock."""
     prefix = f"test-{uuid.uuid4().hex}"
     backend: Backend
-    match request.param:
+    match store_kind:
         case "memory":
             backend = MemoryBackend(clock=clock)
         case "valkey" | "redis":
-            url = request.getfixturevalue(f"{request.param}_url")
+            url = request.getfixturevalue(f"{store_kind}_url")
             backend = RedisBackend(url, key_prefix=prefix, clock=clock)
         case "multi":
             url = request.getfixturevalue("valkey_url")
             backend = MultiBackend([RedisBackend(url, key_prefix=prefix, clock=clock), MemoryBackend(clock=clock)])
         case _:
             backend = DatabaseBackend(
-                request.getfixturevalue(request.param), key_prefix=prefix, clock=clock, timeout=20
+                request.getfixturevalue(store_kind), key_prefix=prefix, clock=clock, timeout=20
             )
     yield backend
     backend.clear()

@@ -17,6 +17,7 @@ from ratelimit_core.policies import COUNTER
 from .members import count
 
 
+@pytest.mark.every_store
 def test_hits_are_counted_one_by_one(store: Backend) -> None:
     assert store.get_count("user:1") == 0
     assert [store.incr("user:1", 60) for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -60,6 +61,7 @@ def test_the_reset_time_is_in_whole_seconds_and_never_too_early(
     assert type(store.get_reset_time("key")) is int
 
 
+@pytest.mark.every_store
 def test_a_reset_forgets_that_key_and_no_other(store: Backend) -> None:
     for key in ("a", "b"):
         store.incr(key, 60)

@@ -447,6 +447,7 @@ def test_successes_that_were_carried_to_the_store_in_vain_are_carried_again(flee
     assert breaker.state == "closed", "2 of 11"
 
 
+@pytest.mark.every_store
 def test_threads_agree_with_the_store_on_what_was_counted(store: Backend, clock: ManualClock) -> None:
     fleet = Fleet(store, clock)
     breaker = fleet.process(failure_threshold=1_000_000, failure_rate=1, minimum_calls=1_000_000, verdict_ttl=0.01)

@@ -114,6 +114,7 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
     backend.close()
 
 
+@pytest.mark.every_store
 def test_threads_write_each_transition_once(store: Backend, clock: ManualClock, happened: list[Event]) -> None:
     fleet = Fleet(store, clock)
     rounds = 5

@@ -171,6 +171,7 @@ def test_it_goes_before_a_shadow_of_the_configuration(fleet: Fleet) -> None:
 
 
 @every_mode
+@pytest.mark.every_store
 def test_with_a_ttl_it_ends_by_itself_on_the_stores_clock(fleet: Fleet, mode: str) -> None:
     one, other = fleet.processes(2, failure_threshold=1)
     if mode != "force_open":
@@ -188,6 +189,7 @@ def test_with_a_ttl_it_ends_by_itself_on_the_stores_clock(fleet: Fleet, mode: st
 
 
 @every_mode
+@pytest.mark.every_store
 def test_until_further_notice_is_longer_than_any_record_is_kept(fleet: Fleet, mode: str) -> None:
     breaker = fleet.process()
     force(breaker, mode, author="ann", reason="for good")
@@ -501,6 +503,7 @@ def test_a_call_from_an_earlier_outage_makes_nobody_forget_what_is_known_to_be_o
     assert refused(breaker).retry_after == 600 - back_for
 
 
+@pytest.mark.every_store
 def test_threads_that_call_meanwhile_all_see_the_end(fleet: Fleet) -> None:
     breaker = fleet.process(verdict_ttl=0.01, failure_threshold=10**6)
     stop = threading.Event()

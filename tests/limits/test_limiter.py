@@ -387,6 +387,7 @@ def test_blocks_that_end_in_another_order_leave_nobody_with_less_time(make: Make
     assert limiter.peek().remaining == 2
 
 
+@pytest.mark.every_store
 def test_threads_never_hold_more_places_than_there_are(store: Backend) -> None:
     limiter = Limiter(concurrency=3, key="threads", backend=store)
     inside, most, ran = 0, 0, 0

@@ -36,6 +36,7 @@ def canary(store: Backend) -> Callable[[], bool]:
     return lambda: limiter.peek().remaining == 4
 
 
+@pytest.mark.every_store
 def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bool]) -> None:
     family = CircuitBreaker("{name}", backend=store, failure_threshold=1)
     breakers = [family.of(name=name) for name in NAMES]
@@ -55,6 +56,7 @@ def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bo
     assert canary()
 
 
+@pytest.mark.every_store
 def test_who_said_what_is_kept_as_it_was_said(store: Backend) -> None:
     breaker = CircuitBreaker("payments", backend=store)
     texts = [text for text in NAMES if len(text) <= 1000]
