@@ -168,6 +168,12 @@ def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | 
     return folded[near[0]] if near else None
 
 
+def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
+    """Return ``error``, which kept ``module`` from being imported, with a message that says which extra to install."""
+    message = f"{module} can't be imported: {error}. Install what it needs: pip install 'resilient-tasks[{extra}]'"
+    return type(error)(message, name=error.name)
+
+
 def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
     """What to add to Python's own error for an argument that does not exist: the nearest of ``known``, or nothing."""
     found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on, it may know itself

@@ -50,7 +50,7 @@ def watch(every: float) -> None:
     try:
         from .watch import watch as show
     except ImportError as error:
-        raise click.ClickException(f"watch needs rich: pip install 'resilient-tasks[cli]' ({error})") from None
+        raise click.ClickException(str(error)) from None
     show(every)
 
 

@@ -15,13 +15,17 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 
-from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.live import Live
-from rich.text import Text
-
+from ratelimit_core.errors import missing_extra
 from ratelimit_core.overview import Fleet, LimitInUse, look, probe_of, word_of
 from ratelimit_core.texts import printable, span
+
+try:
+    from rich.cells import cell_len, set_cell_size
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+except ImportError as error:
+    raise missing_extra(__name__, "cli", error) from None
 
 _STYLES = {"open": "bold red", "half_open": "yellow", "closed": "green"}
 _MOST = 5  # limits, and events: breakers come first

@@ -19,16 +19,19 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from rest_framework.exceptions import APIException, PermissionDenied
-from rest_framework.request import Request
-from rest_framework.settings import api_settings
-from rest_framework.throttling import BaseThrottle
-
-from ..errors import ConfigurationError, did_you_mean
+from ..errors import ConfigurationError, did_you_mean, missing_extra
 from ..rates import parse_rates
 from .keys import by_address, by_user
 from .passing import ask
 from .view_limit import ViewLimit
+
+try:
+    from rest_framework.exceptions import APIException, PermissionDenied
+    from rest_framework.request import Request
+    from rest_framework.settings import api_settings
+    from rest_framework.throttling import BaseThrottle
+except ImportError as error:
+    raise missing_extra(__name__, "drf", error) from None
 
 
 class Unavailable(APIException):

@@ -15,8 +15,6 @@ from ..metrics import counting
 from ..settings import setting
 from .permissions import SEE
 
-_MISSING = "prometheus_client is not installed: pip install resilient-tasks[prometheus]\n"
-
 
 def install() -> None:
     """Count in this process and those that it forks, as in ``wsgi.py``. See :mod:`ratelimit_core.metrics`."""
@@ -43,8 +41,8 @@ def metrics(request: HttpRequest) -> HttpResponse:
         return HttpResponse("a token is needed\n", "text/plain", 401, headers={"WWW-Authenticate": "Bearer"})
     try:
         from ..metrics import prometheus
-    except ImportError:
-        return HttpResponse(_MISSING, "text/plain", 501)
+    except ImportError as error:
+        return HttpResponse(f"{error}\n", "text/plain", 501)
     text, content_type = prometheus.exposition(request.headers.get("Accept", ""))
     return HttpResponse(text, content_type)
 

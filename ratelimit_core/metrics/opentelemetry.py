@@ -10,14 +10,18 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
-
 from ..clock import SECOND
+from ..errors import missing_extra
 from ..forks import renewed_after_fork
 from ..resting import Resting
 from . import counting
 from .counting import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, Reading, readings
+
+try:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation, get_meter
+except ImportError as error:
+    raise missing_extra(__name__, "opentelemetry", error) from None
 
 _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 

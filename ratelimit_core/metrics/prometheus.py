@@ -10,15 +10,19 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
-
+from ..errors import missing_extra
 from . import counting
 from .counting import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, readings
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Histogram
+    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.exposition import choose_encoder
+    from prometheus_client.multiprocess import MultiProcessCollector
+    from prometheus_client.registry import Collector
+except ImportError as error:
+    raise missing_extra(__name__, "prometheus", error) from None
 
 own = CollectorRegistry()
 """What this process counts. Where several are one target, what they all count is in their common directory."""

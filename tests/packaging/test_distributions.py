@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests import tutorial
+from tests.packaging.installed import ALONE, PYTHON, run
 from tests.servers import ROOT
 
 PACKAGES = ("ratelimit_core", "resilient_tasks")
-PYTHON = ".venv/bin/python"
-ALONE = {
-    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    "PYTHONPATH": "",  # where the checkout may be
-    "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-}
-"""With it, programs and installers know what is installed, and nothing of the checkout."""
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The sdist, and the wheel that is built of it."""
-    directory = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(directory), str(ROOT))
-    return next(directory.glob("*.tar.gz")), next(directory.glob("*.whl"))
-
-
-def run(*command: str, cwd: Path = ROOT, environ: Mapping[str, str] | None = None) -> str:
-    environ = {**os.environ, **(environ or {})}
-    done = subprocess.run(command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
-    return done.stdout
 
 
 def sources() -> set[str]:
