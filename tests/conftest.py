@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import redis
+from celery import _state as celery_state
 
 from ratelimit_core import conf, settings
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
@@ -26,6 +27,9 @@ STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi
 USUAL = ["memory", "valkey"]
 """Every other test that asks for a store runs on these: one in the process, and one that processes share."""
 
+SERVERS = {"valkey_url", "redis_url", "default_redis", "postgresql", "mariadb", "fleet_module"}
+"""Fixtures that are servers, for which --quick has no time."""
+
 NODES = {"process": "tests.nodes.processes", "docker": "tests.nodes.containers"}
 """Whose fixtures make the brokers, backends and workers of tests/nodes."""
 
@@ -36,14 +40,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
     parser.addoption("--whole", action="store_true", help="also what takes longer than seconds (marked `whole`)")
+    parser.addoption(
+        "--quick", action="store_true", help="only what needs no server, process or time"
+    )
     parser.addoption("--faults-table", type=Path, help="the page to write what the faults of tests/faults did into")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    servers.quick = config.getoption("quick")
+    config.option.randomly_reset_seed = False  # of pytest-randomly: only the order of the tests is random
     config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
     for marker in (
         "whole: takes longer than seconds; runs with --whole",
         "every_store: depends on how a store does it, so it runs on every kind of store",
+        "timed: measures time, so it runs alone, after the others",
+        "slow: takes seconds of computing; does not run with --quick",
+        "job: builds, installs, type-checks, fuzzes or soaks; `make test-jobs` runs it",
     ):
         config.addinivalue_line("markers", marker)
 
@@ -54,11 +66,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("store_kind", STORES if every else USUAL)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes ``-n auto`` runs: more than there are cores, because tests wait for each other."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("whole"):
-        long = [item for item in items if item.get_closest_marker("whole")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    whole, quick = config.getoption("whole"), config.getoption("quick")
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if quick and (SERVERS.intersection(getattr(item, "fixturenames", ())) or not _is_quick(item)):
+            return False
+        return whole or item.get_closest_marker("whole") is None
+
+    wanted: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (wanted if is_wanted(item) else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = wanted
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return not any(item.get_closest_marker(name) for name in ("job", "timed", "slow"))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -87,6 +117,7 @@ def default_redis() -> str:
 
 
 def _answering(url: str) -> str:
+    servers.needed()
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
             client.ping()
@@ -144,14 +175,13 @@ def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -
             backend = MemoryBackend(clock=clock)
         case "valkey" | "redis":
             url = request.getfixturevalue(f"{store_kind}_url")
-            backend = RedisBackend(url, key_prefix=prefix, clock=clock)
+            backend = RedisBackend(url, key_prefix=prefix, clock=clock, **servers.PATIENT)
         case "multi":
             url = request.getfixturevalue("valkey_url")
-            backend = MultiBackend([RedisBackend(url, key_prefix=prefix, clock=clock), MemoryBackend(clock=clock)])
+            first = RedisBackend(url, key_prefix=prefix, clock=clock, **servers.PATIENT)
+            backend = MultiBackend([first, MemoryBackend(clock=clock)])
         case _:
-            backend = DatabaseBackend(
-                request.getfixturevalue(store_kind), key_prefix=prefix, clock=clock, timeout=20
-            )
+            backend = DatabaseBackend(request.getfixturevalue(store_kind), key_prefix=prefix, clock=clock, timeout=20)
     yield backend
     backend.clear()
     backend.close()
@@ -159,9 +189,11 @@ def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees another's breakers or settings, nor those of a Celery app."""
+    """No test sees another's breakers, settings or Celery app."""
     monkeypatch.setattr(settings, "sources", [])
+    app = celery_state._tls.current_app
     yield
+    celery_state._set_current_app(app)  # an app that a test makes becomes the current one, and stays that when closed
     circuit_breaker_registry._breakers.clear()
     settings.explicit.clear()
     conf._registered.clear()

@@ -13,6 +13,7 @@ from ratelimit_core import ConfigurationError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.policies import COUNTER
+from tests.servers import PATIENT
 
 from .members import count
 
@@ -138,7 +139,7 @@ def test_processes_count_exactly(valkey_url: str) -> None:
     for process in processes:
         process.join()
     assert sorted(seen) == list(range(1, 801))
-    backend = RedisBackend(valkey_url, key_prefix=prefix)
+    backend = RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
     assert backend.get_count("key") == 800
     backend.clear()
     backend.close()

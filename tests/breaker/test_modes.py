@@ -18,6 +18,7 @@ from ratelimit_core.policies import BREAKER
 from ratelimit_core.store import Store
 from tests.backends.faults import FaultyMemory
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
+from tests.servers import PATIENT
 
 DAY = 24 * 3600
 MODES = ["force_open", "force_closed", "disable", "shadow"]
@@ -200,7 +201,7 @@ def test_until_further_notice_is_longer_than_any_record_is_kept(fleet: Fleet, mo
 
 def test_on_a_server_its_record_ends_in_centuries_and_that_of_a_ttl_after_it(valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
-        backend = RedisBackend(valkey_url, key_prefix="modes-kept")
+        backend = RedisBackend(valkey_url, key_prefix="modes-kept", **PATIENT)
         breaker = CircuitBreaker("kept", backend=backend)
 
         def lasts() -> int:

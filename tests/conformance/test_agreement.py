@@ -125,6 +125,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("name", "right", "wrong"), DAMAGE)
+@pytest.mark.slow
 def test_damaged_lua_does_not_agree(name: str, right: str, wrong: str) -> None:
     text, _ = script(frozenset([name]))
     assert right in text

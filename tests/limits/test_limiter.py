@@ -17,6 +17,7 @@ from ratelimit_core import ConfigurationError, Limiter, RateLimited
 from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
 from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
+from tests.servers import PATIENT
 
 from .conftest import ALGORITHMS, RESERVING, MakeLimiter
 
@@ -517,7 +518,7 @@ def test_what_is_hit_alone_is_the_same_as_what_is_hit_together(clock: ManualCloc
 
 
 def test_a_child_that_is_forked_within_a_block_ends_no_block_of_its_parents(valkey_url: str) -> None:
-    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex)
+    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex, **PATIENT)
     limiter = Limiter(key="forked", concurrency=8, timeout=600, backend=backend)
     with limiter:
         child = os.fork()

@@ -20,6 +20,7 @@ from ratelimit_core.policies import BREAKER
 from ratelimit_core.texts import printable
 from resilient_tasks import control, rate_limited_task
 from tests.security.names import HOSTILE
+from tests.servers import PATIENT
 
 NAMES = list(HOSTILE.values())
 
@@ -98,7 +99,7 @@ def test_each_has_places_and_slots_of_its_own(store: Backend) -> None:
 def test_a_prefix_is_no_pattern_and_ends_where_it_ends(kind: str, valkey_url: str, sqlite: str) -> None:
     def of(prefix: str) -> Backend:
         if kind == "redis":
-            return RedisBackend(valkey_url, key_prefix=prefix)
+            return RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
         return DatabaseBackend(sqlite, key_prefix=prefix)
 
     stores = [of(prefix) for prefix in (*HOSTILE.values(), "pay", "pay:index", "pay*", "PAY")]
