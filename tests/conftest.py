@@ -7,8 +7,10 @@ import importlib
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
@@ -40,9 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
     parser.addoption("--whole", action="store_true", help="also what takes longer than seconds (marked `whole`)")
-    parser.addoption(
-        "--quick", action="store_true", help="only what needs no server, process or time"
-    )
+    parser.addoption("--quick", action="store_true", help="only what needs no server, process or time")
     parser.addoption("--faults-table", type=Path, help="the page to write what the faults of tests/faults did into")
 
 
@@ -150,9 +150,10 @@ def mariadb() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def fleet_module() -> Iterator[ModuleType]:
     """The app and the tasks of tests/celery, with a Valkey of their own."""
-    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
+    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch, ExitStack() as until_the_end:
         patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
-        module = importlib.import_module("tests.celery.fleet")
+        module: Any = importlib.import_module("tests.celery.fleet")
+        module.shared_worker, module.until_the_end = None, until_the_end
         yield module
         gc.collect()  # results unsubscribe when they go: the server must still be there
         module.app.backend.result_consumer.stop()
