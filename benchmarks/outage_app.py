@@ -44,7 +44,7 @@ asked_at = ContextVar("asked_at", default=0.0)  # before a run asks for leave
 world: Any = redis.Redis.from_url(f"{STORE}/2", decode_responses=True)
 _protected: dict[str, Any] = {
     **BREAKER,
-    "release_rate": f"{RELEASED_PER_SECOND}/s",
+    "resume_rate": f"{RELEASED_PER_SECOND}/s",
     "retry_for": (ConnectionError,),
     "max_retries": 3,
     "backoff": Backoff(base=0.5, max=2),

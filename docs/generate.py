@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import get_args
 
 from ratelimit_core import CircuitBreakerConfig, Limiter
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.limits import Algorithm
-from ratelimit_core.settings import OF_VIEWS, SETTINGS
+from ratelimit_core.config.schema import OF_VIEWS, SETTINGS
+from ratelimit_core.limiter import Algorithm
+from ratelimit_core.testing import ManualClock
 
 DOCS = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from example_worker.models import Order
 from example_worker.tasks import charge
-from ratelimit_core import CircuitBreakerError, RateLimited
+from ratelimit_core import CircuitBreakerError, RateLimitExceeded
 
 OPEN = (Order.State.PLACED, Order.State.WAITING)
 
@@ -40,7 +40,7 @@ def explain(error: object) -> str:
     match error:
         case CircuitBreakerError():
             return f"breaker {error.breaker_name} is {error.state.replace('_', '-')}"
-        case RateLimited():
+        case RateLimitExceeded():
             return "the limit is reached"
         case _:
             return type(error).__name__

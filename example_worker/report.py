@@ -86,7 +86,7 @@ def outage_bound(outage: float) -> Bound:
             "failures open it": breaker.failure_threshold,
             "running then": WORKERS * CONCURRENCY + 1,  # the visitor's too
             # of permits that were reused meanwhile: as many as the limit has in any second
-            f"within {breaker.verdict_ttl} s": CALLS_PER_SECOND,
+            f"within {breaker.cache_ttl} s": CALLS_PER_SECOND,
             "probes": sum(1 for _ in probes(breaker, outage)),
         }
     )
@@ -98,7 +98,7 @@ def visits_bound(outage: float) -> Bound:
     return Bound(
         {
             "failures open it": breaker.failure_threshold,
-            f"within {breaker.verdict_ttl} s": math.ceil(breaker.verdict_ttl / EVERY),
+            f"within {breaker.cache_ttl} s": math.ceil(breaker.cache_ttl / EVERY),
             "probes": sum(1 for _ in probes(breaker, outage)),
         }
     )

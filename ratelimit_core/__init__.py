@@ -9,43 +9,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .backoff import Backoff, retry_after_of
+    from .backoff import Backoff
     from .circuit_breaker import (
         CircuitBreaker,
         CircuitBreakerConfig,
+        circuit_breaker,
         circuit_breaker_registry,
     )
-    from .conf import configure, get_backend, register_backend
     from .django.decorators import aratelimit, rate_limit, ratelimit
-    from .errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimited, ResilienceError
+    from .errors import BackendError, CircuitBreakerError, ConfigurationError, RateLimitExceeded, ResilienceError
     from .limiter import Decision, Limiter
     from .rates import Rate
+    from .retry_after import parse_retry_after
+    from .store.configured import configure, get_backend
+    from .store.factory import register_backend
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Backoff": "backoff",
-    "retry_after_of": "backoff",
+    "parse_retry_after": "retry_after",
     "CircuitBreaker": "circuit_breaker",
     "CircuitBreakerConfig": "circuit_breaker",
+    "circuit_breaker": "circuit_breaker",  # the module, which is the decorator too
     "circuit_breaker_registry": "circuit_breaker",
-    "configure": "conf",
-    "get_backend": "conf",
-    "register_backend": "conf",
+    "configure": "store.configured",
+    "get_backend": "store.configured",
+    "register_backend": "store.factory",
     "aratelimit": "django.decorators",
     "rate_limit": "django.decorators",
     "ratelimit": "django.decorators",
     "BackendError": "errors",
     "CircuitBreakerError": "errors",
     "ConfigurationError": "errors",
-    "RateLimited": "errors",
+    "RateLimitExceeded": "errors",
     "ResilienceError": "errors",
     "Decision": "limiter",
     "Limiter": "limiter",
     "Rate": "rates",
 }
 
-__all__ = [  # the decorator `circuit_breaker` stays in its module, which has the same name
+__all__ = [
     "BackendError",
     "Backoff",
     "CircuitBreaker",
@@ -55,16 +59,17 @@ __all__ = [  # the decorator `circuit_breaker` stays in its module, which has th
     "Decision",
     "Limiter",
     "Rate",
-    "RateLimited",
+    "RateLimitExceeded",
     "ResilienceError",
     "aratelimit",
+    "circuit_breaker",
     "circuit_breaker_registry",
     "configure",
     "get_backend",
+    "parse_retry_after",
     "rate_limit",
     "ratelimit",
     "register_backend",
-    "retry_after_of",
 ]
 
 
@@ -74,7 +79,8 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of ours
         home = _HOMES.get(name)
         if home is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f".{home}", __name__), name)
+        module = import_module(f".{home}", __name__)
+        value = module if name == home else getattr(module, name)
         globals()[name] = value
         return value
 

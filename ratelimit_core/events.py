@@ -12,14 +12,14 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 
-from .errors import interruptions
-from .texts import printable
+from ._util.interrupts import interruptions
+from ._util.text import printable
 
 logger = logging.getLogger("ratelimit_core")
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerChanged:
+class StateChanged:
     """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
 
     ``retry_after`` is the length of the wait in seconds when it opened; ``local`` says that only this process
@@ -51,7 +51,7 @@ class ModeChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingsDiffer:
+class ConfigMismatch:
     """Another process has other settings for the breaker ``name``, as in a rolling deploy. Once in a process.
 
     Settings are the options that it was defined with, or else the setting ``circuit_breaker``. A process with neither
@@ -62,14 +62,14 @@ class SettingsDiffer:
 
 
 @dataclass(frozen=True, slots=True)
-class StoreChanged:
-    """The store went away (``up=False``, and why) or is back."""
+class StoreAvailabilityChanged:
+    """The store went away (``available=False``, and why) or is back."""
 
-    up: bool
+    available: bool
     reason: str = ""
 
 
-Event = BreakerChanged | ModeChanged | SettingsDiffer | StoreChanged
+Event = StateChanged | ModeChanged | ConfigMismatch | StoreAvailabilityChanged
 Subscriber = Callable[[Event], object]
 
 AsyncSubscriber = Callable[[Event], Awaitable[object]]
@@ -125,7 +125,7 @@ def _log(event: Event) -> None:
     kind = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(event).__name__).lower()
     extra = {"event": kind, **{_FIELDS.get(name, name): value for name, value in asdict(event).items()}}
     match event:
-        case BreakerChanged(new="open"):
+        case StateChanged(new="open"):
             logger.warning(
                 "breaker %r opened after %d failure%s; next probe in %.1f s%s",
                 event.name,
@@ -135,7 +135,7 @@ def _log(event: Event) -> None:
                 _scope(event),
                 extra=extra,
             )
-        case BreakerChanged():
+        case StateChanged():
             logger.info("breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra=extra)
         case ModeChanged():
             logger.warning(
@@ -147,16 +147,16 @@ def _log(event: Event) -> None:
                 printable(event.reason) or "no reason given",
                 extra=extra,
             )
-        case SettingsDiffer():
+        case ConfigMismatch():
             logger.warning(
                 "breaker %r has other settings in another process; if that lasts longer than a deploy, "
                 "give it the same ones everywhere",
                 event.name,
                 extra=extra,
             )
-        case StoreChanged(up=True):
+        case StoreAvailabilityChanged(available=True):
             logger.warning("the shared store is back", extra=extra)
-        case StoreChanged():
+        case StoreAvailabilityChanged():
             logger.error(
                 "the shared store is away, going on with the state of this process: %s",
                 printable(event.reason),
@@ -164,7 +164,7 @@ def _log(event: Event) -> None:
             )
 
 
-def _scope(event: BreakerChanged) -> str:
+def _scope(event: StateChanged) -> str:
     if event.local:
         return " (this process only: the store is away)"
     return " (in the shadow: nobody is refused)" if event.shadow else ""

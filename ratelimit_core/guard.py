@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .backends.calls import Call
-from .breaker_state import BreakerState
+from ._util.ids import new_ticket
 from .circuit_breaker import CircuitBreaker
+from .circuit_breaker.cache import BreakerState
+from .circuit_breaker.permit import Permit
 from .errors import BackendError, CircuitBreakerError, ConfigurationError
-from .limiter import Limiter
-from .limits import Decision, Question, decide
-from .permit import Permit
+from .limiter import Decision, Limiter
+from .limiter.batch import Question, decide
 from .policies import ALLOWED
-from .steps import run
-from .tickets import new_ticket
+from .protocol.call import Call
+from .store.drive import run
 
 R = TypeVar("R")
 
 
-class Leave:
+class Admission:
     """Leave to make one call, from everybody who was asked. Settle it once, like a :class:`Permit`."""
 
     __slots__ = ("_guard", "decision", "key", "permit", "settled")
@@ -35,22 +35,22 @@ class Leave:
         """Call ``function``, as :meth:`Permit.run` does."""
         return function(*args) if self.permit is None else self.permit.run(function, *args)
 
-    def judge(self, error: BaseException | None) -> float:
+    def record(self, error: BaseException | None) -> float:
         """Settle by what the call raised; None if it answered. Returns the seconds until the next probe, or 0.
 
         At most one round trip, and one more if that changes the breaker's state, for the history. The place to run is
         given back along with the report.
         """
-        return self.permit.judge(error) if self._settling() and self.permit is not None else 0.0
+        return self.permit.record(error) if self._settling() and self.permit is not None else 0.0
 
     def fail(self, error: BaseException) -> float:
-        """Settle as a failure, whatever the breaker is configured to expect. Returns as :meth:`judge` does."""
+        """Settle as a failure, whatever the breaker is configured to expect. Returns as :meth:`record` does."""
         return self.permit.failure(error) if self._settling() and self.permit is not None else 0.0
 
-    def judge_result(self, result: object) -> None:
+    def record_result(self, result: object) -> None:
         """Settle by what the call returned."""
         if self._settling() and self.permit is not None:
-            self.permit.judge_result(result)
+            self.permit.record_result(result)
 
     def cancel(self) -> None:
         """Nothing can be said about the call."""
@@ -66,7 +66,7 @@ class Leave:
         if decision is not None and limiter is not None:
             releases = limiter.releases(decision, key=self.key)
             if permit is not None and permit.goes_to(limiter.store, local=decision.local):
-                permit.riders = releases
+                permit.extra_calls = releases
             else:
                 limiter.store.tell(releases, decision.local)
         return True
@@ -87,7 +87,7 @@ class Guard:
         ticket: str = "",
         slot: Decision | None = None,
         probe: bool = False,
-    ) -> Leave:
+    ) -> Admission:
         """Leave for one call: at most one round trip, none where all is known.
 
         Limits are asked first and the breaker's probe last; if one says no, nothing is taken of any. ``slot``
@@ -96,7 +96,7 @@ class Guard:
 
         Raises:
             CircuitBreakerError: the breaker refused.
-            RateLimited: a limit is reached.
+            RateLimitExceeded: a limit is reached.
         """
         state = self.breaker._known if self.breaker is not None else None
         permit = state.permit_if_fresh() if state is not None and not probe else None
@@ -105,7 +105,7 @@ class Guard:
         if limiter is None:
             if permit is None and state is not None:
                 permit = run(state.asking_anew(ticket), state.store)
-            return Leave(self, "", permit, None)
+            return Admission(self, "", permit, None)
         name = limiter.key if key is None else key
         if slot is None:
             known = limiter.known_denial(name, cost)
@@ -131,7 +131,7 @@ class Guard:
         state: BreakerState | None,
         ask: Call | None,
         permit: Permit | None,
-    ) -> Leave:
+    ) -> Admission:
         limits = question.calls
         try:
             verdicts = limiter.store.apply([*limits, ask] if ask is not None else limits)
@@ -156,7 +156,7 @@ class Guard:
             if not question.redeems:
                 limiter.noted(name, decision)
             raise limiter.refusal(limiter.denied(decision), name)
-        return Leave(self, name, permit, decision)
+        return Admission(self, name, permit, decision)
 
 
-__all__ = ["Guard", "Leave"]
+__all__ = ["Admission", "Guard"]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .clock import LONGEST, SECOND
+from ._util.clock import LONGEST, SECOND
 from .errors import ConfigurationError
 
 _UNITS = {  # in milliseconds

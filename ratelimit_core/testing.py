@@ -12,14 +12,25 @@ from time import time_ns
 from typing import Any
 from unittest.mock import patch
 
-from . import breaker_state, clock, conf, limiter, settings, store
-from .backends.calls import Call
-from .circuit_breaker import CircuitBreaker, circuit_breaker_registry
+from ._util import clock
+from .circuit_breaker import CircuitBreaker, cache, circuit_breaker_registry
+from .config import sources
 from .errors import BackendError, CircuitBreakerError
+from .limiter import limiter
 from .policies import BREAKER
 from .policies.breaker import REPORT
+from .protocol.call import Call
+from .store import configured, factory, fallback
 
-__all__ = ["FrozenTime", "breaker_closed", "breaker_half_open", "breaker_open", "frozen_time", "isolated"]
+__all__ = [
+    "FrozenTime",
+    "ManualClock",
+    "breaker_closed",
+    "breaker_half_open",
+    "breaker_open",
+    "frozen_time",
+    "isolated",
+]
 
 
 @contextmanager
@@ -35,29 +46,44 @@ def isolated(**options: Any) -> Iterator[None]:
     """
     breakers = patch.dict(circuit_breaker_registry._breakers)
     try:
-        with patch.dict(settings.explicit), patch.dict(conf._registered), breakers:
-            conf.configure(**{"backend": "memory://", "backend_options": None, **options})
+        with patch.dict(sources.explicit), patch.dict(factory._registered), breakers:
+            configured.configure(**{"backend": "memory://", "backend_options": None, **options})
             _forget()
             yield
     finally:
-        conf.forget()
+        configured.forget()
         _forget()
 
 
 def _forget() -> None:
     """Have everything in this process that remembers forget, but for stores that others share."""
-    for each in list(store._stores):
+    for each in list(fallback._stores):
         each.local.clear()
         each._away_until = each._same_outage_until = 0
         if not each.shared:
             with suppress(BackendError, CircuitBreakerError):  # one of a test's own, which fails on purpose
                 each.backend.clear()
-    for state in list(breaker_state._states):
+    for state in list(cache._states):
         state.forget()
         state._after_fork()  # nor what it has counted
         state._store = None
     for guard in list(limiter._limiters):
         guard.forget()
+
+
+class ManualClock:
+    """A clock for tests: it stands still until it is told to advance (or to go back)."""
+
+    def __init__(self, start: float = 1_790_000_000.0) -> None:
+        self.now = clock.microseconds(start)
+
+    def __call__(self) -> int:
+        """The time that it was told."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move by ``seconds``, which may be negative."""
+        self.now += round(seconds * clock.SECOND)
 
 
 class FrozenTime:
@@ -147,6 +173,6 @@ def _open(breaker: CircuitBreaker, seconds: float) -> None:
 
 def _relearn(breaker: CircuitBreaker) -> None:
     """Have every guard of that name in this process ask anew: those of a template have each a memory of their own."""
-    for state in list(breaker_state._states):
+    for state in list(cache._states):
         if state.config.name == breaker.name:
             state.forget()

@@ -7,8 +7,8 @@ gives them to tasks that nobody touches, by a table in the configuration.
 from __future__ import annotations
 
 from .decorators import breaker_task, rate_limited_task
-from .routing import install
+from .execution.deferral import DeferralFailed, MaxWaitExceeded
+from .installation import install
 from .task import ResilientTask
-from .waiting import NotDeferred, WaitedTooLong
 
-__all__ = ["NotDeferred", "ResilientTask", "WaitedTooLong", "breaker_task", "install", "rate_limited_task"]
+__all__ = ["DeferralFailed", "MaxWaitExceeded", "ResilientTask", "breaker_task", "install", "rate_limited_task"]

@@ -9,10 +9,10 @@ from dataclasses import asdict
 
 import click
 
-from ratelimit_core.texts import printable
+from ratelimit_core._util.text import printable
 
-from .check import ERROR, WARNING
-from .check import check as look
+from .ops.check import ERROR, WARNING
+from .ops.check import check as look
 
 
 @click.group()

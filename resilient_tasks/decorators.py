@@ -10,11 +10,13 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 from celery import Task, shared_task
 from celery.utils.imports import symbol_by_name
 
-from ratelimit_core.breaker_config import OPTIONS as BREAKER_OPTIONS
-from ratelimit_core.errors import ConfigurationError, unknown_option
+from ratelimit_core._util.suggest import unknown_option
+from ratelimit_core.config.breaker import OPTIONS as BREAKER_OPTIONS
+from ratelimit_core.errors import ConfigurationError
 
-from .protection import TASK_OPTIONS, Options, Protection, without_self
-from .routing import with_protection
+from .installation import with_protection
+from .options import TASK_OPTIONS, Options, without_self
+from .protection import Protection
 from .settings import current_app
 
 P = ParamSpec("P")
@@ -27,7 +29,7 @@ _CELERY_OPTIONS = frozenset(
     "dont_autoretry_for retry_kwargs retry_backoff retry_backoff_max retry_jitter".split()
 )
 _HOOKS = frozenset("before_start on_success on_failure on_retry after_return Request Strategy".split())
-_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "on_publish_open", "release_rate"}
+_LIMIT_OPTIONS = frozenset(TASK_OPTIONS) - {"breaker", "on_open", "on_publish_while_open", "resume_rate"}
 
 
 @overload
@@ -41,7 +43,7 @@ def breaker_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def breaker_task(*args: Any, **options: Any) -> Any:
     """Make a task that a circuit breaker, and limits if you like, stand before.
 
-    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.protection.Options` and, but for
+    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and, but for
     ``fallback_function``, of :class:`~ratelimit_core.CircuitBreakerConfig`::
 
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))

@@ -14,7 +14,7 @@ from typing import Any
 tasks_columns = "name,uuid,state,exception,eta,args,retries,received,started,runtime,worker"
 """Flower knows no columns but its own; these two are where it has what a waiting task says."""
 
-_REFUSAL = re.compile(r"(?:CircuitBreakerError|RateLimited)\((?P<what>.*), retry in (?P<wait>[\d.e+-]+) s\)")
+_REFUSAL = re.compile(r"(?:CircuitBreakerError|RateLimitExceeded)\((?P<what>.*), retry in (?P<wait>[\d.e+-]+) s\)")
 
 
 def format_task(task: Any) -> Any:

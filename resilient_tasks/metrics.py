@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from celery.signals import task_postrun, worker_process_shutdown, worker_ready
 
 from ratelimit_core.errors import CircuitBreakerError
-from ratelimit_core.metrics import counting
+from ratelimit_core.metrics import exporter
 
 from .protection import Protection
-from .signals import rate_limited, task_deferred, task_released
+from .signals import rate_limited, task_deferred, task_resumed
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
@@ -46,7 +46,7 @@ def install_opentelemetry(meter: Meter | None = None, *, fleet: bool = True) -> 
 
 def _count_tasks() -> None:
     task_deferred.connect(_deferred)
-    task_released.connect(_released)
+    task_resumed.connect(_released)
     rate_limited.connect(_limited)
     task_postrun.connect(_ended)
     worker_process_shutdown.connect(_leaving)
@@ -54,16 +54,16 @@ def _count_tasks() -> None:
 
 def _deferred(sender: Any, reason: BaseException, countdown: float, **_: Any) -> None:
     why = "breaker" if isinstance(reason, CircuitBreakerError) else "limit"
-    counting.add(counting.DEFERRALS, 1, sender.name, why)
-    counting.add(counting.DEFERRED, countdown, sender.name, why)
+    exporter.add(exporter.DEFERRALS, 1, sender.name, why)
+    exporter.add(exporter.DEFERRED, countdown, sender.name, why)
 
 
 def _released(sender: Any, waited: float, **_: Any) -> None:
-    counting.record(counting.WAITED, waited, sender.name)
+    exporter.record(exporter.WAITED, waited, sender.name)
 
 
 def _limited(sender: Any, **_: Any) -> None:
-    counting.add(counting.LIMITED, 1, sender.name)
+    exporter.add(exporter.LIMITED, 1, sender.name)
 
 
 def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
@@ -71,12 +71,12 @@ def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
     protection: Protection | None = getattr(task, "resilience", None)
     with suppress(TypeError, LookupError):  # arguments that make no sense to the task, which has said so
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:
-            counting.flush(breaker._known)
-    counting.flush_if_due()
+            exporter.flush(breaker._known)
+    exporter.flush_if_due()
 
 
 def _leaving(**_: Any) -> None:
-    counting.flush()
+    exporter.flush()
 
 
 def _serve(**_: Any) -> None:

@@ -1,4 +1,4 @@
-"""What protects one task: its breaker, its limits, and what happens when they say no."""
+"""What protects one task: its breaker and its limits."""
 
 from __future__ import annotations
 
@@ -6,142 +6,29 @@ import hashlib
 import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from ratelimit_core.backoff import Backoff
-from ratelimit_core.bookkeeping import turns_of, waiting_call
+from ratelimit_core._util.clock import SECOND
+from ratelimit_core._util.templates import Template, is_template
 from ratelimit_core.circuit_breaker import CircuitBreaker
-from ratelimit_core.clock import SECOND
-from ratelimit_core.errors import CircuitBreakerError, ConfigurationError, did_you_mean, not_one_of
-from ratelimit_core.guard import Guard, Leave
-from ratelimit_core.limiter import Limiter
-from ratelimit_core.limits import Algorithm, Decision
+from ratelimit_core.errors import CircuitBreakerError, ConfigurationError
+from ratelimit_core.guard import Admission, Guard
+from ratelimit_core.limiter import Decision, Limiter
+from ratelimit_core.protocol.internal_keys import turns_of, waiting_call
 from ratelimit_core.rates import Rate, parse_rates
-from ratelimit_core.templates import Template, is_template
 
+from .options import Options
 from .settings import ENABLED
 
 logger = logging.getLogger("resilient_tasks")
-
-OnOpen = Literal["defer", "pause", "fail", "skip"]
-OnPublishOpen = Literal["allow", "raise"]
-
-_DAY = 86400.0
 _LONGEST_RUN = 300.0
 """So long a run without a hard time limit holds its place; its worker renews that."""
 _TOO_LATE = 10
 """So many more that come back too late than in time, and none takes a slot."""
-_SLACK = 0.02
+_SPACING_MARGIN = 0.02
 """What is given up of a rate that tasks wait for, so that those that come late don't hold up all others for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of a protected task, beside those of its breaker and those of Celery. Times in seconds.
-
-    Attributes:
-        breaker: the breaker's name; by default the task's. A template over the task's arguments, such as
-            ``"payments:{tenant_id}"``, is one breaker for each tenant.
-        rate, algorithm, burst: limits, as in :class:`~ratelimit_core.Limiter`.
-        rate_key: what the limit is counted by: a template over the task's arguments such as
-            ``"{tenant_id}"``, or a function of them. By default the breaker's name.
-        concurrency: how many may run at a time, in the whole fleet. A run holds its place for its hard time limit
-            at most; where it has none, for five minutes, which its worker renews (a solo pool can't).
-        cost: what one run costs of each rate; a number, or a function of the task's arguments.
-        on_open: what to do while the breaker is open: ``"defer"`` (publish the task again for later), ``"pause"``
-            (leave the task's queue alone: what waits stays in the broker), ``"fail"``, ``"skip"`` (succeed with
-            ``skip_result``) or a function that is called in place of the task, with its arguments.
-        on_publish_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
-            ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and whose answer is the
-            result. Retries and deferrals are always allowed.
-        retry_for: exceptions after which to try again, up to ``max_retries`` times, as ``backoff`` says.
-        max_wait: a task that has waited so long, all waits together, fails.
-        max_deferrals: a task that was put off so often fails; None for no bound.
-        max_held: a worker that holds so many tasks that wait leaves their queue alone until it holds fewer.
-        dead_letter: a queue that a task which gave up waiting is published to. ``celery resilience replay`` brings
-            it back.
-        coalesce: of several waiting calls with the same arguments only the first waits; another one ends at once,
-            with ``skip_result``. For tasks that beat sends.
-        release_rate: how fast tasks that waited for a breaker come back; by default its fastest rate, else
-            ``100/s``, as where the rate is counted by ``rate_key``.
-    """
-
-    breaker: str | None = None
-    rate: str | Rate | list[str | Rate] | None = None
-    rate_key: str | Callable[..., Any] | None = None
-    algorithm: Algorithm = "sliding_window"
-    burst: int | None = None
-    concurrency: int | None = None
-    cost: int | Callable[..., int] = 1
-    on_open: OnOpen | Callable[..., Any] = "defer"
-    on_publish_open: OnPublishOpen | Callable[..., Any] = "allow"
-    skip_result: Any = None
-    retry_for: tuple[type[Exception], ...] = ()
-    backoff: Backoff = field(default_factory=Backoff)
-    max_wait: float = _DAY
-    max_deferrals: int | None = None
-    max_held: int = 1000
-    dead_letter: str | None = None
-    coalesce: bool = False
-    release_rate: str | Rate | None = None
-
-    def __post_init__(self) -> None:
-        max_wait: Any = self.max_wait  # whatever the types say, it is a user who wrote it
-        names: tuple[Any, ...] = (self.breaker, self.dead_letter)
-        for option, known in (("on_open", OnOpen), ("on_publish_open", OnPublishOpen)):
-            value = getattr(self, option)
-            if not callable(value) and value not in get_args(known):
-                expected = ", ".join(map(repr, get_args(known)))
-                hint = did_you_mean(value, get_args(known))
-                raise ConfigurationError(f"{option}={value!r} should be one of {expected} or a function{hint}")
-        if not (isinstance(max_wait, int | float) and max_wait > 0):
-            raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
-        if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
-            raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number or None")
-        if type(self.max_held) is not int or self.max_held < 1:
-            raise ConfigurationError(f"max_held={self.max_held!r} should be a whole number, 1 or more")
-        for option, name in zip(("breaker", "dead_letter"), names, strict=True):
-            if name is not None and not (isinstance(name, str) and name):
-                raise ConfigurationError(f"{option}={name!r} should be a name, as in {option}='payments'")
-        if self.on_open == "pause" and is_template(self.breaker or ""):
-            raise ConfigurationError(
-                f"on_open='pause' with breaker={self.breaker!r}: a queue can't be left alone for one of many breakers; "
-                "write on_open='defer'"
-            )
-        if not (self.rate_key is None or isinstance(self.rate_key, str) or callable(self.rate_key)):
-            raise ConfigurationError(f"rate_key={self.rate_key!r} should be a template or a function")
-        if not callable(self.cost) and (type(self.cost) is not int or self.cost < 1):
-            raise ConfigurationError(f"cost={self.cost!r} should be a whole number, 1 or more, or a function")
-        for option in ("burst", "rate_key") if self.rate is None else ():
-            if getattr(self, option) is not None and (option == "burst" or self.concurrency is None):
-                raise ConfigurationError(f"{option}={getattr(self, option)!r} goes with a rate")
-        if self.algorithm not in get_args(Algorithm):
-            raise not_one_of("algorithm", self.algorithm, get_args(Algorithm))
-        if not isinstance(self.backoff, Backoff):
-            raise ConfigurationError(f"backoff={self.backoff!r} should be a Backoff, as in Backoff(base=1, max=300)")
-        retry_for: Any = self.retry_for
-        if not (isinstance(retry_for, tuple | list) and all(map(_is_exception_class, retry_for))):
-            raise ConfigurationError(
-                f"retry_for={self.retry_for!r} should be a tuple of exception classes, as in (ConnectionError,)"
-            )
-
-
-def _is_exception_class(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Exception)
-
-
-TASK_OPTIONS = tuple(Options.__dataclass_fields__)
-
-
-def without_self(signature: inspect.Signature) -> inspect.Signature:
-    """The signature of a bound function, as who calls it sees it."""
-    parameters = list(signature.parameters.values())
-    if parameters and parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
-        parameters = parameters[1:]
-    return signature.replace(parameters=parameters)
 
 
 class Subject(NamedTuple):
@@ -190,9 +77,9 @@ class Protection:
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
         self.limiter, self.guard = self._limited(time_limit)
-        release_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
-        self.release = Limiter(release_rate, key=turns_of(self._name), algorithm="leaky_bucket")
-        self.between_turns = release_rate.spacing_us / SECOND
+        resume_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
+        self.release = Limiter(resume_rate, key=turns_of(self._name), algorithm="leaky_bucket")
+        self.between_turns = resume_rate.spacing_us / SECOND
         self._late = 0
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
@@ -201,7 +88,7 @@ class Protection:
     def run_for(self, time_limit: float | None) -> None:
         """Have leases last as long as a run may: its hard time limit is known when the task is bound to its app."""
         if self.breaker is not None and time_limit:
-            self.breaker.probes_run_for(time_limit)
+            self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)
 
     def _limited(self, time_limit: float | None) -> tuple[Limiter | None, Guard]:
@@ -216,8 +103,8 @@ class Protection:
             burst=options.burst,
             concurrency=options.concurrency,
             timeout=time_limit or _LONGEST_RUN,
-            when_down="closed",  # a task can wait
-            slack=_SLACK,
+            on_store_failure="deny",  # a task can wait
+            spacing_margin=_SPACING_MARGIN,
         )
         if not callable(options.cost):
             limiter.calls(self._name, options.cost, "")  # a cost beyond a limit is refused here
@@ -237,8 +124,8 @@ class Protection:
         return self._late < _TOO_LATE
 
     def _release_rate(self) -> Rate | str | list[str | Rate]:
-        if self.options.release_rate is not None:
-            return self.options.release_rate
+        if self.options.resume_rate is not None:
+            return self.options.resume_rate
         if self.options.rate is None or self.options.rate_key is not None:  # that one is nobody's in particular
             return "100/s"
         return self.options.rate
@@ -251,7 +138,7 @@ class Protection:
         if self._of_arguments and breaker is not None:
             bound = self._signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            breaker = breaker.of(**bound.arguments)
+            breaker = breaker.bind(**bound.arguments)
             name = breaker.name
         key = name
         if callable(options.rate_key):
@@ -261,7 +148,7 @@ class Protection:
         cost = options.cost(*args, **kwargs) if callable(options.cost) else options.cost
         return Subject(breaker, name, key, cost)
 
-    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Leave:
+    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Admission:
         """Leave to run once. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
@@ -285,11 +172,11 @@ class Protection:
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
         """What somebody who publishes a call with these arguments is told, if that is not simply allowed."""
-        if self.options.on_publish_open == "allow" or self.breaker is None or not ENABLED:
+        if self.options.on_publish_while_open == "allow" or self.breaker is None or not ENABLED:
             return None
         breaker = self.subject(args, kwargs).breaker
         assert breaker is not None
-        _, wait = breaker.look()
+        _, wait = breaker.peek()
         return breaker.refused(wait) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.settings`."""
+"""Settings of the Celery app: ``app.conf.resilience_*`` is a source of :mod:`ratelimit_core.config.sources`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 from celery import Celery
 from celery import _state as celery_state
 
-from ratelimit_core.errors import ConfigurationError, unknown_option
-from ratelimit_core.settings import OF_VIEWS, SETTINGS, add_source
+from ratelimit_core._util.suggest import unknown_option
+from ratelimit_core.config.schema import OF_VIEWS, SETTINGS
+from ratelimit_core.config.sources import add_source
+from ratelimit_core.errors import ConfigurationError
 
 _OFF = {"0", "false", "no", "off"}
 

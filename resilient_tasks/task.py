@@ -16,34 +16,34 @@ from celery.result import EagerResult
 from celery.utils import uuid
 from celery.utils.time import maybe_make_aware
 
-from ratelimit_core.backoff import retry_after_of
 from ratelimit_core.errors import CircuitBreakerError
+from ratelimit_core.retry_after import parse_retry_after
 
-from .brokers import queue_of
+from .execution.deferral import hold_back, in_parts, not_published
+from .execution.run import DuplicateTask, Run
+from .execution.wait_header import HEADER
 from .protection import Protection
-from .run import Coalesced, Run
+from .queues import queue_of
 from .settings import check_settings
-from .waiting import HEADER, hold_back, in_parts, not_published
+from .table import route
 
 
 class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes no parameters at run time
     """A task behind a :class:`Protection`; without one it is an ordinary task.
 
     In a worker a refused run is put off, as ``on_open`` says; called directly or eagerly it raises
-    :class:`~ratelimit_core.CircuitBreakerError` or :class:`~ratelimit_core.RateLimited`, since there is
+    :class:`~ratelimit_core.CircuitBreakerError` or :class:`~ratelimit_core.RateLimitExceeded`, since there is
     nowhere to wait.
     """
 
     abstract = True
-    Request = "resilient_tasks.request:ResilientRequest"
+    Request = "resilient_tasks.worker.request:ResilientRequest"
     resilience: Protection | None = None
     resilience_of_queue: Callable[[str], Protection | None] | None = None
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
         """Find out what protects the task, where no decorator said so."""
-        from .routing import route  # which derives tasks from this class
-
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
@@ -61,7 +61,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
                 hold_back(self)
             run = Run(self, protection, args, kwargs)
             return self._guarded(run)
-        except Coalesced:
+        except DuplicateTask:
             return protection.options.skip_result
         except TaskPredicate as leaving:
             if run is not None and run.leave is not None:
@@ -87,7 +87,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
             leave.cancel()
             raise
         except Ignore:  # it went as it should, as after `replace()`
-            leave.judge(None)
+            leave.record(None)
             raise
         except Exception as error:
             if isinstance(error, tuple(options.retry_for)) and run.may_wait and not leave.settled:
@@ -96,9 +96,9 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
             run.end(error)
             raise
         except BaseException as error:  # the process is going down: nothing is said about the call
-            leave.judge(error)
+            leave.record(error)
             raise
-        leave.judge_result(result)
+        leave.record_result(result)
         return result
 
     def _protection(self, request: Any) -> Protection | None:
@@ -117,13 +117,13 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
     ) -> Any:
-        """Celery's ``apply_async()``; while the breaker is open it does as ``on_publish_open`` says.
+        """Celery's ``apply_async()``; while the breaker is open it does as ``on_publish_while_open`` says.
 
         That is for who publishes from outside of tasks: a chain goes on, a retry is published. At most one round
         trip, none while the last answer may be reused, and none where it is ``"allow"``.
 
         Raises:
-            CircuitBreakerError: the breaker is open, and ``on_publish_open`` is ``"raise"``.
+            CircuitBreakerError: the breaker is open, and ``on_publish_while_open`` is ``"raise"``.
         """
         protection = self.resilience
         if (
@@ -135,7 +135,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         ):
             refusal = protection.refusal_to_publish(args or (), kwargs or {})
             if refusal is not None:
-                instead = protection.options.on_publish_open
+                instead = protection.options.on_publish_while_open
                 if not callable(instead):
                     raise refusal
                 value = instead(*(args or ()), **(kwargs or {}))
@@ -163,7 +163,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         error = exc if exc is not None else sys.exc_info()[1]
         if run is not None:
             until_probe = run.end(error)
-            asked = (retry_after_of(error) if error is not None else None) or 0.0
+            asked = (parse_retry_after(error) if error is not None else None) or 0.0
             breaker = run.subject.breaker
             if until_probe > 0 and run.may_wait and breaker is not None:
                 refusal = breaker.refusal(until_probe)
@@ -191,7 +191,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 def _prepare(app: Celery) -> None:
     """Have workers of ``app`` watch their queues, and refuse settings that do not exist."""
     check_settings(app)
-    app.steps["consumer"].add("resilient_tasks.gate:Gate")
+    app.steps["consumer"].add("resilient_tasks.worker.gate:Gate")
 
 
 _state: Any = celery_state

@@ -16,10 +16,10 @@ from uuid import uuid4
 from celery.exceptions import Ignore, Retry
 from celery.signals import task_failure
 
-from ratelimit_core.errors import CircuitBreakerError, RateLimited, ResilienceError
+from ratelimit_core.errors import CircuitBreakerError, RateLimitExceeded, ResilienceError
 
-from . import waiting
-from .gate import usual_queue
+from .execution import deferral
+from .queues import usual_queue
 from .signals import task_deferred
 from .task import ResilientTask
 
@@ -42,14 +42,14 @@ class Recorded:
     """What :func:`recorded` has seen so far: what was put off, and the refusals that tasks ended by."""
 
     deferrals: list[Deferral] = field(default_factory=list)
-    refusals: list[CircuitBreakerError | RateLimited] = field(default_factory=list)
+    refusals: list[CircuitBreakerError | RateLimitExceeded] = field(default_factory=list)
 
     def _deferred(self, sender: Any, request: Any, reason: ResilienceError, countdown: float, **_: Any) -> None:
         args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
         self.deferrals.append(Deferral(sender.name, args, kwargs, reason, countdown))
 
     def _failed(self, exception: BaseException, **_: Any) -> None:
-        if isinstance(exception, CircuitBreakerError | RateLimited):
+        if isinstance(exception, CircuitBreakerError | RateLimitExceeded):
             self.refusals.append(exception)
 
 
@@ -93,7 +93,7 @@ def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
         "delivery_info": {"exchange": "", "routing_key": usual_queue(task.app, task)},
     }
     task.push_request(**request)
-    with recorded() as seen, patch.object(waiting, "publish", lambda message: None):
+    with recorded() as seen, patch.object(deferral, "publish", lambda message: None):
         try:
             result = task(*args, **kwargs)
         except Retry as retry:

@@ -16,10 +16,11 @@ import pytest
 import redis
 from celery import _state as celery_state
 
-from ratelimit_core import conf, settings
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.config import sources
+from ratelimit_core.store import configured, factory
+from ratelimit_core.testing import ManualClock
 from tests import databases, servers
 from tests.conformance import profiles  # noqa: F401 - registers them before an option can ask for one
 from tests.faults import table
@@ -191,11 +192,11 @@ def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's breakers, settings or Celery app."""
-    monkeypatch.setattr(settings, "sources", [])
+    monkeypatch.setattr(sources, "sources", [])
     app = celery_state._tls.current_app
     yield
     celery_state._set_current_app(app)  # an app that a test makes becomes the current one, and stays that when closed
     circuit_breaker_registry._breakers.clear()
-    settings.explicit.clear()
-    conf._registered.clear()
-    conf.forget()
+    sources.explicit.clear()
+    factory._registered.clear()
+    configured.forget()

@@ -109,4 +109,4 @@ def follow(directory: Path, python: Path, environ: Mapping[str, str]) -> None:
             reader.does(block["kind"], block["title"] or "", block["text"])
         reader.runs(f"curl -s http://127.0.0.1:{reader.ports[SERVERS['the service']]}/")
         calls = int(reader.shown.split()[0])
-        assert 100 < calls <= 80 + 20 + 15  # threshold, two that ran, those within verdict_ttl, and a few probes
+        assert 100 < calls <= 80 + 20 + 15  # threshold, two that ran, those within cache_ttl, and a few probes

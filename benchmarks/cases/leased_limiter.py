@@ -10,7 +10,7 @@ from ..measure import MICRO, Contender, Pace, take_turns
 from ..stage import valkey
 
 TITLE = "A check of a leased limiter on Redis"
-OPTIONS = {"lease": 100}
+OPTIONS = {"local_quota": 100}
 FLOOR, OURS = "redis-py EVALSHA", "resilient-tasks, leases of 100"
 IN_MEMORY = "a lock and a dictionary"
 

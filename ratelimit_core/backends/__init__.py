@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ..protocol.call import Call
 from .base import Backend
-from .calls import Call
 from .memory import MemoryBackend
 
 if TYPE_CHECKING:

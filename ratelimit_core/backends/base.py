@@ -7,13 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ..breaker_config import CircuitBreakerConfig
-from ..clock import LONGEST, SECOND, Clock, microseconds
-from ..errors import BackendError, ConfigurationError, interruptions
+from .._util.clock import LONGEST, SECOND, Clock, microseconds
+from .._util.interrupts import interruptions
+from ..config.breaker import CircuitBreakerConfig
+from ..errors import BackendError, ConfigurationError
 from ..policies import ANSWER, COUNTER, OTHER_ANSWER, RECORD, Policy, Verdict
 from ..policies.counter import HIT, PEEK
-from .calls import Call, Key
-from .store_breaker import StoreBreaker
+from ..protocol.call import Call, Key
+from .breaker import StoreBreaker
 
 R = TypeVar("R")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..clock import Clock, wall
+from .._util.clock import Clock, wall
+from ..config.sources import checked, setting
 from ..policies import Policy, Verdict
-from ..settings import checked, setting
+from ..protocol.call import Call, Key
 from .base import Backend
-from .calls import Call, Key
 from .records import Records
 
 

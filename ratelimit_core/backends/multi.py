@@ -10,16 +10,17 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
-from ..clock import SECOND, Clock, microseconds, monotonic
+from .._util.clock import SECOND, Clock, microseconds, monotonic
+from .._util.fork import renewed_after_fork
+from .._util.redact import without_secrets
+from ..config.sources import checked, setting
 from ..errors import BackendError, CircuitBreakerError, ConfigurationError
-from ..forks import renewed_after_fork
 from ..policies import ALLOWED, BREAKER, FIXED_WINDOW, Policy, Verdict
 from ..policies.breaker import FORCE
 from ..policies.fixed_window import HIT
-from ..settings import checked, setting
-from ..texts import without_secrets
+from ..protocol.call import Call, Key
+from ..protocol.names import known_by
 from .base import Backend
-from .calls import Call, Key, known_by
 
 R = TypeVar("R")
 
@@ -28,7 +29,7 @@ class MultiBackend(Backend):
     """Asks the first of several stores that answers.
 
     A call that finds a store failing goes on to the next at once, and from then on that store is passed over: one call
-    in ``store_retry_after`` seconds (the setting) tries it anew, while the others go on. If ``failure_threshold``
+    in ``store_retry_interval`` seconds (the setting) tries it anew, while the others go on. If ``failure_threshold``
     attempts in a row fail, its own breaker lets none through for ``recovery_timeout``. The stores know nothing of each
     other: after a failover counts begin anew, and after the return what was counted meanwhile is left behind. A call
     costs one round trip, and one timeout for each store that it finds failing.
@@ -215,7 +216,7 @@ class _Member:
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self.backend = backend
         self.away_until = 0
-        self._retry_after = microseconds(setting("store_retry_after"))
+        self._retry_after = microseconds(setting("store_retry_interval"))
         self._clock = clock
         self._lock = threading.Lock()
         _members.add(self)

@@ -13,15 +13,15 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
+from .._util.text import printable
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
-from ..overview import urgency
-from ..texts import printable
+from ..fleet.describe import urgency
 from .breaker_model import Breaker
-from .control import ACTIONS, act, breaker_named
-from .control_form import ControlForm
-from .showing import shown, shown_entry
-from .words import address
+from .console.actions import ACTIONS, act, breaker_named
+from .console.forms import ControlForm
+from .console.presentation import shown, shown_entry
+from .console.url_names import address
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
-from ..texts import printable
-from .words import name_at
+from .._util.text import printable
+from .console.url_names import name_at
 
 
 class Breaker(models.Model):

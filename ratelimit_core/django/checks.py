@@ -31,13 +31,15 @@ from django.conf import settings
 from django.core.checks import ERROR, CheckMessage, Error, Warning, register
 from django.db import connections
 
-from .. import conf
-from ..breaker_config import CircuitBreakerConfig
-from ..errors import ConfigurationError, ResilienceError, nearest
-from ..settings import SETTINGS, setting
-from .addresses import Proxies
-from .configured import handler
+from .._util.suggest import nearest
+from ..config.breaker import CircuitBreakerConfig
+from ..config.schema import SETTINGS
+from ..config.sources import setting
+from ..errors import ConfigurationError, ResilienceError
+from ..store import configured, factory
+from .limits.addresses import Proxies
 from .middleware import SiteLimits
+from .settings_cache import handler
 
 TAG = "ratelimit"
 _PREFIX = "RATELIMIT_"
@@ -157,8 +159,8 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     names = set()
     for entry in _read("backends")[0] or ():
         try:
-            conf._from_entry(entry)
-            name = conf._entry(entry)[0]
+            factory.from_entry(entry)
+            name = factory._entry(entry)[0]
             if name in names:
                 raise ConfigurationError(f"two are called {name!r}; give each a 'name' of its own")
             names.add(name)
@@ -168,7 +170,7 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if errors or any(_read(name)[1] for name in SETTINGS):
         return errors
     try:
-        backend = conf._configured()
+        backend = configured._configured()
     except _REFUSALS as error:
         return [Error(f"RATELIMIT_BACKEND: {_without_passwords(str(error))}", id="ratelimit.E007")]
     members = getattr(backend, "backends", (backend,))

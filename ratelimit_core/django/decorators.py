@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeVar
 from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest
 
-from ..awaiting import bound_method
+from .._util.callables import bound_method
 from ..backends.base import Backend
+from ..config.schema import OnStoreFailure
 from ..errors import ConfigurationError
-from ..limits import Algorithm
-from ..settings import WhenDown
-from .passing import arun, run
-from .view_limit import Listed, Rates, ViewLimit
+from ..limiter import Algorithm
+from .limits.enforcement import arun, run
+from .limits.view_limit import Listed, Rates, ViewLimit
 
 V = TypeVar("V", bound=Callable[..., Any])
 
@@ -42,7 +42,7 @@ def rate_limit(
     deny_list: Listed | None = None,
     concurrency: int | None = None,
     timeout: float = 60.0,
-    when_down: WhenDown | None = None,
+    on_store_failure: OnStoreFailure | None = None,
     scope: str | None = None,
 ) -> Callable[[V], V]:
     """Limit how often a view is called, for each ``key``, in all processes that share the backend.
@@ -54,7 +54,7 @@ def rate_limit(
 
     A request over the limit is answered by ``429`` with ``Retry-After`` and does not reach the view; it costs nothing
     of the limit. Every response tells of the limits that were asked, and of the one with the least left among all
-    decorators of the view: see :mod:`~ratelimit_core.django.headers`. It decorates functions, methods, what
+    decorators of the view: see :mod:`~ratelimit_core.django.limits.headers`. It decorates functions, methods, what
     ``as_view()`` returns, and is good for ``method_decorator``; an asynchronous view does not block its event loop.
 
     Functions that are given here get the request that the view gets, are plain ones for asynchronous views too, and
@@ -66,17 +66,17 @@ def rate_limit(
 
     Args:
         key: whose the request is: ``"ip"``, ``"user"``, ``"header:X-Api-Key"``, a function, ...: see
-            :mod:`~ratelimit_core.django.keys`, also for what a function may return.
+            :mod:`~ratelimit_core.django.limits.keys`, also for what a function may return.
         rate: one or several, as ``"10/s;1000/h"``; or a function of the request that returns that, or None for a
             request that is not limited. A different rate has counters of its own. Nonsense is logged once, and such
-            requests pass (with ``when_down="closed"``: get ``503``).
+            requests pass (with ``on_store_failure="deny"``: get ``503``).
         block: False lets the request pass and tells the view by ``request.rate_limit_exceeded``.
         backend: another one than the configured, by name or as an object.
         skip_if: a function of the request: true for one that is not limited.
         algorithm: as for :class:`~ratelimit_core.Limiter`; the setting ``RATELIMIT_ALGORITHM`` by default.
         algorithm_config: ``{"burst": 20}`` for a token bucket.
         response_callback: a function of ``(request)`` or ``(request, refusal)`` that makes the response in place of
-            ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.responses.Refusal`.
+            ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.limits.responses.Refusal`.
         cost: how much a request takes, or a function of it, where 0 is free and nonsense is logged once and counts as
             1. More than the limit is refused for good: ``429`` without ``Retry-After``.
         shadow: decide and tell (log and signals), but refuse nothing and show nothing to the client.
@@ -84,8 +84,9 @@ def rate_limit(
         deny_list: the same, for who gets ``403`` at once.
         concurrency: how many requests of one key may run at a time; a streaming response runs until it is closed.
         timeout: a place to run is free again after so many seconds, if its process died.
-        when_down: while the store is away: ``"local"``, ``"open"`` or ``"closed"`` (``503`` with ``Retry-After``).
-            By default ``RATELIMIT_FAIL_OPEN`` says: True is open, False closed, and unset local.
+        on_store_failure: while the store is unavailable: ``"local"`` counts in this process, ``"allow"`` lets requests
+            pass, ``"deny"`` answers ``503`` with ``Retry-After``. By default
+            ``RATELIMIT_ON_STORE_FAILURE``.
         scope: what the counters belong to. By default the dotted name of the view (of a method: its class and name),
             so that no two views share a count; views with one scope, rate and key share theirs.
 
@@ -95,7 +96,7 @@ def rate_limit(
     """
     limit = ViewLimit(
         key, rate, block, backend, skip_if, algorithm, algorithm_config, response_callback, cost, shadow,
-        allow_list, deny_list, concurrency, timeout, when_down,
+        allow_list, deny_list, concurrency, timeout, on_store_failure,
     )  # fmt: skip
     if scope == "":
         raise ConfigurationError("scope='' should name what the counters belong to, or be left out")

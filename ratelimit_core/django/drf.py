@@ -11,7 +11,7 @@ What differs: several rates are one decision; a denied request costs nothing; ad
 ``RATELIMIT_TRUSTED_PROXIES`` and not from ``NUM_PROXIES``; ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
 ``RATELIMIT_FAIL_OPEN`` hold. Of several throttles each counts for itself, since the framework asks them one by one.
 With :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` responses tell of them. As for views, an address on
-the ``deny_list`` gets ``403``, and with ``when_down="closed"`` requests get ``503`` while the store is away.
+the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` while the store is away.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from ..errors import ConfigurationError, did_you_mean, missing_extra
+from .._util.suggest import did_you_mean, missing_extra
+from ..errors import ConfigurationError
 from ..rates import parse_rates
-from .keys import by_address, by_user
-from .passing import ask
-from .view_limit import ViewLimit
+from .limits.enforcement import ask
+from .limits.keys import by_address, by_user
+from .limits.view_limit import ViewLimit
 
 try:
     from rest_framework.exceptions import APIException, PermissionDenied
@@ -77,7 +78,7 @@ class RateThrottle(BaseThrottle):
         Raises:
             ConfigurationError: there is no rate for the scope, or it is none.
             PermissionDenied: the address is on the ``deny_list``.
-            Unavailable: the store is away, and ``when_down`` is ``"closed"``.
+            Unavailable: the store is away, and ``on_store_failure`` is ``"deny"``.
         """
         scope = self.scope_of(view)
         rate = self.rate_of(scope) if scope else None

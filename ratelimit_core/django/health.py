@@ -9,10 +9,10 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from .. import conf
+from .._util.throttle import Resting
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
-from ..resting import Resting
+from ..store import configured
 
 
 def circuit_breaker_health() -> dict[str, Any]:
@@ -24,7 +24,7 @@ def circuit_breaker_health() -> dict[str, Any]:
     """
     backend = ""
     try:
-        backend = type(conf.get_backend()).__name__
+        backend = type(configured.get_backend()).__name__
         fleet = circuit_breaker_registry.get_fleet_status()
     except ResilienceError as error:
         away = {"up": False, "backend": backend, "error": str(error)}

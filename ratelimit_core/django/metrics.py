@@ -11,9 +11,9 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
-from ..metrics import counting
-from ..settings import setting
-from .permissions import SEE
+from ..config.sources import setting
+from ..metrics import exporter
+from .console.permissions import SEE
 
 
 def install() -> None:
@@ -25,7 +25,7 @@ def install() -> None:
 
 
 def _finished(**_: Any) -> None:
-    counting.flush_if_due()
+    exporter.flush_if_due()
 
 
 @login_not_required

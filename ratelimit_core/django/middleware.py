@@ -10,13 +10,14 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from ..errors import ConfigurationError, unknown_option
-from ..settings import setting
-from . import headers
-from .configured import configured
-from .passing import arun, run
-from .responses import Refusal, default_response, finished
-from .view_limit import ViewLimit
+from .._util.suggest import unknown_option
+from ..config.sources import setting
+from ..errors import ConfigurationError
+from .limits import headers
+from .limits.enforcement import arun, run
+from .limits.responses import Refusal, default_response, finished
+from .limits.view_limit import ViewLimit
+from .settings_cache import view_settings
 
 _SCOPE = "middleware"
 _OPTIONS = [name for name in inspect.signature(ViewLimit).parameters if name not in ("key", "rate")]
@@ -84,9 +85,9 @@ class ResilienceMiddleware:
     * Before views it applies the limits of ``RATELIMIT_MIDDLEWARE``: see :class:`SiteLimits`. Without that setting it
       asks nothing.
     * A :class:`CircuitBreakerError` or :class:`BackendError` that a view raises becomes ``503``, and
-      :class:`RateLimited` ``429``, with ``Retry-After``; views without this middleware, decorated or not, raise them to
-      Django, which answers ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is asked
-      first; it returns None for the usual answer.
+      :class:`RateLimitExceeded` ``429``, with ``Retry-After``; views without this middleware, decorated or not, raise
+      them to Django, which answers ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is
+      asked first; it returns None for the usual answer.
     * Responses tell of limits also where a view raised, and of those of Django REST framework's throttles.
 
     Raises:
@@ -131,7 +132,7 @@ class ResilienceMiddleware:
         refusal = Refusal.of_error(exception)
         if refusal is None:
             return None
-        handler = configured().exception_handler
+        handler = view_settings().exception_handler
         response = None if handler is None else handler(request, exception)
         if response is None:
             handler, response = default_response, default_response(request, refusal)

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.views.generic import View
 
 from .decorators import rate_limit
-from .view_limit import Rates
+from .limits.view_limit import Rates
 
 if TYPE_CHECKING:
     _Base = View

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from django.db import models
 
-from ..backends.database_sql import LEASES, RECORDS
+from ..backends.database.sql import LEASES, RECORDS
 from .breaker_model import Breaker
 
 __all__ = ["Breaker", "Lease", "Record"]
 
 
 class Record(models.Model):
-    """What is stored under one key: see :mod:`ratelimit_core.backends.database_sql`. Times are µs."""
+    """What is stored under one key: see :mod:`ratelimit_core.backends.database.sql`. Times are µs."""
 
     id = models.CharField(max_length=64, primary_key=True)
     prefix = models.CharField(max_length=64)

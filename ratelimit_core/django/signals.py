@@ -31,7 +31,7 @@ rate_limit_denied = Signal()
 
 breaker_opened = Signal()
 """A breaker opened. ``sender`` is :class:`~ratelimit_core.CircuitBreaker`; ``name``; ``event``, the whole
-:class:`~ratelimit_core.events.BreakerChanged`."""
+:class:`~ratelimit_core.events.StateChanged`."""
 
 breaker_half_open = Signal()
 """A breaker lets probes through. As :data:`breaker_opened`."""
@@ -43,9 +43,11 @@ breaker_mode_changed = Signal()
 """Somebody forced, disabled or released a breaker through this process. As :data:`breaker_opened`, with a
 :class:`~ratelimit_core.events.ModeChanged`."""
 
-store_changed = Signal()
-"""The store went away or is back. ``sender`` is :class:`~ratelimit_core.events.StoreChanged`; ``up``; ``reason``;
-``event``."""
+store_availability_changed = Signal()
+"""The store became unavailable, or is available again.
+
+``sender`` is :class:`~ratelimit_core.events.StoreAvailabilityChanged`; ``available``; ``reason``; ``event``.
+"""
 
 _OF_STATE = {"open": breaker_opened, "half_open": breaker_half_open, "closed": breaker_closed}
 
@@ -106,12 +108,16 @@ def _as_signal(event: events.Event) -> tuple[Signal | None, Any, dict[str, Any]]
     from ..circuit_breaker import CircuitBreaker
 
     match event:
-        case events.BreakerChanged(name=name, new=new):
+        case events.StateChanged(name=name, new=new):
             return _OF_STATE[new], CircuitBreaker, {"name": name}
         case events.ModeChanged(name=name):
             return breaker_mode_changed, CircuitBreaker, {"name": name}
-        case events.StoreChanged(up=up, reason=reason):
-            return store_changed, events.StoreChanged, {"up": up, "reason": reason}
+        case events.StoreAvailabilityChanged(available=available, reason=reason):
+            return (
+                store_availability_changed,
+                events.StoreAvailabilityChanged,
+                {"available": available, "reason": reason},
+            )
     return None, None, {}
 
 

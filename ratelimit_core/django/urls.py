@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from .dashboard import asset, breaker, fleet
+from .console.views import asset, breaker, fleet
 from .health import health
 from .metrics import metrics
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from .. import conf
-from ..breaker_record import MODES, STATES
 from ..circuit_breaker import circuit_breaker_registry
 from ..errors import ResilienceError
-from ..overview import overview
+from ..fleet.usage import overview
+from ..protocol.breaker import MODES, STATES
+from ..store import configured
 from .labels import bounded, labelling
 
 STORE_UP = "resilience_store_up"
@@ -39,11 +39,11 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
 def readings() -> list[Reading]:
     """How the fleet is now; if the store is away, that alone. It raises nothing.
 
-    As many round trips as :func:`~ratelimit_core.overview.overview` and ``get_fleet_status()`` take.
+    As many round trips as :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()`` take.
     """
     try:
         fleet = circuit_breaker_registry.get_fleet_status()
-        limits, waiting = overview(conf.get_store().backend, fleet)
+        limits, waiting = overview(configured.get_store().backend, fleet)
     except ResilienceError:
         return [Reading(STORE_UP, (), 0)]
     label_of = labelling()

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
+from .._util.templates import FIELD, is_template
 from ..circuit_breaker import circuit_breaker_registry
-from ..templates import FIELD, is_template
 
 MOST = 200
 """So many values a label has; what is beyond them is ``other``."""

@@ -10,12 +10,12 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
-from ..clock import SECOND
-from ..errors import missing_extra
-from ..forks import renewed_after_fork
-from ..resting import Resting
-from . import counting
-from .counting import COUNTERS, HISTOGRAMS, Exporter
+from .._util.clock import SECOND
+from .._util.fork import renewed_after_fork
+from .._util.suggest import missing_extra
+from .._util.throttle import Resting
+from . import exporter
+from .exporter import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, Reading, readings
 
 try:
@@ -32,7 +32,7 @@ def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
     Call it in the process that exports: after the fork, under prefork.
     """
     meter = meter or get_meter("resilient-tasks")
-    counting.install(Instruments(meter))
+    exporter.install(Instruments(meter))
     if fleet:
         look = Resting(readings, at_least=SECOND)  # a collection asks for each gauge by itself
         for name, (text, labels) in GAUGES.items():

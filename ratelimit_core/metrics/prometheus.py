@@ -10,9 +10,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import missing_extra
-from . import counting
-from .counting import COUNTERS, HISTOGRAMS, Exporter
+from .._util.suggest import missing_extra
+from . import exporter
+from .exporter import COUNTERS, HISTOGRAMS, Exporter
 from .fleet import GAUGES, readings
 
 try:
@@ -55,7 +55,7 @@ instruments = Instruments()
 
 def install() -> None:
     """Count in this process; again, it does nothing. In a process that forks, its children count too."""
-    counting.install(instruments)
+    exporter.install(instruments)
 
 
 class FleetCollector(Collector):

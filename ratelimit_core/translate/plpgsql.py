@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..backends.database_sql import AGES, LEASES, NOBODY, RECORDS
+from ..backends.database.sql import AGES, LEASES, NOBODY, RECORDS
 from ..policies import ALLOWED, EXPIRES, LIMITS, RECORD, Policy
 from ..policies.token_bucket import HIT
 from .hits import leases_of_hit

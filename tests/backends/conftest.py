@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 
 from .faults import Faults, FaultyMemory, FaultyMulti, FaultyRedis
 

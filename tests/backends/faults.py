@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ratelimit_core.backends import Backend, Call, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.backends.calls import Key
 from ratelimit_core.policies import COUNTER, FIXED_WINDOW, Policy, Verdict
+from ratelimit_core.protocol.call import Key
 
 KEY = ("name", "")
 

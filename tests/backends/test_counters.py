@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from ratelimit_core import ConfigurationError
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.policies import COUNTER
+from ratelimit_core.testing import ManualClock
 from tests.servers import PATIENT
 
 from .members import count

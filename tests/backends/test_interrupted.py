@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core.backends import MemoryBackend, records
-from ratelimit_core.backends.calls import Call
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core._util.clock import SECOND
+from ratelimit_core.backends import MemoryBackend, leases, records
 from ratelimit_core.policies import ALLOWED, CONCURRENCY, SLIDING_WINDOW, Policy
 from ratelimit_core.policies.concurrency import HIT, REFUND, RENEW
+from ratelimit_core.protocol.call import Call
+from ratelimit_core.testing import ManualClock
 
 LIMIT = 12
 CONFIGS: dict[Policy, dict[str, int]] = {
@@ -28,18 +29,20 @@ class Interrupt(BaseException):
     """What Ctrl-C or a soft time limit raises, wherever the program is."""
 
 
-def interrupted_at(step: int, act: Callable[[], object], module: ModuleType = records) -> bool:
-    """Run ``act`` and raise before the line of the module that is ``step``-th to run; whether there were so many.
+def interrupted_at(step: int, act: Callable[[], object], *modules: ModuleType) -> bool:
+    """Run ``act`` and raise before the line of these modules that is ``step``-th to run; whether there were so many.
 
     Not at the lines of ``with``: Python runs no handler between what a block does and letting go of its lock.
     """
     left = step
+    files = {module.__file__ for module in modules or (records, leases)}
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
-        if frame.f_code.co_filename != module.__file__:
+        file = frame.f_code.co_filename
+        if file not in files:
             return None
-        if event == "line" and not linecache.getline(module.__file__, frame.f_lineno).lstrip().startswith("with "):
+        if event == "line" and not linecache.getline(file, frame.f_lineno).lstrip().startswith("with "):
             left -= 1
             if not left:
                 raise Interrupt

@@ -27,9 +27,9 @@ from ratelimit_core import (
     get_backend,
 )
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.guard import Guard
 from ratelimit_core.policies import FIXED_WINDOW
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker.fleet import fail
 
@@ -349,13 +349,13 @@ def test_a_breaker_and_limits_of_another_store_are_asked_as_one(clock: ManualClo
     """The breaker counts what they lead to, places are given back, and what it refuses costs nothing."""
     breaker_name, key = named(0, of=2)[0], named(1, of=2)[0]
     backend = MultiBackend([MemoryBackend(clock=clock) for _ in range(2)], strategy="round_robin", clock=clock)
-    breaker = CircuitBreaker(breaker_name, backend=backend, clock=clock, failure_threshold=3, verdict_ttl=0)
+    breaker = CircuitBreaker(breaker_name, backend=backend, clock=clock, failure_threshold=3, cache_ttl=0)
     limiter = Limiter("100/h", key=key, concurrency=2, backend=backend, clock=clock)
     guard = Guard(breaker, limiter)
     for _ in range(20):
-        guard.acquire().judge(None)
+        guard.acquire().record(None)
     for _ in range(3):
-        guard.acquire().judge(OSError())
+        guard.acquire().record(OSError())
     assert breaker.state == "open"
     for _ in range(5):
         clock.advance(1)
@@ -474,7 +474,7 @@ def test_a_server_that_is_killed_and_comes_back(clock: ManualClock, way: str) ->
     port = servers.free_port()
     primary = RedisBackend(f"redis://127.0.0.1:{port}/0", clock=clock, circuit_breaker_config=THREE)
     backend = MultiBackend([primary, MemoryBackend(clock=clock)], clock=clock)
-    limiter = Limiter("3/h", key="supplier", backend=backend, clock=clock, when_down="closed")
+    limiter = Limiter("3/h", key="supplier", backend=backend, clock=clock, on_store_failure="deny")
 
     def hit() -> bool:
         return bool(limiter.hit() if way == "sync" else asyncio.run(limiter.ahit()))

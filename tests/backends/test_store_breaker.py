@@ -24,8 +24,8 @@ from ratelimit_core import (
     get_backend,
 )
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.settings import setting
+from ratelimit_core.config.sources import setting
+from ratelimit_core.testing import ManualClock
 from tests import servers
 
 from .conftest import MakeBackend
@@ -264,7 +264,7 @@ def test_a_status_is_true_in_every_state(make: MakeBackend, clock: ManualClock) 
         "next_attempt_time": None,
         "backoff_time": 0,
         "half_open_calls": 0,
-        "stats": {"successes": 0, "failures": 0, "refusals": 0},
+        "stats": {"successes": 0, "failures": 0, "rejections": 0},
         "mode": "automatic",
         "mode_until": None,
         "shadow": False,
@@ -274,7 +274,7 @@ def test_a_status_is_true_in_every_state(make: MakeBackend, clock: ManualClock) 
         backend.apply([])
     fail(backend, 2)
     expected |= {"failure_count": 2, "last_failure_time": began}
-    expected["stats"] = {"successes": 4, "failures": 2, "refusals": 0}
+    expected["stats"] = {"successes": 4, "failures": 2, "rejections": 0}
     assert backend.get_circuit_breaker_status() == expected
 
     clock.advance(1)
@@ -288,7 +288,7 @@ def test_a_status_is_true_in_every_state(make: MakeBackend, clock: ManualClock) 
         "next_attempt_time": began + 31,
         "backoff_time": 30,
     }
-    expected["stats"] = {"successes": 4, "failures": 3, "refusals": 1}
+    expected["stats"] = {"successes": 4, "failures": 3, "rejections": 1}
     assert backend.get_circuit_breaker_status() == expected
 
     clock.advance(30)
@@ -304,7 +304,7 @@ def test_a_status_is_true_in_every_state(make: MakeBackend, clock: ManualClock) 
     assert seen == [expected]
 
     expected |= {"state": "closed", "failure_count": 0, "half_open_calls": 0}
-    expected["stats"] = {"successes": 5, "failures": 3, "refusals": 1}
+    expected["stats"] = {"successes": 5, "failures": 3, "rejections": 1}
     assert backend.get_circuit_breaker_status() == expected
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ratelimit_core import events
 from ratelimit_core.backends import Backend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet
 
 

@@ -9,8 +9,8 @@ import pytest
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Backend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.permit import Permit
+from ratelimit_core.circuit_breaker.permit import Permit
+from ratelimit_core.testing import ManualClock
 
 
 class Fleet:

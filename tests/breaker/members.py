@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
+from ratelimit_core._util.clock import wall
+from ratelimit_core._util.ids import new_ticket
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.clock import wall
-from ratelimit_core.permit import Permit
-from ratelimit_core.tickets import new_ticket
+from ratelimit_core.circuit_breaker.permit import Permit
 from tests import databases
 
 
@@ -49,7 +49,7 @@ def member(url: str, prefix: str, options: dict[str, Any], commands: Connection)
     events.subscribe(seen.append)
     backend = backend_of(url, prefix)
     breaker = CircuitBreaker("upstream", backend=backend, **options)
-    limiter = Limiter("1000/h", key="leased", backend=backend, lease=100)
+    limiter = Limiter("1000/h", key="leased", backend=backend, local_quota=100)
     permit: Permit | None = None
     answer: object
     with suppress(EOFError):
@@ -95,8 +95,8 @@ def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, p
 
 def forks(url: str, prefix: str, children: int = 24) -> None:
     backend: Backend = MemoryBackend() if url == "memory" else backend_of(url, prefix)
-    busy = CircuitBreaker("busy", backend=backend, verdict_ttl=0, failure_threshold=1_000_000)
-    quiet = CircuitBreaker("quiet", backend=backend, verdict_ttl=3600)
+    busy = CircuitBreaker("busy", backend=backend, cache_ttl=0, failure_threshold=1_000_000)
+    quiet = CircuitBreaker("quiet", backend=backend, cache_ttl=3600)
     opened = CircuitBreaker("opened", backend=backend, failure_threshold=1, recovery_timeout=3600)
     opened.acquire().failure()
     for _ in range(5):

@@ -15,13 +15,13 @@ def open_and_probe(url: str, prefix: str, names: list[str], start: Barrier, answ
     seen: list[tuple[str, str]] = []
 
     def see(event: events.Event) -> None:
-        if isinstance(event, events.BreakerChanged):
+        if isinstance(event, events.StateChanged):
             seen.append((event.name, event.new))
 
     events.subscribe(see)
     backend = RedisBackend(url, key_prefix=prefix, socket_timeout=30)
     for name in names:
-        breaker = CircuitBreaker(name, backend=backend, failure_threshold=3, recovery_timeout=0.05, verdict_ttl=0)
+        breaker = CircuitBreaker(name, backend=backend, failure_threshold=3, recovery_timeout=0.05, cache_ttl=0)
         permit = breaker.acquire()
         start.wait(60)
         permit.failure()

@@ -18,15 +18,16 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, conf
+from ratelimit_core import CircuitBreaker, CircuitBreakerError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.backends.calls import Call
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.events import BreakerChanged, Event, StoreChanged
-from ratelimit_core.permit import Permit
+from ratelimit_core.circuit_breaker.permit import Permit
+from ratelimit_core.events import Event, StateChanged, StoreAvailabilityChanged
 from ratelimit_core.policies import BREAKER, Verdict
-from ratelimit_core.steps import run
-from ratelimit_core.store import Store
+from ratelimit_core.protocol.call import Call
+from ratelimit_core.store import configured
+from ratelimit_core.store.drive import run
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker.fleet import Fleet, ask, broken, fail, probe, refused, succeed
 from tests.servers import PATIENT, eventually
@@ -63,7 +64,7 @@ def cost(server: redis.Redis, function: Callable[[], object]) -> int:
 
 
 def test_a_closed_breaker_asks_once_and_then_not_while_that_is_fresh(counted: Fleet, server: redis.Redis) -> None:
-    breaker = counted.process(verdict_ttl=1)
+    breaker = counted.process(cache_ttl=1)
     assert cost(server, lambda: succeed(breaker, 100)) == 1
     counted.clock.advance(0.79)  # the ttl is jittered, down to 80 %
     assert cost(server, lambda: succeed(breaker, 100)) == 0
@@ -112,8 +113,8 @@ def test_a_probe_costs_two_commands(counted: Fleet, server: redis.Redis) -> None
     assert cost(server, lambda: succeed(breaker)) == 2
 
 
-def test_verdict_ttl_0_asks_every_time(counted: Fleet, server: redis.Redis) -> None:
-    breaker = counted.process(verdict_ttl=0)
+def test_cache_ttl_0_asks_every_time(counted: Fleet, server: redis.Redis) -> None:
+    breaker = counted.process(cache_ttl=0)
     assert cost(server, lambda: succeed(breaker, 10)) == 10
 
 
@@ -250,7 +251,7 @@ def test_an_async_function_is_judged_when_it_was_awaited(fleet: Fleet) -> None:
 
     async def main() -> None:
         call = fetch()
-        assert breaker.get_status()["stats"] == {"successes": 0, "failures": 0, "refusals": 0, "shadow_refusals": 0}
+        assert breaker.get_status()["stats"] == {"successes": 0, "failures": 0, "rejections": 0, "shadow_rejections": 0}
         with pytest.raises(ConnectionError):
             await call
         assert await fetch() == "cached"
@@ -268,7 +269,7 @@ def test_what_happens_in_an_event_loop_is_told_and_kept_too(fleet: Fleet, happen
 
     with pytest.raises(ConnectionError):
         asyncio.run(fetch())
-    assert [(event.old, event.new) for event in happened if isinstance(event, BreakerChanged)] == [("closed", "open")]
+    assert [(event.old, event.new) for event in happened if isinstance(event, StateChanged)] == [("closed", "open")]
     assert [entry["event"] for entry in breaker.history()] == ["opened"]
 
 
@@ -450,7 +451,7 @@ def test_successes_that_were_carried_to_the_store_in_vain_are_carried_again(flee
 @pytest.mark.every_store
 def test_threads_agree_with_the_store_on_what_was_counted(store: Backend, clock: ManualClock) -> None:
     fleet = Fleet(store, clock)
-    breaker = fleet.process(failure_threshold=1_000_000, failure_rate=1, minimum_calls=1_000_000, verdict_ttl=0.01)
+    breaker = fleet.process(failure_threshold=1_000_000, failure_rate=1, minimum_calls=1_000_000, cache_ttl=0.01)
     fail(breaker)
     clock.advance(1)  # well into the window: threads read the clock in no order
     together = threading.Barrier(8)
@@ -508,7 +509,7 @@ class Outage:
         self.backend = RedisBackend(url, clock=clock, socket_timeout=timeout)
         self.store = Store(self.backend, retry_after=5, clock=clock)
         self.store.local = MemoryBackend(clock=clock)
-        conf._stores[self.backend] = self.store
+        configured._stores[self.backend] = self.store
         self.fleet = Fleet(self.backend, clock)
 
     def begin(self) -> None:
@@ -552,7 +553,7 @@ SLACK = 0.7
 @pytest.mark.timed
 def test_a_hung_store_costs_one_short_wait_and_then_nothing(clock: ManualClock) -> None:
     with outages(clock, timeout=0.25) as outage:
-        breaker = outage.fleet.process(verdict_ttl=0)
+        breaker = outage.fleet.process(cache_ttl=0)
         succeed(breaker)
         outage.begin()
         assert 0.2 < seconds(lambda: succeed(breaker)) < 0.3 + SLACK
@@ -565,7 +566,7 @@ def test_a_hung_store_costs_one_short_wait_and_then_nothing(clock: ManualClock) 
 @pytest.mark.timed
 def test_an_unreachable_store_costs_nothing(clock: ManualClock) -> None:
     backend = RedisBackend(f"redis://127.0.0.1:{servers.free_port()}/0", clock=clock)
-    breaker = Fleet(backend, clock).process(verdict_ttl=0)
+    breaker = Fleet(backend, clock).process(cache_ttl=0)
     assert seconds(lambda: succeed(breaker)) < 0.3 + SLACK
     assert typical(lambda: succeed(breaker)) < 0.001
 
@@ -576,8 +577,8 @@ def test_a_local_trip_happens_while_the_store_is_away(outage: Outage, happened: 
     fail(breaker, 3)
     assert refused(breaker).retry_after == 60
     assert breaker.state == "open"
-    assert [event for event in happened if isinstance(event, BreakerChanged)] == [
-        BreakerChanged("upstream", "closed", "open", failure_count=3, retry_after=60, local=True)
+    assert [event for event in happened if isinstance(event, StateChanged)] == [
+        StateChanged("upstream", "closed", "open", failure_count=3, retry_after=60, local=True)
     ]
     outage.clock.advance(60)
     succeed(breaker)
@@ -627,12 +628,12 @@ def test_the_store_wins_when_it_is_back(
         permit.failure()
     assert breaker.get_status()["failure_count"] == 0, "what was decided without the store is not told"
     succeed(breaker)
-    assert [event.up for event in happened if isinstance(event, StoreChanged)] == [False, True]
+    assert [event.available for event in happened if isinstance(event, StoreAvailabilityChanged)] == [False, True]
     assert "the shared store is back" in caplog.text
 
 
 def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
-    breaker = outage.fleet.process(failure_threshold=2, verdict_ttl=0)
+    breaker = outage.fleet.process(failure_threshold=2, cache_ttl=0)
     for _ in range(3):
         outage.begin()
         fail(breaker)
@@ -643,13 +644,13 @@ def test_each_outage_begins_with_a_clean_slate(outage: Outage) -> None:
         outage.clock.advance(5)  # it was back for long enough to call it that
 
 
-@pytest.mark.parametrize("when_down", ["open", "closed"])
-def test_what_to_do_while_the_store_is_away_can_be_chosen(outage: Outage, when_down: str) -> None:
-    breaker = outage.fleet.process(when_down=when_down, failure_threshold=1)
+@pytest.mark.parametrize("on_store_failure", ["allow", "deny"])
+def test_what_to_do_while_the_store_is_away_can_be_chosen(outage: Outage, on_store_failure: str) -> None:
+    breaker = outage.fleet.process(on_store_failure=on_store_failure, failure_threshold=1)
     late: Permit | None = None
     outage.begin()
     outage.clock.advance(1)
-    if when_down == "open":
+    if on_store_failure == "allow":
         fail(breaker, 5)
         succeed(breaker)
         late = breaker.acquire()
@@ -666,7 +667,7 @@ def test_what_to_do_while_the_store_is_away_can_be_chosen(outage: Outage, when_d
 
 
 def test_events_of_an_outage_come_once_each_way_from_many_threads(outage: Outage, happened: list[Event]) -> None:
-    breaker = outage.fleet.process(verdict_ttl=0)
+    breaker = outage.fleet.process(cache_ttl=0)
     succeed(breaker)
 
     def everybody() -> None:
@@ -682,7 +683,7 @@ def test_events_of_an_outage_come_once_each_way_from_many_threads(outage: Outage
     outage.clock.advance(5)
     everybody()
     succeed(breaker)
-    assert [event.up for event in happened if isinstance(event, StoreChanged)] == [False, True]
+    assert [event.available for event in happened if isinstance(event, StoreAvailabilityChanged)] == [False, True]
 
 
 def stuck(breaker: CircuitBreaker) -> threading.Thread:
@@ -718,7 +719,7 @@ def test_others_go_on_while_one_thread_finds_out_that_the_store_hangs(clock: Man
 
 def test_others_go_on_while_one_thread_tries_to_reach_the_store(clock: ManualClock) -> None:
     with outages(clock) as outage:
-        breaker = outage.fleet.process(verdict_ttl=0)
+        breaker = outage.fleet.process(cache_ttl=0)
         outage.begin()
         succeed(breaker)
         outage.backend = RedisBackend(outage.url, clock=clock, socket_timeout=20)
@@ -734,7 +735,7 @@ def test_others_go_on_while_one_thread_tries_to_reach_the_store(clock: ManualClo
 
 def test_to_those_who_are_refused_meanwhile_it_says_when_to_come_back(clock: ManualClock) -> None:
     with outages(clock) as outage:
-        breaker = outage.fleet.process(when_down="closed")
+        breaker = outage.fleet.process(on_store_failure="deny")
         outage.begin()
         refused(breaker)
         outage.backend = RedisBackend(outage.url, clock=clock, socket_timeout=20)
@@ -742,7 +743,7 @@ def test_to_those_who_are_refused_meanwhile_it_says_when_to_come_back(clock: Man
         clock.advance(5)
         thread = stuck(breaker)
         assert refused(breaker).retry_after == 5
-        assert breaker.stats["refusals"] == 2
+        assert breaker.stats["rejections"] == 2
         outage.end()
         thread.join()
 
@@ -773,7 +774,7 @@ def test_a_child_that_leaves_the_block_it_was_forked_in_settles_nothing(valkey_u
     backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex, **PATIENT)
     breaker = CircuitBreaker("forked", backend=backend, failure_threshold=1, recovery_timeout=0.01)
     breaker.acquire().failure()
-    eventually(lambda: breaker.look(anew=True) == ("open", 0.0))
+    eventually(lambda: breaker.peek(refresh=True) == ("open", 0.0))
     with breaker:
         child = os.fork()
         if child == 0:
@@ -786,18 +787,18 @@ def test_a_child_that_leaves_the_block_it_was_forked_in_settles_nothing(valkey_u
 
 
 def test_a_coroutine_judges_as_others_do(store: Backend, clock: ManualClock) -> None:
-    breaker = CircuitBreaker("judged", backend=store, clock=clock, failure_threshold=3, failure_result=lambda n: n < 0)
+    breaker = CircuitBreaker("judged", backend=store, clock=clock, failure_threshold=3, is_failure=lambda n: n < 0)
 
-    async def judge() -> None:
-        await (await breaker.aacquire()).ajudge(ConnectionError())
-        await (await breaker.aacquire()).ajudge_result(-1)
+    async def record() -> None:
+        await (await breaker.aacquire()).arecord(ConnectionError())
+        await (await breaker.aacquire()).arecord_result(-1)
         assert breaker.get_status()["failure_count"] == 2
-        await (await breaker.aacquire()).ajudge_result(1)
+        await (await breaker.aacquire()).arecord_result(1)
         assert breaker.get_status()["failure_count"] == 0
-        await (await breaker.aacquire()).ajudge(None)
+        await (await breaker.aacquire()).arecord(None)
 
-    asyncio.run(judge())
-    assert breaker.stats | {"refusals": 0} == {"successes": 2, "failures": 2, "refusals": 0, "shadow_refusals": 0}
+    asyncio.run(record())
+    assert breaker.stats | {"rejections": 0} == {"successes": 2, "failures": 2, "rejections": 0, "shadow_rejections": 0}
 
 
 def test_calls_within_a_probe_are_no_further_probes(store: Backend, clock: ManualClock) -> None:
@@ -814,24 +815,24 @@ def test_calls_within_a_probe_are_no_further_probes(store: Backend, clock: Manua
 
 def test_a_look_takes_no_place_and_sees_what_others_did(fleet: Fleet) -> None:
     watcher, caller = fleet.process(failure_threshold=1), fleet.process(failure_threshold=1)
-    assert watcher.look() == ("closed", 0.0)
+    assert watcher.peek() == ("closed", 0.0)
     caller.acquire().failure()
     fleet.clock.advance(0.25)
-    state, wait = watcher.look()
+    state, wait = watcher.peek()
     assert state == "open"
     assert wait == pytest.approx(59.75)
     fleet.clock.advance(60)
-    assert watcher.look() == ("open", 0.0)
+    assert watcher.peek() == ("open", 0.0)
     probe = caller.acquire()
-    assert watcher.look() == ("half_open", 0.0)
+    assert watcher.peek() == ("half_open", 0.0)
     assert watcher.get_status()["half_open_calls"] == 1
     probe.success()
-    assert watcher.look() == ("closed", 0.0)
+    assert watcher.peek() == ("closed", 0.0)
 
 
 def test_no_permit_rests_on_a_look_at_a_breaker_that_nobody_asked_yet(fleet: Fleet) -> None:
     breaker = fleet.process(failure_threshold=1)
-    breaker.look()
+    breaker.peek()
     permit = breaker.acquire()
     breaker.reset()
     permit.failure()
@@ -847,7 +848,7 @@ def test_testimony_about_a_call_of_another_process_counts_if_it_began_since_the_
     fleet.clock.advance(60)
     breaker.acquire().success()
     fleet.clock.advance(10)
-    main.testify(TimeoutError("killed"), ago=ago)
+    main.report_external(TimeoutError("killed"), started_ago=ago)
     assert main.state == state
 
 
@@ -857,7 +858,7 @@ def test_testimony_frees_the_place_of_a_probe_that_was_killed(fleet: Fleet) -> N
     fleet.clock.advance(60)
     breaker.acquire("the prober")
     assert not main.is_allowed()
-    main.testify(None, ago=1.0, ticket="the prober")
+    main.report_external(None, started_ago=1.0, ticket="the prober")
     assert main.get_status()["half_open_calls"] == 0
     assert main.is_allowed()
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import BackendError, CircuitBreaker, history
+from ratelimit_core import BackendError, CircuitBreaker
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.circuit_breaker import history
+from ratelimit_core.events import Event, StateChanged
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker import racers
 from tests.breaker.fleet import Fleet, fail, probe, succeed
@@ -105,7 +106,7 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
     breaker = CircuitBreaker("ends", backend=backend, failure_threshold=1)
     fail(breaker)
     breaker.force_open("ann", ttl=3600)
-    breaker.automatic()
+    breaker.clear_override()
     with redis.Redis.from_url(valkey_url) as client:
         stored = [f"test-history:{{ends}}:{kind}" for kind in ("breaker:", "journal:history", "journal:mode")]
         assert sorted(client.scan_iter("test-history:{*")) == [key.encode() for key in stored]
@@ -119,7 +120,7 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
 def test_threads_write_each_transition_once(store: Backend, clock: ManualClock, happened: list[Event]) -> None:
     fleet = Fleet(store, clock)
     rounds = 5
-    breakers = fleet.processes(8, failure_threshold=3, verdict_ttl=0)
+    breakers = fleet.processes(8, failure_threshold=3, cache_ttl=0)
     together = threading.Barrier(8)
 
     def work(breaker: CircuitBreaker) -> None:
@@ -139,7 +140,7 @@ def test_threads_write_each_transition_once(store: Backend, clock: ManualClock, 
         thread.join()
     entries = breakers[0].history()
     assert [entry["event"] for entry in entries] == ["reset", "opened"] * rounds
-    assert sum(isinstance(event, BreakerChanged) for event in happened) == rounds
+    assert sum(isinstance(event, StateChanged) for event in happened) == rounds
 
 
 def test_eight_processes_write_each_transition_once(valkey_url: str) -> None:

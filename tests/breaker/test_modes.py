@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, breaker_state, conf
+from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
-from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.events import BreakerChanged, Event, ModeChanged
+from ratelimit_core.circuit_breaker import cache, circuit_breaker_registry
+from ratelimit_core.events import Event, ModeChanged, StateChanged
 from ratelimit_core.policies import BREAKER
-from ratelimit_core.store import Store
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 from tests.servers import PATIENT
@@ -23,6 +24,7 @@ from tests.servers import PATIENT
 DAY = 24 * 3600
 MODES = ["force_open", "force_closed", "disable", "shadow"]
 NAMES = {"force_open": "forced_open", "force_closed": "forced_closed", "disable": "disabled", "shadow": "shadow"}
+EVENTS = NAMES | {"clear_override": "automatic", "reset": "reset"}
 
 every_mode = pytest.mark.parametrize("mode", MODES)
 
@@ -90,11 +92,11 @@ def test_forced_closed_refuses_nothing_and_counts(fleet: Fleet, happened: list[E
         fail(other, 2)
     assert other.get_status()["failure_count"] == 10
     assert other.state == "closed"
-    other.automatic()
+    other.clear_override()
     assert other.state == "closed"
     fail(other)
     assert other.state == "open", "the next failure finds the row complete"
-    assert [event.new for event in happened if isinstance(event, BreakerChanged)] == ["open", "open"]
+    assert [event.new for event in happened if isinstance(event, StateChanged)] == ["open", "open"]
 
 
 def test_disabled_refuses_nothing_and_counts_nothing(fleet: Fleet) -> None:
@@ -104,7 +106,7 @@ def test_disabled_refuses_nothing_and_counts_nothing(fleet: Fleet) -> None:
     fail(one, 20)
     fail(other, 20)
     assert one.get_status()["failure_count"] == 2
-    one.automatic()
+    one.clear_override()
     fail(one)
     assert one.state == "open"
 
@@ -114,11 +116,11 @@ def test_shadow_decides_and_refuses_nothing(fleet: Fleet, happened: list[Event])
     one.shadow()
     happened.clear()
     fail(one, 3)
-    assert [(event.new, event.shadow) for event in happened if isinstance(event, BreakerChanged)] == [("open", True)]
+    assert [(event.new, event.shadow) for event in happened if isinstance(event, StateChanged)] == [("open", True)]
     fleet.clock.advance(1)
     assert let_through(one) == let_through(other) == 20
     assert one.state == "open"
-    one.automatic()
+    one.clear_override()
     assert let_through(one) == 0
 
 
@@ -128,7 +130,7 @@ def test_automatic_goes_on_from_where_it_stood(fleet: Fleet) -> None:
     breaker.force_closed()
     succeed(breaker, 5)
     fleet.clock.advance(20)
-    breaker.automatic()
+    breaker.clear_override()
     assert refused(breaker).retry_after == 40
     fleet.clock.advance(40)
     probe(breaker).success()
@@ -214,7 +216,7 @@ def test_on_a_server_its_record_ends_in_centuries_and_that_of_a_ttl_after_it(val
         assert lasts() > 100 * 365 * DAY
         breaker.force_open(ttl=7 * DAY)
         assert 8 * DAY - 60 < lasts() <= 8 * DAY
-        breaker.automatic()
+        breaker.clear_override()
         assert lasts() <= DAY
         backend.clear()
         backend.close()
@@ -233,7 +235,7 @@ def test_a_ttl_that_makes_no_sense_is_refused_and_changes_nothing(mode: str, ttl
     assert breaker.history() == []
 
 
-@pytest.mark.parametrize("act", [*MODES, "automatic", "reset"])
+@pytest.mark.parametrize("act", [*MODES, "clear_override", "reset"])
 @pytest.mark.parametrize("option", ["author", "reason"])
 def test_an_author_or_reason_that_is_no_text_is_refused_and_changes_nothing(act: str, option: str) -> None:
     breaker = CircuitBreaker("payments", backend=MemoryBackend(), failure_threshold=1)
@@ -267,9 +269,9 @@ def test_whoever_asks_for_limits_too_sees_it(store: Backend, clock: ManualClock)
     from ratelimit_core.guard import Guard
 
     fleet = Fleet(store, clock)
-    operator, worker = fleet.processes(2, verdict_ttl=0)
+    operator, worker = fleet.processes(2, cache_ttl=0)
     guard = Guard(worker, Limiter("100/s", key="upstream", backend=store, clock=clock))
-    guard.acquire().judge(None)
+    guard.acquire().record(None)
     operator.force_open()
     with pytest.raises(CircuitBreakerError):
         guard.acquire()
@@ -278,7 +280,7 @@ def test_whoever_asks_for_limits_too_sees_it(store: Backend, clock: ManualClock)
 def test_the_fleet_status_shows_it_with_its_author(store: Backend, clock: ManualClock) -> None:
     breaker = Fleet(store, clock).process()
     breaker.force_open("ann", "migration", ttl=60)
-    conf.configure(backend=store)
+    configured.configure(backend=store)
     circuit_breaker_registry._breakers.clear()
     found = circuit_breaker_registry.get_fleet_status()["upstream"]
     assert (found["state"], found["mode"], found["author"], found["reason"]) == (
@@ -290,10 +292,10 @@ def test_the_fleet_status_shows_it_with_its_author(store: Backend, clock: Manual
     assert found["failure_threshold"] is None
 
 
-@pytest.mark.parametrize("act", [*MODES, "automatic", "reset"])
+@pytest.mark.parametrize("act", [*MODES, "clear_override", "reset"])
 def test_each_is_reported_and_kept_with_its_author(fleet: Fleet, happened: list[Event], act: str) -> None:
     breaker = fleet.process()
-    event = NAMES.get(act, act)
+    event = EVENTS[act]
     ttl = 60 if act in MODES else None
     force(breaker, act, author="ann", reason="why", **({"ttl": ttl} if ttl else {}))
     assert happened == [ModeChanged("upstream", event, "ann", "why", ttl)]
@@ -322,9 +324,9 @@ def test_what_was_in_flight_when_it_was_forced_open_counts_and_opens_nothing(
     for permit in permits[1:]:
         assert permit.failure() == 60, "the seconds to wait"
     permits[0].success()
-    assert not [event for event in happened if isinstance(event, BreakerChanged)]
+    assert not [event for event in happened if isinstance(event, StateChanged)]
     assert breaker.get_status()["mode"] == "forced_open"
-    breaker.automatic()
+    breaker.clear_override()
     assert breaker.state == "closed"
 
 
@@ -348,7 +350,7 @@ class Away:
         self.backend = FaultyMemory(clock=clock, circuit_breaker_config={"failure_threshold": 3})
         store = Store(self.backend, retry_after=5, clock=clock)
         store.local = MemoryBackend(clock=clock)
-        conf._stores[self.backend] = store
+        configured._stores[self.backend] = store
         self.fleet = Fleet(self.backend, clock)
 
     def begin(self) -> None:
@@ -382,7 +384,7 @@ def test_it_is_an_error_and_nothing_is_changed(away: Away, happened: list[Event]
     assert [entry["event"] for entry in breaker.history()] == ["opened"]
 
 
-@pytest.mark.parametrize("act", [*MODES, "automatic", "reset"])
+@pytest.mark.parametrize("act", [*MODES, "clear_override", "reset"])
 def test_it_works_as_soon_as_the_store_is_back(away: Away, act: str) -> None:
     """Also while the breaker around the store would still wait."""
     breaker = away.fleet.process()
@@ -433,10 +435,10 @@ def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
     running.failure()
     fail(breaker, 5)
     succeed(breaker)
-    assert not [event for event in happened if isinstance(event, BreakerChanged)]
+    assert not [event for event in happened if isinstance(event, StateChanged)]
     away.end()
     away.clock.advance(5)
-    away.fleet.process().automatic()
+    away.fleet.process().clear_override()
     away.clock.advance(1)
     fail(breaker)
     refused(breaker)
@@ -446,7 +448,7 @@ def test_who_said_that_nobody_is_refused_is_obeyed_while_the_store_is_away(
 def test_a_word_with_an_end_ends_by_this_processs_clock_while_the_store_is_away(
     away: Away, act: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(breaker_state, "wall", away.clock)
+    monkeypatch.setattr(cache, "wall", away.clock)
     breaker = away.fleet.process(failure_threshold=1)
     getattr(breaker, act)("ann", "an hour's peace", ttl=3600)
     away.begin()
@@ -466,7 +468,7 @@ def test_forced_open_until_further_notice_is_honoured_while_the_store_is_away(aw
     assert breaker.get_status()["mode"] == "forced_open"
     away.end()
     away.clock.advance(5)
-    away.fleet.process().automatic()
+    away.fleet.process().clear_override()
     assert ask(breaker)
 
 
@@ -479,7 +481,7 @@ def test_a_store_that_is_back_for_a_moment_makes_nobody_forget_what_was_counted_
     fail(breaker, 2)
     away.end()
     away.clock.advance(5)
-    assert breaker.look(anew=True) == ("closed", 0)
+    assert breaker.peek(refresh=True) == ("closed", 0)
     away.clock.advance(back_for)
     away.begin()
     fail(breaker)
@@ -506,7 +508,7 @@ def test_a_call_from_an_earlier_outage_makes_nobody_forget_what_is_known_to_be_o
 
 @pytest.mark.every_store
 def test_threads_that_call_meanwhile_all_see_the_end(fleet: Fleet) -> None:
-    breaker = fleet.process(verdict_ttl=0.01, failure_threshold=10**6)
+    breaker = fleet.process(cache_ttl=0.01, failure_threshold=10**6)
     stop = threading.Event()
 
     def hammer() -> None:

@@ -13,10 +13,11 @@ import pytest
 import requests
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core._util.clock import SECOND, microseconds
+from ratelimit_core._util.interrupts import interruptions
 from ratelimit_core.backends import Backend
-from ratelimit_core.clock import SECOND, ManualClock, microseconds
-from ratelimit_core.errors import interruptions
-from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.events import Event, StateChanged
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 
 # 1: consecutive failures, in the order in which the store learns of them
@@ -78,18 +79,18 @@ def test_a_success_is_not_told_before_the_failure_it_followed(fleet: Fleet) -> N
 
 
 def test_an_old_success_opens_nothing_that_failures_did_not(fleet: Fleet) -> None:
-    one, other = fleet.processes(2, failure_threshold=1, verdict_ttl=0)
+    one, other = fleet.processes(2, failure_threshold=1, cache_ttl=0)
     succeed(other)  # not told yet
     fleet.clock.advance(0.001)
     one.force_closed()
     fail(one)
-    one.automatic()
+    one.clear_override()
     succeed(other)
 
 
 def test_calls_during_an_outage_stay_within_the_bound(fleet: Fleet) -> None:
     threshold, ttl, step, duration, outage = 5, 0.25, 0.01, 0.05, 30.0
-    callers = fleet.processes(20, failure_threshold=threshold, verdict_ttl=ttl, recovery_timeout=2)
+    callers = fleet.processes(20, failure_threshold=threshold, cache_ttl=ttl, recovery_timeout=2)
     for caller in callers:
         succeed(caller)
     watcher = fleet.process(failure_threshold=threshold, recovery_timeout=2)
@@ -124,7 +125,7 @@ def test_calls_during_an_outage_stay_within_the_bound(fleet: Fleet) -> None:
 
 
 def test_permits_are_not_given_on_an_old_verdict_while_another_thread_asks(fleet: Fleet) -> None:
-    breaker = fleet.process(verdict_ttl=0.25)
+    breaker = fleet.process(cache_ttl=0.25)
     succeed(breaker)
     state = breaker._known
     fleet.clock.advance(0.4)
@@ -419,7 +420,7 @@ def test_what_is_no_failure_is_not_counted(
 
 
 def test_a_result_can_be_a_failure(fleet: Fleet) -> None:
-    breaker = half_open(fleet, failure_result=lambda result: result is None)
+    breaker = half_open(fleet, is_failure=lambda result: result is None)
     assert breaker.call(lambda: None) is None
     assert (breaker.state, breaker.get_status()["failure_count"]) == ("open", 2)
     fleet.clock.advance(120)
@@ -428,7 +429,7 @@ def test_a_result_can_be_a_failure(fleet: Fleet) -> None:
 
 
 def test_a_predicate_that_raises_gives_the_probe_back(fleet: Fleet) -> None:
-    breaker = half_open(fleet, failure_result=lambda result: result["missing"])
+    breaker = half_open(fleet, is_failure=lambda result: result["missing"])
     with pytest.raises(KeyError):
         breaker.call(lambda: {})
     assert breaker.get_status()["half_open_calls"] == 0
@@ -457,12 +458,12 @@ def test_each_transition_is_reported_once(fleet: Fleet, happened: list[Event]) -
     trying.success()
     fleet.clock.advance(1)
     succeed(one)
-    assert [(event.old, event.new) for event in happened if isinstance(event, BreakerChanged)] == [
+    assert [(event.old, event.new) for event in happened if isinstance(event, StateChanged)] == [
         ("closed", "open"),
         ("open", "half_open"),
         ("half_open", "closed"),
     ]
-    assert happened[0] == BreakerChanged("upstream", "closed", "open", failure_count=2, retry_after=60)
+    assert happened[0] == StateChanged("upstream", "closed", "open", failure_count=2, retry_after=60)
 
 
 def test_a_subscriber_that_fails_harms_nobody(
@@ -510,7 +511,7 @@ def too_many(retry_after: str) -> requests.HTTPError:
 
 
 def test_retry_after_in_seconds_opens_for_exactly_that_long(fleet: Fleet) -> None:
-    here, there = fleet.processes(2, obey_retry_after=True)
+    here, there = fleet.processes(2, respect_retry_after=True)
     assert here.acquire().failure(too_many("17")) == 17
     assert refused(there).retry_after == 17
     assert there.get_status()["backoff_time"] == 17
@@ -520,14 +521,14 @@ def test_retry_after_in_seconds_opens_for_exactly_that_long(fleet: Fleet) -> Non
 
 
 def test_retry_after_as_a_date_opens_until_then(fleet: Fleet) -> None:
-    breaker = fleet.process(obey_retry_after=True)
+    breaker = fleet.process(respect_retry_after=True)
     then = datetime.now(UTC) + timedelta(minutes=10)
     breaker.acquire().failure(too_many(format_datetime(then, usegmt=True)))
     assert 590 < refused(breaker).retry_after <= 600
 
 
 def test_a_probe_that_is_told_to_come_later_opens_for_that_long(fleet: Fleet) -> None:
-    breaker = fleet.process(obey_retry_after=True, failure_threshold=1)
+    breaker = fleet.process(respect_retry_after=True, failure_threshold=1)
     fail(breaker)
     fleet.clock.advance(60)
     probe(breaker).failure(too_many("7"))
@@ -536,7 +537,7 @@ def test_a_probe_that_is_told_to_come_later_opens_for_that_long(fleet: Fleet) ->
 
 @pytest.mark.parametrize("nonsense", ["soon", "-5", "nan", "inf", "1e300", "Wed, 21 Oct 2015 07:28:00 GMT", ""])
 def test_a_nonsensical_retry_after_is_a_plain_failure(fleet: Fleet, nonsense: str) -> None:
-    breaker = fleet.process(obey_retry_after=True, failure_threshold=2)
+    breaker = fleet.process(respect_retry_after=True, failure_threshold=2)
     breaker.acquire().failure(too_many(nonsense))
     assert breaker.state == "closed"
     assert breaker.get_status()["failure_count"] == 1
@@ -552,7 +553,7 @@ def test_retry_after_is_obeyed_only_if_asked_to(fleet: Fleet) -> None:
 
 
 def test_a_failure_rate_opens_it_fleet_wide(fleet: Fleet) -> None:
-    one, other = fleet.processes(2, failure_threshold=100, failure_rate=0.5, minimum_calls=10, verdict_ttl=0)
+    one, other = fleet.processes(2, failure_threshold=100, failure_rate=0.5, minimum_calls=10, cache_ttl=0)
     for _ in range(4):
         succeed(one)
         fail(other)

@@ -14,7 +14,7 @@ import pytest
 
 from ratelimit_core import CircuitBreaker
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.events import Event, StateChanged
 from tests import servers
 from tests.breaker import members
 
@@ -75,7 +75,7 @@ class Member:
         return answer
 
     def changes(self) -> list[tuple[str, str]]:
-        return [(event.old, event.new) for event in self.events if isinstance(event, BreakerChanged)]
+        return [(event.old, event.new) for event in self.events if isinstance(event, StateChanged)]
 
     def kill(self) -> None:
         self.process.kill()
@@ -110,7 +110,7 @@ def fleet(number: int, url: str, prefix: str, **options: Any) -> Iterator[list[M
 
 
 def test_a_transition_is_reported_by_the_process_that_caused_it(valkey_url: str, prefix: str) -> None:
-    with fleet(2, valkey_url, prefix, failure_threshold=3, recovery_timeout=0.001, verdict_ttl=0) as [one, other]:
+    with fleet(2, valkey_url, prefix, failure_threshold=3, recovery_timeout=0.001, cache_ttl=0) as [one, other]:
         for each in (one, one, other):
             assert each("ask")
             each("failure")

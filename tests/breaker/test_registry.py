@@ -14,13 +14,13 @@ from ratelimit_core import (
     CircuitBreakerConfig,
     CircuitBreakerError,
     circuit_breaker_registry,
-    conf,
     configure,
 )
+from ratelimit_core._util.clock import LONGEST, SECOND
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.clock import LONGEST, SECOND
 from ratelimit_core.errors import ConfigurationError
+from ratelimit_core.store import configured
 from tests.breaker.fleet import Fleet, ask, fail, probe, succeed
 
 # 8: one name, one definition
@@ -98,16 +98,16 @@ def test_what_is_left_out_comes_from_the_settings() -> None:
 def test_a_probe_lasts_as_long_as_a_call_may_unless_somebody_says_otherwise() -> None:
     breaker = CircuitBreaker("payments", failure_threshold=7)
     for seconds in (30, 20):
-        breaker.probes_run_for(seconds)
+        breaker.extend_probe_timeout(seconds)
     assert breaker.config.probe_timeout == 30, "the longest"
-    breaker.probes_run_for(90)
+    breaker.extend_probe_timeout(90)
     assert breaker.config.probe_timeout == 30, "it is in use"
     said = CircuitBreaker("mail", probe_timeout=10)
-    said.probes_run_for(30)
+    said.extend_probe_timeout(30)
     assert said.config.probe_timeout == 10
     configure(circuit_breaker={"probe_timeout": 20})
     by_the_setting = CircuitBreaker("search")
-    by_the_setting.probes_run_for(30)
+    by_the_setting.extend_probe_timeout(30)
     assert by_the_setting.config.probe_timeout == 20
 
 
@@ -168,16 +168,16 @@ WRONG: dict[str, list[Any]] = {
     "exponential_backoff_multiplier": [0.5, 0, -1, float("nan"), 101, True],
     "window": [0, -60, float("nan"), 31 * 86400],
     "failure_rate": [0, -0.1, 1.1, 50, float("nan"), True],
-    "verdict_ttl": [-1, float("nan"), float("inf"), True],
+    "cache_ttl": [-1, float("nan"), float("inf"), True],
     "slow_call_rate": [0.5],  # without slow_call_duration
     "slow_call_duration": [1],  # without slow_call_rate
     "expected_exception": ["ConnectionError", ConnectionError(), [ConnectionError], (ConnectionError, str), None],
     "ignored_exceptions": [KeyError(), [KeyError], None],
     "success_exceptions": [404, {KeyError}],
-    "failure_result": [True, "None"],
+    "is_failure": [True, "None"],
     "fallback_function": ["cached"],
-    "obey_retry_after": ["no", 1],
-    "when_down": ["sometimes", True],
+    "respect_retry_after": ["no", 1],
+    "on_store_failure": ["sometimes", True],
 }
 
 
@@ -225,7 +225,7 @@ def test_the_longest_spans_stay_where_numbers_are_exact(fleet: Fleet) -> None:
         "exponential_backoff_max": 3_999_999.999_999,
         "reset_timeout": most,
         "probe_timeout": most,
-        "verdict_ttl": most,
+        "cache_ttl": most,
         "window": 30 * 86400,
         "failure_rate": 0.999,
         "slow_call_rate": 0.999,
@@ -288,7 +288,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "next_attempt_time": None,
         "backoff_time": 0,
         "half_open_calls": 0,
-        "stats": {"successes": 0, "failures": 0, "refusals": 0, "shadow_refusals": 0},
+        "stats": {"successes": 0, "failures": 0, "rejections": 0, "shadow_rejections": 0},
         "mode": "automatic",
         "mode_until": None,
         "shadow": False,
@@ -309,7 +309,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "changed_at": began,
         "next_attempt_time": began + 60,
         "backoff_time": 60,
-        "stats": {"successes": 1, "failures": 2, "refusals": 1, "shadow_refusals": 0},
+        "stats": {"successes": 1, "failures": 2, "rejections": 1, "shadow_rejections": 0},
     }
     assert breaker.get_status() == expected
 
@@ -328,7 +328,7 @@ def test_a_status_is_true_in_every_state(fleet: Fleet) -> None:
         "half_open_calls": 0,
         "stats": None,
     }
-    assert breaker.stats == {"successes": 4, "failures": 2, "refusals": 1, "shadow_refusals": 0}
+    assert breaker.stats == {"successes": 4, "failures": 2, "rejections": 1, "shadow_rejections": 0}
 
 
 def test_a_refusal_by_busy_probes_names_no_time_that_has_passed(fleet: Fleet) -> None:
@@ -343,4 +343,4 @@ def test_a_refusal_by_busy_probes_names_no_time_that_has_passed(fleet: Fleet) ->
 
 
 def test_the_default_backend_is_memory() -> None:
-    assert isinstance(conf.get_backend(), MemoryBackend)
+    assert isinstance(configured.get_backend(), MemoryBackend)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from ratelimit_core import CircuitBreaker, configure
-from ratelimit_core.events import Event, SettingsDiffer
+from ratelimit_core.events import ConfigMismatch, Event
 from tests.breaker.fleet import Fleet, ask, fail, probe, succeed
 
 # Settings
 
 
 def told(happened: list[Event]) -> list[Event]:
-    return [event for event in happened if isinstance(event, SettingsDiffer)]
+    return [event for event in happened if isinstance(event, ConfigMismatch)]
 
 
 def pass_time(fleet: Fleet, *breakers: CircuitBreaker) -> None:
@@ -31,7 +31,7 @@ def test_the_old_process_is_told_once_that_there_is_a_new_one(fleet: Fleet, happ
     assert not told(happened)
     new = fleet.process(failure_threshold=4)
     pass_time(fleet, new, old)
-    assert told(happened) == [SettingsDiffer("upstream")]
+    assert told(happened) == [ConfigMismatch("upstream")]
 
 
 def test_both_know_after_the_next_change_of_state(fleet: Fleet, happened: list[Event]) -> None:
@@ -42,7 +42,7 @@ def test_both_know_after_the_next_change_of_state(fleet: Fleet, happened: list[E
         fleet.clock.advance(500)
         probe(changing).success()
         pass_time(fleet, old, new)
-    assert told(happened) == [SettingsDiffer("upstream")] * 2, "once in each process"
+    assert told(happened) == [ConfigMismatch("upstream")] * 2, "once in each process"
 
 
 def test_the_same_settings_are_no_difference(fleet: Fleet, happened: list[Event]) -> None:
@@ -59,9 +59,9 @@ def test_the_same_settings_are_no_difference(fleet: Fleet, happened: list[Event]
 ORDERS: dict[str, Callable[[CircuitBreaker], object]] = {
     "force_open": lambda breaker: breaker.force_open("ann"),
     "force_closed": lambda breaker: breaker.force_closed("ann"),
-    "automatic": lambda breaker: breaker.automatic("ann"),
+    "automatic": lambda breaker: breaker.clear_override("ann"),
     "reset": lambda breaker: breaker.reset("ann"),
-    "look": lambda breaker: breaker.look(anew=True),
+    "look": lambda breaker: breaker.peek(refresh=True),
     "status": lambda breaker: breaker.get_status(),
 }
 
@@ -96,7 +96,7 @@ def test_a_reference_without_options_has_none_either_and_hides_none(fleet: Fleet
     pass_time(fleet, fleet.process(failure_threshold=2))
     succeed(fleet.process())
     pass_time(fleet, defined)
-    assert told(happened) == [SettingsDiffer("upstream")]
+    assert told(happened) == [ConfigMismatch("upstream")]
 
 
 def test_defaults_that_a_process_is_configured_with_are_settings(fleet: Fleet, happened: list[Event]) -> None:
@@ -106,7 +106,7 @@ def test_defaults_that_a_process_is_configured_with_are_settings(fleet: Fleet, h
     configure(circuit_breaker={"recovery_timeout": 8})
     new = fleet.process()
     pass_time(fleet, new, old)
-    assert told(happened) == [SettingsDiffer("upstream")]
+    assert told(happened) == [ConfigMismatch("upstream")]
 
 
 def test_how_long_a_process_lets_its_probes_run_is_its_own_affair(fleet: Fleet, happened: list[Event]) -> None:

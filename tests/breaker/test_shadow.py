@@ -9,8 +9,8 @@ import redis
 
 from ratelimit_core import CircuitBreaker, circuit_breaker_registry, configure
 from ratelimit_core.backends import Backend, RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.events import BreakerChanged, Event
+from ratelimit_core.events import Event, StateChanged
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
 from tests.servers import PATIENT
 
@@ -29,7 +29,7 @@ def in_shadow(fleet: Fleet, how: str, **options: Any) -> CircuitBreaker:
 
 
 def changes(happened: list[Event]) -> list[tuple[str, bool]]:
-    return [(event.new, event.shadow) for event in happened if isinstance(event, BreakerChanged)]
+    return [(event.new, event.shadow) for event in happened if isinstance(event, StateChanged)]
 
 
 def test_nobody_is_refused_and_everything_is_reported(fleet: Fleet, how: str, happened: list[Event]) -> None:
@@ -81,7 +81,7 @@ def test_a_process_that_does_not_know_the_settings_does_not_know_of_their_shadow
 
 
 def test_it_probes_as_many_as_it_would_and_lets_the_others_through(fleet: Fleet, how: str) -> None:
-    breaker = in_shadow(fleet, how, failure_threshold=1, half_open_max_calls=2, verdict_ttl=0)
+    breaker = in_shadow(fleet, how, failure_threshold=1, half_open_max_calls=2, cache_ttl=0)
     fail(breaker)
     fleet.clock.advance(60)
     permits = [breaker.acquire() for _ in range(5)]
@@ -105,10 +105,10 @@ def test_it_counts_what_it_would_have_refused(fleet: Fleet, how: str) -> None:
     for _ in range(10):  # on what is known, and asked anew
         succeed(breaker, 10)
         fleet.clock.advance(1)
-    assert breaker.stats == {"successes": 105, "failures": 1, "refusals": 0, "shadow_refusals": 100}
+    assert breaker.stats == {"successes": 105, "failures": 1, "rejections": 0, "shadow_rejections": 100}
     fleet.clock.advance(60)
     succeed(breaker, 10)  # the first is the probe, and closes it
-    assert breaker.stats["shadow_refusals"] == 100
+    assert breaker.stats["shadow_rejections"] == 100
 
 
 def test_a_failure_that_would_have_been_refused_says_nothing(fleet: Fleet, how: str, happened: list[Event]) -> None:
@@ -124,7 +124,7 @@ def test_a_failure_in_the_shadow_waits_for_nobody(fleet: Fleet, how: str) -> Non
 
 
 def test_a_ramp_refuses_nobody_either(fleet: Fleet, how: str) -> None:
-    breaker = in_shadow(fleet, how, failure_threshold=1, ramp=60, verdict_ttl=0)
+    breaker = in_shadow(fleet, how, failure_threshold=1, slow_start=60, cache_ttl=0)
     fail(breaker)
     fleet.clock.advance(60)
     probe(breaker).success()

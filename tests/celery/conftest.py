@@ -12,7 +12,7 @@ import redis
 from kombu import pools
 
 from ratelimit_core import CircuitBreaker
-from ratelimit_core.settings import add_source
+from ratelimit_core.config.sources import add_source
 from resilient_tasks import settings
 from tests import servers
 from tests.flower import flower

@@ -17,7 +17,8 @@ from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
 from ratelimit_core import Backoff, CircuitBreakerError, testing
-from resilient_tasks import breaker_task, gate, metrics, protection, rate_limited_task, signals
+from resilient_tasks import breaker_task, metrics, protection, rate_limited_task, signals
+from resilient_tasks.worker import gate
 
 URL = os.environ["FLEET_URL"]  # a Redis of the test's own, without a database number
 app = Celery("fleet", backend=f"{URL}/1")
@@ -315,7 +316,7 @@ SETTLING: dict[str, Any] = {
     "recovery_timeout": 1,
     "exponential_backoff_max": 1,
     "on_open": "pause",
-    "release_rate": "50/s",
+    "resume_rate": "50/s",
 }
 
 
@@ -346,18 +347,18 @@ def settle_other(order: int) -> int:
     return order
 
 
-@breaker_task(**SETTLING | {"breaker": "settling-limited", "release_rate": "1/m"}, acks_late=True, rate="100/s")
+@breaker_task(**SETTLING | {"breaker": "settling-limited", "resume_rate": "1/m"}, acks_late=True, rate="100/s")
 def settle_limited(order: int) -> int:
     return order
 
 
-@breaker_task(**SETTLING | {"breaker": "settling-slowly", "release_rate": "1/3s"}, acks_late=True)
+@breaker_task(**SETTLING | {"breaker": "settling-slowly", "resume_rate": "1/3s"}, acks_late=True)
 def settle_slowly(order: int) -> int:
     world.hincrby("runs", str(order), 1)
     return order
 
 
-@breaker_task(**SETTLING | {"breaker": "settling-hourly", "release_rate": "1/h"}, acks_late=True)
+@breaker_task(**SETTLING | {"breaker": "settling-hourly", "resume_rate": "1/h"}, acks_late=True)
 def settle_hourly(order: int) -> int:
     world.hincrby("runs", str(order), 1)
     return order
@@ -370,7 +371,7 @@ def settle_alone(order: int) -> int:
     return order
 
 
-@breaker_task(breaker="paced", failure_threshold=1, recovery_timeout=1, release_rate="1/s")
+@breaker_task(breaker="paced", failure_threshold=1, recovery_timeout=1, resume_rate="1/s")
 def paced(order: int) -> int:
     world.rpush("paced", f"{time.time():.6f}")
     return order
@@ -383,12 +384,12 @@ def settle_early(order: int) -> int:
     return order
 
 
-@breaker_task(**LEDGER, on_publish_open="raise")
+@breaker_task(**LEDGER, on_publish_while_open="raise")
 def publish_or_raise(order: int) -> int:
     return order
 
 
-@breaker_task(**LEDGER, on_publish_open=lambda order: f"noted {order}")
+@breaker_task(**LEDGER, on_publish_while_open=lambda order: f"noted {order}")
 def publish_or_else(order: int) -> int:
     return order
 
@@ -402,7 +403,7 @@ def tick_briefly() -> str:
     breaker="beaten",
     failure_threshold=1,
     recovery_timeout=2,
-    verdict_ttl=0,
+    cache_ttl=0,
     coalesce=True,
     skip_result="one waits already",
 )
@@ -416,7 +417,7 @@ def bury_me(order: int) -> int:
     return order
 
 
-@breaker_task(breaker="heavy", failure_threshold=1, recovery_timeout=3, max_held=5)
+@breaker_task(breaker="heavy", failure_threshold=1, recovery_timeout=3, max_deferred_in_worker=5)
 def held(order: int) -> int:
     world.hincrby("runs", str(order), 1)
     return order

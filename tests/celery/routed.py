@@ -27,7 +27,7 @@ app.conf.update(
             "recovery_timeout": 1,
             "exponential_backoff_max": 1,
             "on_open": "defer",
-            "release_rate": "100/s",
+            "resume_rate": "100/s",
         },
         "slow.*": {"breaker": "routed-slow", "failure_threshold": 1, "recovery_timeout": 60, "concurrency": 1},
         "queue:mail": {"breaker": "routed-mail", "failure_threshold": 1, "recovery_timeout": 60, "on_open": "fail"},

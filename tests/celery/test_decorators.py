@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery, Task
 
-from ratelimit_core import CircuitBreakerError, ConfigurationError, RateLimited
+from ratelimit_core import CircuitBreakerError, ConfigurationError, RateLimitExceeded
 from resilient_tasks import ResilientTask, breaker_task, rate_limited_task
 
 
@@ -125,7 +125,7 @@ def test_a_limit_reached_is_an_error_in_a_direct_call(app: Celery) -> None:
         return 1
 
     assert [task(), task()] == [1, 1]
-    with pytest.raises(RateLimited, match="'limited-directly' limited, retry in") as caught:
+    with pytest.raises(RateLimitExceeded, match="'limited-directly' limited, retry in") as caught:
         task()
     assert 3590 < caught.value.retry_after <= 3600
 

@@ -84,7 +84,7 @@ def test_an_outage_spends_no_retries_of_untouched_tasks(routed: Routed, task: st
 
 
 def test_a_queue_is_protected_whatever_comes_through_it(routed: Routed) -> None:
-    routed.worker("-c", "1")  # another process may go on for verdict_ttl after the breaker opened
+    routed.worker("-c", "1")  # another process may go on for cache_ttl after the breaker opened
     routed.world.set("down", 1)
     first, other = routed.module.send.delay(1), routed.module.plain.apply_async((2,), queue="mail")
     with pytest.raises(ConnectionError):
@@ -242,7 +242,7 @@ def test_installed_twice_or_after_the_tasks_it_is_all_the_same() -> None:
 
 
 def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None:
-    from resilient_tasks.advice import advise
+    from resilient_tasks.worker.warnings import advise
 
     app = new_app(resilience={"biling.*": {"breaker": "x"}, "queue:celery": {"breaker": "y"}})
     install(app)
@@ -257,7 +257,7 @@ def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None
 
 
 def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> None:
-    from resilient_tasks.advice import advise
+    from resilient_tasks.worker.warnings import advise
 
     app = new_app(
         resilience={"a.*": {"breaker": "sharing", "on_open": "pause"}}, task_routes={"[ab].*": {"queue": "shared"}}

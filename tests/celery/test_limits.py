@@ -117,7 +117,7 @@ def test_a_limit_for_each_tenant(fleet: Fleet, gather: Gather) -> None:
     assert gather([task.delay(n, tenant="a") for n in range(2)]) == ["a 0", "a 1"]
     late = task.delay(3, tenant="a")
     assert task.delay(4, "b").get(timeout=20) == "b 4"
-    worker.wait_for("RateLimited('tests.celery.fleet.per_tenant' limited")
+    worker.wait_for("RateLimitExceeded('tests.celery.fleet.per_tenant' limited")
     assert late.state == "RETRY"
 
 

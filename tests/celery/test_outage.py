@@ -70,7 +70,7 @@ def test_a_task_that_retries_by_itself_trips_the_breaker_like_any_other(
 
 
 def test_without_retry_for_a_failure_is_a_failure_and_is_counted(fleet: Fleet) -> None:
-    fleet.worker("-c", "1")  # another process may go on for verdict_ttl after the breaker opened
+    fleet.worker("-c", "1")  # another process may go on for cache_ttl after the breaker opened
     fleet.outage()
     for n in range(3):
         with pytest.raises(ConnectionError):
@@ -152,7 +152,7 @@ def test_early_acknowledged_and_not_published_for_later_it_fails_and_says_so(fle
     fleet.trip("charge_once")
     with pytest.raises(Exception, match=r"could not be published for later: .*'ledger' open") as caught:
         fleet.module.charge_early.delay(1).get(timeout=30)
-    assert type(caught.value).__name__ == "NotDeferred"
+    assert type(caught.value).__name__ == "DeferralFailed"
 
 
 def test_late_acknowledged_and_not_published_for_later_it_is_delivered_again(fleet: Fleet) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resilient_tasks.waiting import HEADER, SLOT, Waiting
+from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
 from tests.celery.conftest import Fleet, connect_anew
 from tests.servers import Process, eventually
 
@@ -239,7 +239,7 @@ def test_a_reserved_slot_is_its_turn(fleet: Fleet) -> None:
     breaker.force_open()
     others = [settle.delay(n) for n in range(2)]
     slot = settle.resilience.limiter.reserve(10, key=settle.resilience.subject((2,), {}).key, ticket=f"ticket{SLOT}")
-    carried = Waiting(deferrals=1, slot=(slot.which, slot.ticket, slot.cost)).header()
+    carried = Waiting(deferrals=1, slot=(slot.denied_by, slot.ticket, slot.cost)).header()
     holder = settle.apply_async((2,), headers={HEADER: carried})
     left = [settle.delay(n) for n in range(3, 10)]
     worker = fleet.worker("-c", "1", *BOTH)

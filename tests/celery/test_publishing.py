@@ -11,7 +11,7 @@ import pytest
 from celery import chain
 
 from ratelimit_core import CircuitBreakerError
-from resilient_tasks.dead_letters import replay
+from resilient_tasks.execution.dead_letters import replay
 from tests.celery.conftest import Fleet
 from tests.servers import Process, eventually
 
@@ -22,13 +22,13 @@ def test_who_would_rather_know_at_once_is_told_when_publishing(fleet: Fleet) -> 
     module = fleet.module
     assert module.publish_or_raise.delay(1).id  # closed: it is published
     breaker = fleet.trip("publish_or_raise")
-    asked = breaker.stats["refusals"]
+    asked = breaker.stats["rejections"]
     for _ in range(3):
         with pytest.raises(CircuitBreakerError, match="'ledger' open, retry in"):
             module.publish_or_raise.delay(2)
     assert module.publish_or_else.delay(3).get() == "noted 3"
-    assert breaker.stats["refusals"] == asked + 4
-    assert module.charge_once.delay(4).id  # on_publish_open="allow"
+    assert breaker.stats["rejections"] == asked + 4
+    assert module.charge_once.delay(4).id  # on_publish_while_open="allow"
     with fleet.app.connection_for_write() as connection:
         assert connection.default_channel.client.llen("celery") == 2
 

@@ -10,11 +10,11 @@ import pytest
 from celery import Celery, chain, chord
 from kombu.utils.json import dumps, loads
 
-from ratelimit_core import CircuitBreakerError, RateLimited
+from ratelimit_core import CircuitBreakerError, RateLimitExceeded
 from ratelimit_core.errors import BackendError
-from resilient_tasks import WaitedTooLong, breaker_task
-from resilient_tasks.brokers import longest_countdown
-from resilient_tasks.waiting import NotDeferred
+from resilient_tasks import MaxWaitExceeded, breaker_task
+from resilient_tasks.execution.deferral import DeferralFailed
+from resilient_tasks.queues import longest_countdown
 from tests.celery.conftest import Fleet
 from tests.servers import eventually
 
@@ -115,10 +115,10 @@ def test_a_task_whose_worker_is_killed_while_it_waits_runs_once(fleet: Fleet) ->
 @pytest.mark.parametrize(
     "error",
     [
-        WaitedTooLong("gave up after waiting 9 s"),
-        NotDeferred("could not be published"),
+        MaxWaitExceeded("gave up after waiting 9 s"),
+        DeferralFailed("could not be published"),
         CircuitBreakerError("payments", "open", 3.0),
-        RateLimited("supplier", 2.0),
+        RateLimitExceeded("supplier", 2.0),
         BackendError("away"),
     ],
     ids=lambda error: type(error).__name__,

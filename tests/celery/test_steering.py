@@ -40,7 +40,7 @@ def test_inspect_shows_breakers_and_limits(fleet: Fleet) -> None:
     assert answer["breakers"]["ledger"]["state"] == "open"
     assert answer["breakers"]["settling"]["author"] == "ada"
     eventually(
-        lambda: fleet.app.control.inspect()._request("breakers")["w1@test"]["worker"]["left_alone"] == ["settling"]
+        lambda: fleet.app.control.inspect()._request("breakers")["w1@test"]["worker"]["paused_queues"] == ["settling"]
     )
     (limits,) = json.loads(celery(fleet, "inspect", "limits", "--json")).values()
     assert limits["tests.celery.fleet.limited"]["remaining"] == 10
@@ -103,7 +103,7 @@ def test_signals_tell_what_happened(fleet: Fleet) -> None:
     fleet.recovery()
     assert [order.get(timeout=20)["order"] for order in orders] == [0, 1, 2]
     worker.wait_for("signal breaker_closed payments")
-    worker.wait_for("signal task_released tests.celery.fleet.charge")
+    worker.wait_for("signal task_resumed tests.celery.fleet.charge")
     for n in range(12):
         fleet.module.limited.delay(n)
     worker.wait_for("signal rate_limited tests.celery.fleet.limited")
@@ -138,7 +138,7 @@ def test_flower_shows_what_a_task_waits_for_and_until_when(fleet: Fleet) -> None
     ("state", "exception", "shown"),
     [
         ("RETRY", "CircuitBreakerError('pay (v2)' open, retry in 42 s)", "'pay (v2)' open"),
-        ("RETRY", "RateLimited('supplier' limited, retry in 0.21 s)", "'supplier' limited"),
+        ("RETRY", "RateLimitExceeded('supplier' limited, retry in 0.21 s)", "'supplier' limited"),
         ("RETRY", "ConnectionError('no answer')", "ConnectionError('no answer')"),
         ("FAILURE", "CircuitBreakerError('x' open, retry in 42 s)", "CircuitBreakerError('x' open, retry in 42 s)"),
         ("SUCCESS", "CircuitBreakerError('x' open, retry in 42 s)", None),

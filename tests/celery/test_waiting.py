@@ -10,8 +10,8 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_tasks.brokers import longest_countdown
-from resilient_tasks.waiting import HEADER, Waiting
+from resilient_tasks.execution.wait_header import HEADER, Waiting
+from resilient_tasks.queues import longest_countdown
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -61,7 +61,7 @@ def test_the_board_tells_of_an_outage_as_it_happens(server: Server) -> None:
         terminal.wait_until(lambda text: re.search("^ledger .* 7$", text, re.MULTILINE))
         ledger.force_open("ada", "they are moving \x1b[2J")
         terminal.wait_for("forced open by ada: they are moving \\x1b[2J")
-        ledger.automatic("ada")
+        ledger.clear_override("ada")
         ledger.force_closed("bob", "it is up")
         terminal.wait_for("The one breaker is closed", "forced closed by bob: it is up")
         terminal.press("q")

@@ -14,9 +14,9 @@ import redis
 from django.db import connections
 
 from ratelimit_core.backends import Backend, Call, DatabaseBackend, RedisBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS
 from ratelimit_core.policies import POLICIES
+from ratelimit_core.testing import ManualClock
 from tests import databases, servers
 
 RECORDED = Path(__file__).parent / "recorded" / "records.json"

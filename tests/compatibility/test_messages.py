@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resilient_tasks.waiting import HEADER, Waiting
+from resilient_tasks.execution.wait_header import HEADER, Waiting
 from tests.celery.conftest import Fleet, app_settings, fleet
 from tests.compatibility.record import RECORDED
 from tests.security.test_messages import send

@@ -12,11 +12,11 @@ from django.db import connections
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, DatabaseBackend, RedisBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS
-from ratelimit_core.breaker_record import MODES
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.events import Event, SettingsDiffer, subscribe
+from ratelimit_core.backends.database.sql import LEASES, RECORDS
+from ratelimit_core.events import ConfigMismatch, Event, subscribe
 from ratelimit_core.policies import EXPIRES, POLICIES
+from ratelimit_core.protocol.breaker import MODES
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, fail, probe, succeed
 from tests.compatibility.record import PREFIX, RECORDED, START, asked, calls
 from tests.servers import PATIENT
@@ -162,21 +162,21 @@ def test_two_configurations_of_a_breaker_live_side_by_side(store: Backend, clock
         clock.advance(1)
         succeed(old)
         succeed(new)
-    assert not [event for event in happened if not isinstance(event, SettingsDiffer)], "nothing but that"
+    assert not [event for event in happened if not isinstance(event, ConfigMismatch)], "nothing but that"
     assert 1 <= len(happened) <= 2
     clock.advance(0.01)
     fail(old, 2)
     fail(new)  # the third in a row, which is enough for the new ones
     clock.advance(1)
     for breaker in (old, new):
-        assert breaker.look(anew=True)[0] == "open"
+        assert breaker.peek(refresh=True)[0] == "open"
     clock.advance(60)
     probe(old).success()
     clock.advance(1)
-    assert [breaker.look(anew=True)[0] for breaker in (old, new)] == ["closed", "closed"]
+    assert [breaker.peek(refresh=True)[0] for breaker in (old, new)] == ["closed", "closed"]
     changes = [event.new for event in happened if hasattr(event, "new")]
     assert changes == ["open", "half_open", "closed"]
-    assert len([event for event in happened if isinstance(event, SettingsDiffer)]) <= 2, "once in each process"
+    assert len([event for event in happened if isinstance(event, ConfigMismatch)]) <= 2, "once in each process"
     unsubscribe()
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from ratelimit_core._util.clock import Clock
 from ratelimit_core.backends import DatabaseBackend
-from ratelimit_core.clock import Clock
 
 from . import profiles  # noqa: F401 - registers them before an option can ask for one
 from .participants import InDatabase, InMemory, InQuickMemory, InRedis, InSeveral, Participant, in_lua, in_multi

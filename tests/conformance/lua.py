@@ -10,7 +10,7 @@ from typing import Any
 from lupa.lua51 import LuaRuntime, lua_type
 from redis.exceptions import NoScriptError
 
-from ratelimit_core.clock import Clock
+from ratelimit_core._util.clock import Clock
 
 Stored = bytes | dict[bytes, float]
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from django.db import connections
 
+from ratelimit_core._util.clock import SECOND, Clock
 from ratelimit_core.backends import Backend, Call, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
-from ratelimit_core.clock import SECOND, Clock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.policies import LIMITS, Policy, Verdict
 from ratelimit_core.policies.token_bucket import HIT
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ratelimit_core._util.clock import Clock
 from ratelimit_core.backends import Call
-from ratelimit_core.clock import Clock
 from ratelimit_core.policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
 
 Key = tuple[str, str]

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
+from ratelimit_core._util.clock import LONGEST
 from ratelimit_core.backends import Call
-from ratelimit_core.breaker_record import MODES
-from ratelimit_core.clock import LONGEST
 from ratelimit_core.policies import Policy
 from ratelimit_core.policies.breaker import ASK, FORCE, PEEK, REPORT
+from ratelimit_core.protocol.breaker import MODES
 
 from .reference import Key, Reference
 

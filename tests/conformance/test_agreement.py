@@ -7,9 +7,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core.backends import MemoryBackend, MultiBackend
-from ratelimit_core.backends.redis_backend import script
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.backends.redis.backend import script
 from ratelimit_core.policies import ALLOWED, POLICIES, Policy
+from ratelimit_core.testing import ManualClock
 
 from .conftest import NewParticipant
 from .participants import Participant, in_lua

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ratelimit_core.backends.calls import MAX_KEY, escape, unescape
+from ratelimit_core.protocol.names import MAX_KEY, escape, unescape
 
 from .profiles import examples
 

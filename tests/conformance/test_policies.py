@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core.backends import Call
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import (
     ALLOWED,
     ANSWER,
@@ -33,6 +32,7 @@ from ratelimit_core.policies import (
 from ratelimit_core.policies.breaker import ASK, CLOSED, FORCE, HALF_OPEN, OPEN, REPORT
 from ratelimit_core.policies.breaker import PEEK as LOOK
 from ratelimit_core.policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
+from ratelimit_core.testing import ManualClock
 
 from .profiles import examples
 from .reference import Reference

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 import redis
 
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.calls import MAX_KEY, escape
-from ratelimit_core.clock import SECOND
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy, Verdict
+from ratelimit_core.protocol.names import MAX_KEY, escape
 from tests.servers import PATIENT
 
 from .test_stores import HIT, LIMITS, PEEK, REFUND, ask, every_limit, every_policy, left, use

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, Call, MemoryBackend
-from ratelimit_core.clock import SECOND, ManualClock
 from ratelimit_core.policies import (
     ALLOWED,
     ANSWER,
@@ -22,6 +22,7 @@ from ratelimit_core.policies import (
     TOKEN_BUCKET,
     Policy,
 )
+from ratelimit_core.testing import ManualClock
 
 from .profiles import examples
 from .scenarios import OPERATIONS, plain_config

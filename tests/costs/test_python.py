@@ -12,8 +12,8 @@ from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
+from ratelimit_core.testing import ManualClock
 from tests import databases
 
 from .meter import Instructions, blocks_kept, instructions, nothing
@@ -35,13 +35,13 @@ def backend(clock: ManualClock) -> MemoryBackend:
 @pytest.fixture
 def closed(backend: MemoryBackend, clock: ManualClock) -> Callable[[], object]:
     """A function behind a closed breaker that is known to be so."""
-    return CircuitBreaker("closed", verdict_ttl=10, backend=backend, clock=clock)(nothing)
+    return CircuitBreaker("closed", cache_ttl=10, backend=backend, clock=clock)(nothing)
 
 
 @pytest.fixture
 def refused(backend: MemoryBackend, clock: ManualClock) -> Callable[[], object]:
     """A call of a function behind an open breaker."""
-    breaker = CircuitBreaker("open", failure_threshold=1, verdict_ttl=10, backend=backend, clock=clock)
+    breaker = CircuitBreaker("open", failure_threshold=1, cache_ttl=10, backend=backend, clock=clock)
     breaker.acquire().failure()
     guarded = breaker(nothing)
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import stage
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.guard import Guard, Leave
+from ratelimit_core.guard import Admission, Guard
 
 from .meter import Wire, nothing, wire
 
@@ -38,8 +38,8 @@ def within(found: Wire, commands: int, sent: int, received: int) -> None:
         assert now <= before * MARGIN, f"{now} bytes are {what} for a call in place of {before}"
 
 
-def breaker(backend: RedisBackend, name: str, verdict_ttl: float) -> CircuitBreaker:
-    return CircuitBreaker(name, failure_threshold=100_000, verdict_ttl=verdict_ttl, backend=backend)
+def breaker(backend: RedisBackend, name: str, cache_ttl: float) -> CircuitBreaker:
+    return CircuitBreaker(name, failure_threshold=100_000, cache_ttl=cache_ttl, backend=backend)
 
 
 def test_a_call_through_a_closed_breaker(server: stage.Server, backend: RedisBackend) -> None:
@@ -66,6 +66,6 @@ def test_a_check(server: stage.Server, backend: RedisBackend, rate: str, sent: i
 def test_what_a_task_asks_and_what_it_says_at_its_end(server: stage.Server, backend: RedisBackend) -> None:
     limiter = Limiter("50000/s;100000/m", key="task", concurrency=1000, backend=backend)
     guard = Guard(breaker(backend, "task", 0), limiter)
-    leaves: list[Leave] = []
+    leaves: list[Admission] = []
     within(wire(server, [lambda: leaves.append(guard.acquire())] * TIMES), 1, 1000, 364)
-    within(wire(server, [partial(leave.judge, None) for leave in leaves]), 1, 231, 57)
+    within(wire(server, [partial(leave.record, None) for leave in leaves]), 1, 231, 57)

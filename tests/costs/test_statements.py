@@ -9,7 +9,7 @@ import pytest
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import DatabaseBackend
-from ratelimit_core.guard import Guard, Leave
+from ratelimit_core.guard import Admission, Guard
 
 from .meter import Call, statements
 
@@ -72,7 +72,7 @@ def test_a_check_of_exact_logs(expected: Statements, backend: DatabaseBackend, c
 
 
 def test_a_failure(expected: Statements, backend: DatabaseBackend, count: Count) -> None:
-    breaker = CircuitBreaker("failing", failure_threshold=1000, verdict_ttl=60, backend=backend)
+    breaker = CircuitBreaker("failing", failure_threshold=1000, cache_ttl=60, backend=backend)
     assert count(lambda: breaker.acquire().failure()) == expected.failure
 
 
@@ -80,7 +80,7 @@ def test_what_a_task_asks_and_what_it_says_at_its_end(
     expected: Statements, backend: DatabaseBackend, count: Count
 ) -> None:
     limiter = Limiter("1000/s;2000/m", key="task", algorithm="token_bucket", concurrency=100, backend=backend)
-    guard = Guard(CircuitBreaker("task", verdict_ttl=0, backend=backend), limiter)
-    leaves: list[Leave] = []
+    guard = Guard(CircuitBreaker("task", cache_ttl=0, backend=backend), limiter)
+    leaves: list[Admission] = []
     assert count(lambda: leaves.append(guard.acquire())) == expected.asking
-    assert count(lambda: leaves.pop().judge(None)) == expected.end
+    assert count(lambda: leaves.pop().record(None)) == expected.end

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])

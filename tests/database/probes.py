@@ -6,12 +6,12 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+from ratelimit_core._util.clock import SECOND
+from ratelimit_core._util.ids import new_ticket
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.clock import SECOND
 from ratelimit_core.policies import ALLOWED, BREAKER
 from ratelimit_core.policies.breaker import ASK, REPORT
-from ratelimit_core.tickets import new_ticket
 from tests import databases
 from tests.conformance.scenarios import plain_config
 

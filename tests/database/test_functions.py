@@ -13,10 +13,11 @@ import pytest
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from ratelimit_core.backends import Call, database_functions
+from ratelimit_core._util.clock import SECOND
+from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.backends.database_sql import RECORDS
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.backends.database import functions as functions_module
+from ratelimit_core.backends.database.sql import RECORDS
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import (
     ALLOWED,
@@ -29,6 +30,7 @@ from ratelimit_core.policies import (
     TOKEN_BUCKET,
     Policy,
 )
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.conformance.participants import InDatabase
 from tests.conformance.profiles import examples
@@ -269,10 +271,10 @@ DAMAGE = [
 def test_damaged_functions_do_not_agree(
     postgresql: str, monkeypatch: pytest.MonkeyPatch, name: str, right: str, wrong: str
 ) -> None:
-    sound = database_functions._function(name)
+    sound = functions_module._function(name)
     assert right in sound.create
     damaged = sound._replace(create=sound.create.replace(right, wrong))
-    monkeypatch.setattr(database_functions, "_function", lambda asked: {name: damaged}[asked])
+    monkeypatch.setattr(functions_module, "_function", lambda asked: {name: damaged}[asked])
     asked = DatabaseBackend(postgresql, timeout=20)
 
     @hypothesis.settings(examples(1000), phases=[hypothesis.Phase.generate])

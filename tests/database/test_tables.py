@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core import CircuitBreaker
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS, foldless, row
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.backends.database.sql import LEASES, RECORDS, foldless, row
 from ratelimit_core.errors import BackendError, ConfigurationError
 from ratelimit_core.policies import (
     ALLOWED,
@@ -27,6 +27,7 @@ from ratelimit_core.policies import (
     POLICIES,
     SLIDING_WINDOW,
 )
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.conformance.profiles import examples
 from tests.conformance.test_stores import AWKWARD, ask, texts, use
@@ -191,7 +192,7 @@ def test_what_was_to_last_for_ever_ends_like_others_once_somebody_has_ended_it(
     clock.advance(1000 * DAY)
     assert backend.prune()[0] == 1, "the history"
     assert breaker.state == "open"
-    breaker.automatic()
+    breaker.clear_override()
     clock.advance(10 * DAY)
     assert backend.prune() == (0, 0)
     clock.advance(30 * DAY)

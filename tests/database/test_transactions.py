@@ -19,15 +19,16 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test.utils import CaptureQueriesContext
 
 from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
-from ratelimit_core.backends.database_sql import LEASES, RECORDS
-from ratelimit_core.backends.database_threads import Threads
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.errors import BackendBusy, BackendError, ConfigurationError
+from ratelimit_core.backends.database.sql import LEASES, RECORDS
+from ratelimit_core.backends.database.threads import Threads
+from ratelimit_core.errors import BackendContention, BackendError, ConfigurationError
 from ratelimit_core.events import subscribe
 from ratelimit_core.policies import ALLOWED, ANSWER, CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, Policy
-from ratelimit_core.store import Store
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.breaker.fleet import fail, refused, succeed
 from tests.conformance.test_stores import ask
@@ -524,11 +525,11 @@ def test_who_holds_a_record_makes_others_wait_not_for_ever_and_is_no_store_that_
 ) -> None:
     with held(server, prefix, clock, timeout=1) as backend:
         began = time.monotonic()
-        with pytest.raises(BackendBusy, match="others hold these records") as caught:
+        with pytest.raises(BackendContention, match="others hold these records") as caught:
             hits(backend, 1)
         assert 0.5 < time.monotonic() - began < 1.0
         assert (caught.value.away, caught.value.retry_after) == (False, 1)
-        with pytest.raises(BackendBusy):
+        with pytest.raises(BackendContention):
             Store(backend, clock=clock).apply([ask(FIXED_WINDOW)])
         assert not answers_locally(backend), "a record that nobody holds"
         status = backend.get_circuit_breaker_status()
@@ -539,7 +540,7 @@ def test_who_holds_a_record_makes_others_wait_not_for_ever_and_is_no_store_that_
 
 def test_a_breaker_whose_record_is_held_opens_in_this_process(server: str, prefix: str, clock: ManualClock) -> None:
     backend = DatabaseBackend(server, key_prefix=prefix, clock=clock)
-    breaker = CircuitBreaker("held", failure_threshold=2, verdict_ttl=0, backend=backend)
+    breaker = CircuitBreaker("held", failure_threshold=2, cache_ttl=0, backend=backend)
     succeed(breaker)
     with databases.twin(server) as other, transaction.atomic(other), connections[other].cursor() as cursor:
         cursor.execute(f"SELECT 1 FROM {RECORDS} WHERE prefix = %s FOR UPDATE", [prefix])
@@ -552,7 +553,7 @@ def test_a_breaker_whose_record_is_held_opens_in_this_process(server: str, prefi
 def test_nor_is_it_for_who_asks_in_a_transaction_which_goes_on(server: str, prefix: str, clock: ManualClock) -> None:
     with held(server, prefix, clock, timeout=1) as backend, transaction.atomic(server):
         began = time.monotonic()
-        with pytest.raises(BackendBusy):
+        with pytest.raises(BackendContention):
             hits(backend, 1)
         assert time.monotonic() - began < 1.5
         rows(server, prefix)
@@ -580,7 +581,7 @@ def test_a_crowd_at_a_record_is_no_store_that_is_away(
             told += [each.exception() for each in asked]
         else:
             asyncio.run(everybody(store))
-        assert [type(error) for error in told] == [BackendBusy] * 24
+        assert [type(error) for error in told] == [BackendContention] * 24
         assert all("others hold these records" in str(error) or "too many questions" in str(error) for error in told)
         assert sum("others hold these records" in str(error) for error in told) >= 8, "as many as there are threads"
         assert store.up
@@ -629,7 +630,7 @@ def test_who_loses_every_time_says_that_others_are_at_it(
         raise OperationalError(code, "Deadlock found")
 
     backend = DatabaseBackend(server, timeout=20, key_prefix=prefix, clock=loses)
-    with pytest.raises(BackendBusy, match="Deadlock found"):
+    with pytest.raises(BackendContention, match="Deadlock found"):
         hits(backend, 1)
     assert len(asked) == attempts
     backend.clear()

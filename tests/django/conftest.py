@@ -12,7 +12,7 @@ from django.conf import settings as django_settings
 from django.test import Client, RequestFactory, override_settings
 
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 from tests.django import settings
 
 if not django_settings.configured:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError
-from ratelimit_core.django.addresses import UNKNOWN, Networks, Proxies, group, parse
+from ratelimit_core.django.limits.addresses import UNKNOWN, Networks, Proxies, group, parse
 
 FACTORY = RequestFactory()
 PROXIES = ["10.0.0.0/8", "2001:db8:ffff::/48"]

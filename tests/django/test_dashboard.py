@@ -9,8 +9,8 @@ from django.test import RequestFactory
 from django.urls import include, path
 
 from ratelimit_core import CircuitBreaker, configure
-from ratelimit_core.django import dashboard
-from ratelimit_core.django.words import address
+from ratelimit_core.django.console import views
+from ratelimit_core.django.console.url_names import address
 from tests.django.conftest import Configure
 
 urlpatterns = [path("resilience/", include("ratelimit_core.django.urls"))]
@@ -24,13 +24,13 @@ def test_who_looks_at_one_breaker_changes_nothing_under_the_feet_of_who_looks_at
     configured(ROOT_URLCONF=__name__, TEMPLATES=TEMPLATES)
     configure(backend="memory://")
     CircuitBreaker("used").force_open("ann", "a drill")
-    dashboard.looked.forget()
-    seen = dashboard.looked()
+    views.looked.forget()
+    seen = views.looked()
     before = dict(seen.histories)
-    CircuitBreaker("used").automatic("ann", "it is over")
+    CircuitBreaker("used").clear_override("ann", "it is over")
     request = requests.get("/")
     request.user = SimpleNamespace(is_authenticated=True, has_perm=lambda permission: True)  # type: ignore[assignment]
-    page = dashboard.breaker(request, address(name))
+    page = views.breaker(request, address(name))
     assert (page.status_code, "it is over" in page.content.decode()) == (200, name == "used")
     assert seen.histories == before
-    dashboard.looked.forget()
+    views.looked.forget()

@@ -16,11 +16,11 @@ from rest_framework.views import APIView
 
 from ratelimit_core import ConfigurationError
 from ratelimit_core.backends import MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django import drf
 from ratelimit_core.django.checks import check_throttles
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.django.middleware import ResilienceMiddleware
+from ratelimit_core.testing import ManualClock
 from tests.django.conftest import Configure
 from tests.servers import free_port
 
@@ -178,7 +178,7 @@ def test_who_is_on_the_deny_list_gets_403(page: Any, backend: MemoryBackend) -> 
 
 def test_closed_is_503_while_the_store_is_away(page: Any) -> None:
     away = RedisBackend(f"redis://127.0.0.1:{free_port()}/0")
-    view = page(drf.UserRateThrottle, options={"backend": away, "when_down": "closed"})
+    view = page(drf.UserRateThrottle, options={"backend": away, "on_store_failure": "deny"})
     responses = ask(view, 2)
     assert [(each.status_code, each.headers["Retry-After"]) for each in responses] == [(503, "5")] * 2
     away.close()

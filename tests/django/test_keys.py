@@ -12,7 +12,7 @@ from django.http import Http404, HttpRequest
 from django.test import RequestFactory
 
 from ratelimit_core import ConfigurationError
-from ratelimit_core.django.keys import key_function
+from ratelimit_core.django.limits.keys import key_function
 
 ADDRESS = "ip:127.0.0.1"
 MakeRequest = Callable[..., HttpRequest]

@@ -11,7 +11,7 @@ from asgiref.sync import iscoroutinefunction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, RequestFactory
 
-from ratelimit_core import ConfigurationError, RateLimited
+from ratelimit_core import ConfigurationError, RateLimitExceeded
 from ratelimit_core.django.middleware import ResilienceMiddleware, SiteLimits
 from tests.django.conftest import Configure
 
@@ -106,7 +106,7 @@ def test_other_errors_stay_what_they_are(site: Site) -> None:
 
 
 def describe(request: HttpRequest, error: Exception) -> HttpResponse | None:
-    return HttpResponse(repr(error), status=418) if isinstance(error, RateLimited) else None
+    return HttpResponse(repr(error), status=418) if isinstance(error, RateLimitExceeded) else None
 
 
 def test_the_exception_handler_of_the_settings_is_asked_first(site: Site) -> None:

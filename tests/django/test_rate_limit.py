@@ -15,10 +15,10 @@ from django.test import Client, RequestFactory
 
 from ratelimit_core import ConfigurationError, Rate, configure
 from ratelimit_core.backends import MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import aratelimit, rate_limit, ratelimit
-from ratelimit_core.django.responses import Refusal
+from ratelimit_core.django.limits.responses import Refusal
 from ratelimit_core.django.signals import rate_limit_allowed, rate_limit_denied
+from ratelimit_core.testing import ManualClock
 from tests.django import settings
 from tests.django.conftest import Configure
 from tests.django.views import LAST_MODIFIED
@@ -175,7 +175,7 @@ def test_a_rates_function_that_returns_nonsense_is_reported_once_and_limits_noth
     view = limited(rate=lambda request: nonsense)
     assert statuses(call, view, 2) == [200, 200]
     assert ["is not a rate" in record.message for record in caplog.records] == [True]
-    closed = call(limited(rate=lambda request: nonsense, when_down="closed", scope="closed"))
+    closed = call(limited(rate=lambda request: nonsense, on_store_failure="deny", scope="deny"))
     assert closed.status_code == 503
 
 
@@ -410,13 +410,13 @@ def test_the_algorithm_of_the_settings(limited: Any, configured: Configure) -> N
     assert limited(algorithm="sliding_window").limiter.limits[0].policy.name == "sliding_window"
 
 
-@pytest.mark.parametrize(("fail_open", "when_down"), [(None, "local"), (True, "open"), (False, "closed")])
+@pytest.mark.parametrize(("fail_open", "on_store_failure"), [(None, "local"), (True, "allow"), (False, "deny")])
 def test_fail_open_says_what_happens_while_the_store_is_away(
-    limited: Any, configured: Configure, fail_open: bool | None, when_down: str
+    limited: Any, configured: Configure, fail_open: bool | None, on_store_failure: str
 ) -> None:
     configured(RATELIMIT_FAIL_OPEN=fail_open)
-    assert limited().limiter.when_down == when_down
-    assert limited(when_down="local").limiter.when_down == "local"
+    assert limited().limiter.on_store_failure == on_store_failure
+    assert limited(on_store_failure="local").limiter.on_store_failure == "local"
 
 
 def test_the_view_keeps_its_name_and_the_limiter_can_be_reached(call: Call, limited: Any) -> None:
@@ -458,7 +458,7 @@ def test_signals_tell_of_each_decision(call: Call, limited: Any) -> None:
         ({"algorithm": "sliding"}, "algorithm='sliding' should be one of"),
         ({"algorithm_config": {"bursts": 3}}, "did you mean 'burst'"),
         ({"algorithm_config": {"burst": 3}}, "goes with algorithm='token_bucket'"),
-        ({"when_down": "ajar"}, "when_down='ajar' should be one of"),
+        ({"on_store_failure": "ajar"}, "on_store_failure='ajar' should be one of"),
         ({"backend": 7}, "backend=7 should be a Backend"),
         ({"backend": "nowhere.Backend"}, "can't be imported"),
         ({"concurrency": 0}, "concurrency=0 should be"),

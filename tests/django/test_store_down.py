@@ -45,13 +45,13 @@ def test_local_goes_on_with_what_this_process_counts(away: RedisBackend, page: A
 
 
 def test_open_lets_all_pass_and_tells_nothing(away: RedisBackend, page: Any) -> None:
-    answers = responses(rate_limit("ip", "2/m", backend=away, when_down="open", concurrency=1)(page), 5)
+    answers = responses(rate_limit("ip", "2/m", backend=away, on_store_failure="allow", concurrency=1)(page), 5)
     assert [answer.status_code for answer in answers] == [200] * 5
     assert "RateLimit" not in answers[-1].headers
 
 
 def test_closed_is_503_and_says_when_the_store_is_asked_again(away: RedisBackend, page: Any) -> None:
-    answers = responses(rate_limit("ip", "2/m", backend=away, when_down="closed")(page), 2)
+    answers = responses(rate_limit("ip", "2/m", backend=away, on_store_failure="deny")(page), 2)
     assert [answer.status_code for answer in answers] == [503, 503]
     assert [answer.headers["Retry-After"] for answer in answers] == ["5", "5"]
     assert answers[0].content == b"Temporarily unavailable."

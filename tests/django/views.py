@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.utils.decorators import method_decorator
 from django.views.generic import View
 
-from ratelimit_core import BackendError, CircuitBreaker, RateLimited
+from ratelimit_core import BackendError, CircuitBreaker, RateLimitExceeded
 from ratelimit_core.backends import MemoryBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
 from ratelimit_core.django.decorators import rate_limit
@@ -31,7 +31,7 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 
 def limited_inside(request: HttpRequest) -> HttpResponse:
-    raise RateLimited("supplier", 41.2)
+    raise RateLimitExceeded("supplier", 41.2)
 
 
 def store_away(request: HttpRequest) -> HttpResponse:
@@ -94,18 +94,18 @@ class AsyncPage(View):
         return HttpResponse("ok")
 
 
-@method_decorator(circuit_breaker("by method", backend=STORE, verdict_ttl=0), name="dispatch")
+@method_decorator(circuit_breaker("by method", backend=STORE, cache_ttl=0), name="dispatch")
 class ByMethod(AsyncPage):
     pass
 
 
 class ByHand(AsyncPage):
-    @circuit_breaker("by hand", backend=STORE, verdict_ttl=0)
+    @circuit_breaker("by hand", backend=STORE, cache_ttl=0)
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         return super().dispatch(request, *args, **kwargs)
 
 
-by_call = CircuitBreaker("by call", backend=STORE, verdict_ttl=0)
+by_call = CircuitBreaker("by call", backend=STORE, cache_ttl=0)
 
 
 async def breaker_calls(request: HttpRequest) -> HttpResponse:
@@ -154,7 +154,7 @@ VIEWS: dict[str, Callable[..., Any]] = {
     "streamed-async": streamed_async,
     "breaker-by-method": ByMethod.as_view(),
     "breaker-by-hand": ByHand.as_view(),
-    "breaker-around": circuit_breaker("around", backend=STORE, verdict_ttl=0)(AsyncPage.as_view()),
+    "breaker-around": circuit_breaker("around", backend=STORE, cache_ttl=0)(AsyncPage.as_view()),
     "breaker-calls": breaker_calls,
     "loop-lag": loop_lag,
 }

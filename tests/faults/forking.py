@@ -57,8 +57,8 @@ class Used:
 
     def __init__(self, url: str, prefix: str, children: int) -> None:
         self.backend = backend_of(url, prefix)
-        self.breaker = CircuitBreaker("upstream", backend=self.backend, failure_threshold=children, verdict_ttl=0)
-        self.busy = CircuitBreaker("busy", backend=self.backend, failure_threshold=1_000_000, verdict_ttl=0)
+        self.breaker = CircuitBreaker("upstream", backend=self.backend, failure_threshold=children, cache_ttl=0)
+        self.busy = CircuitBreaker("busy", backend=self.backend, failure_threshold=1_000_000, cache_ttl=0)
         self.tenants = CircuitBreaker("{tenant}", backend=self.backend, failure_threshold=1)
         self.limiter = Limiter(f"{LIMIT}/h", key="supplier", backend=self.backend)
         self.other = Limiter(f"{LIMIT}/h", key="other", backend=self.backend)
@@ -72,7 +72,7 @@ class Used:
         local = not store.up
         store.backend = RedisBackend("redis://127.0.0.1:1/0")  # by now every lock has to be the child's own
         assert self.other.hit().local
-        assert self.tenants.of(tenant=1).acquire().local
+        assert self.tenants.bind(tenant=1).acquire().local
         self.backend.delete(FIXED_WINDOW, [("none", "")])
         os.write(answers, json.dumps([allowed, local, mine]).encode() + b"\n")
 

@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar, get_args
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, configure
 from ratelimit_core.backends import Backend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.limits import Decision
-from ratelimit_core.settings import WhenDown
+from ratelimit_core.config.schema import OnStoreFailure
+from ratelimit_core.limiter import Decision
 from tests.servers import eventually
 
 from .table import Row
@@ -66,14 +66,14 @@ class Member:
     """A process of the fleet, with breakers and limiters of its own, that blocks or awaits."""
 
     def __init__(self, backend: Backend, named: Callable[[str], str], *, awaits: bool) -> None:
-        configure(store_retry_after=RETRY_AFTER)
+        configure(store_retry_interval=RETRY_AFTER)
         circuit_breaker_registry._breakers.clear()
         self.backend = backend
         self.loop = asyncio.new_event_loop() if awaits else None
-        self.breakers: dict[WhenDown, CircuitBreaker] = {}
-        self.limiters: dict[WhenDown, Limiter] = {}
-        for policy in get_args(WhenDown):
-            asks: Any = {"when_down": policy, "backend": backend}
+        self.breakers: dict[OnStoreFailure, CircuitBreaker] = {}
+        self.limiters: dict[OnStoreFailure, Limiter] = {}
+        for policy in get_args(OnStoreFailure):
+            asks: Any = {"on_store_failure": policy, "backend": backend}
             self.breakers[policy] = CircuitBreaker(named(f"{policy}-{awaits}"), failure_threshold=THRESHOLD, **asks)
             # Of one whose record is written by SET: what a set of leases takes, a full Redis lets pass.
             self.limiters[policy] = Limiter("1000/h", key=named(policy), algorithm="fixed_window", **asks)
@@ -130,12 +130,12 @@ class Member:
     def is_well(self) -> None:
         """All is decided by the store, which knows no failure."""
         self.do_all_else()
-        for policy in get_args(WhenDown):
+        for policy in get_args(OnStoreFailure):
             eventually(partial(self.shares, policy))  # a busy machine is a fault of its own
             self.call(self.breakers[policy])
         self.took.clear()
 
-    def shares(self, policy: WhenDown = "local") -> bool:
+    def shares(self, policy: OnStoreFailure = "local") -> bool:
         """Whether the store decides."""
         return not self.hit(self.limiters[policy]).local
 
@@ -161,12 +161,12 @@ class Member:
         assert statistics.median(self.took[before:]) < fault.later
 
     def _keeps_to_its_policies(self) -> None:
-        opened, closed = self.hit(self.limiters["open"]), self.hit(self.limiters["closed"])
-        assert (opened.allowed, opened.local, opened.retry_after) == (True, True, 0)
-        assert (closed.allowed, closed.local) == (False, True)
-        assert 0 < closed.retry_after <= RETRY_AFTER
-        assert all(self.fails(self.breakers["open"]) for _ in range(2 * THRESHOLD))
-        eventually(lambda: not self.fails(self.breakers["closed"]), 1.0)  # what was known a moment ago still holds
+        allowed, denied = self.hit(self.limiters["allow"]), self.hit(self.limiters["deny"])
+        assert (allowed.allowed, allowed.local, allowed.retry_after) == (True, True, 0)
+        assert (denied.allowed, denied.local) == (False, True)
+        assert 0 < denied.retry_after <= RETRY_AFTER
+        assert all(self.fails(self.breakers["allow"]) for _ in range(2 * THRESHOLD))
+        eventually(lambda: not self.fails(self.breakers["deny"]), 1.0)  # what was known a moment ago still holds
 
     def do_all_else(self) -> None:
         """None of this raises, whatever the store does."""
@@ -176,8 +176,8 @@ class Member:
             limiter.refund(decision)
             limiter.release(decision)
         limiter.peek()
-        limiter.give_back()
-        breaker.look()
+        limiter.return_unused()
+        breaker.peek()
         breaker.get_status()
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ratelimit_core.settings import add_source
+from ratelimit_core.config.sources import add_source
 from resilient_tasks import settings
 from tests.celery.conftest import Fleet, on_broker
 from tests.celery.test_outage import probes

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from ratelimit_core.clock import SECOND, wall
+from ratelimit_core._util.clock import SECOND, wall
 from tests import databases
 from tests.breaker.test_races import Member
 from tests.limits import hammer
@@ -25,7 +25,7 @@ from .table import Row
 HOUR = 3600
 SKEWED = ["-1h", "+1h", "+0", "+1d"]
 RECOVERY = 1.5
-OPTIONS: dict[str, Any] = {"failure_threshold": 4, "recovery_timeout": RECOVERY, "verdict_ttl": 0}
+OPTIONS: dict[str, Any] = {"failure_threshold": 4, "recovery_timeout": RECOVERY, "cache_ttl": 0}
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +132,7 @@ def test_a_clock_that_jumps_changes_nothing_that_a_process_knows(
 ) -> None:
     now = tmp_path / "now"
     now.write_text("+0")
-    options = {**OPTIONS, "verdict_ttl": 60, "failure_threshold": 1}
+    options = {**OPTIONS, "cache_ttl": 60, "failure_threshold": 1}
     member = start(valkey_url, options, FAKETIME_TIMESTAMP_FILE=str(now))
     client = redis.Redis.from_url(valkey_url)
 

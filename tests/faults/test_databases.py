@@ -13,7 +13,7 @@ import pytest
 from django.db import connections
 
 from ratelimit_core.backends import DatabaseBackend
-from ratelimit_core.backends.database_sql import RECORDS
+from ratelimit_core.backends.database.sql import RECORDS
 from tests import databases, servers
 
 from .conftest import Saw

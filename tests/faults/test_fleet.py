@@ -12,7 +12,7 @@ import pytest
 
 from ratelimit_core import CircuitBreaker
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.permit import Permit
+from ratelimit_core.circuit_breaker.permit import Permit
 from tests import databases, servers
 from tests.breaker.fleet import ask
 from tests.breaker.test_races import Member, fleet
@@ -27,7 +27,7 @@ OPTIONS: dict[str, Any] = {
     "failure_threshold": 1,
     "recovery_timeout": 0.001,
     "probe_timeout": PROBE_TIMEOUT,
-    "verdict_ttl": 0,
+    "cache_ttl": 0,
 }
 
 

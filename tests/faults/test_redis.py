@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, conf
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.store import Store
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import broken
 from tests.redis.topology import HOST, Server, one_server
 from tests.servers import free_port
@@ -87,7 +88,7 @@ def test_a_store_that_can_only_be_read_is_not_back(fault: Fault[Server], saw: Sa
     rounds, limit = 4, 3
     with one_server() as server:
         backend = RedisBackend(f"redis://{server.address}/0")
-        conf._stores[backend] = Store(backend, retry_after=RETRY_AFTER, clock=clock)
+        configured._stores[backend] = Store(backend, retry_after=RETRY_AFTER, clock=clock)
         asks: Any = {"backend": backend, "clock": clock}
         breaker = CircuitBreaker("upstream", failure_threshold=THRESHOLD, **asks)
         limiter = Limiter(f"{limit}/h", key="k", algorithm="fixed_window", **asks)

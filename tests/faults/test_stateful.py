@@ -25,16 +25,18 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, conf, events
+from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, events
+from ratelimit_core._util.clock import SECOND, Clock
 from ratelimit_core.backends import Backend, MemoryBackend
 from ratelimit_core.backends.records import Records
-from ratelimit_core.breaker_record import FAILURES, GENERATION, MODE, RETRY_AT, STATE, state_of
-from ratelimit_core.breaker_state import BreakerState
-from ratelimit_core.clock import SECOND, Clock, ManualClock
-from ratelimit_core.permit import Permit
+from ratelimit_core.circuit_breaker.cache import BreakerState
+from ratelimit_core.circuit_breaker.permit import Permit
 from ratelimit_core.policies import BREAKER, OTHER_ANSWER, RECORD, Verdict
 from ratelimit_core.policies.breaker import CLOSED, FORCED_CLOSED, FORCED_OPEN, HALF_OPEN, OPEN
-from ratelimit_core.store import Store
+from ratelimit_core.protocol.breaker import FAILURES, GENERATION, MODE, RETRY_AT, STATE, state_of
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory, FaultyRedis
 from tests.breaker.fleet import Fleet, ask, broken
 from tests.conformance.profiles import examples
@@ -134,27 +136,27 @@ class Breaker(RuleBasedStateMachine):
         threshold=st.integers(1, 3),
         places=st.integers(1, 2),
         successes=st.integers(1, 2),
-        verdict_ttl=st.sampled_from([0, 0.25]),
+        cache_ttl=st.sampled_from([0, 0.25]),
     )
-    def begin(self, threshold: int, places: int, successes: int, verdict_ttl: float) -> None:
+    def begin(self, threshold: int, places: int, successes: int, cache_ttl: float) -> None:
         self.options: dict[str, Any] = {
             "failure_threshold": threshold,
             "half_open_max_calls": places,
             "success_threshold": successes,
-            "verdict_ttl": verdict_ttl,
+            "cache_ttl": cache_ttl,
             "recovery_timeout": RECOVERY,
             "exponential_backoff_max": LONGEST,
             "reset_timeout": RESET,
             "probe_timeout": PROBE,
         }
-        self.ttl = round(verdict_ttl * SECOND)
+        self.ttl = round(cache_ttl * SECOND)
         self.processes = [self.started() for _ in range(PROCESSES)]
 
     def started(self) -> Process:
         backend: Any = self.make()
         store = Store(backend, clock=self.clock)
         store.local = MemoryBackend(clock=self.clock, enable_circuit_breaker=False)
-        conf._stores[backend] = store
+        configured._stores[backend] = store
         return Process(Fleet(backend, self.clock).process(**self.options), backend)
 
     # What there is to look at
@@ -180,7 +182,7 @@ class Breaker(RuleBasedStateMachine):
     def compared(self, before: Verdict) -> Verdict:
         """What the store has now: changed only along the table, into another generation, and reported once."""
         after, promised, now = self.noted(self.record()), self.promised, self.clock.now
-        changes = [each for each in self.seen if isinstance(each, events.BreakerChanged) and not each.local]
+        changes = [each for each in self.seen if isinstance(each, events.StateChanged) and not each.local]
         assert len(changes) == (before[STATE] != after[STATE])
         if not changes:
             assert after[GENERATION] == before[GENERATION] or not before[GENERATION]

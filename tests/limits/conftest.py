@@ -10,8 +10,8 @@ import redis
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend, RedisBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.limits import Algorithm
+from ratelimit_core.limiter import Algorithm
+from ratelimit_core.testing import ManualClock
 from tests.servers import PATIENT
 
 MakeLimiter = Callable[..., Limiter]

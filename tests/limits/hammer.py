@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 from ratelimit_core import Limiter
+from ratelimit_core._util.clock import SECOND, Clock, monotonic
 from ratelimit_core.backends import Backend, Call, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import SECOND, Clock, monotonic
-from ratelimit_core.limits import Algorithm
+from ratelimit_core.limiter import Algorithm
 from ratelimit_core.policies import CONCURRENCY, EXPIRES, OTHER_ANSWER, RECORD, TOKEN_BUCKET, Verdict
 from ratelimit_core.policies.concurrency import REFUND
 

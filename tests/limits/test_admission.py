@@ -15,7 +15,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ratelimit_core.clock import SECOND, monotonic, wall
+from ratelimit_core._util.clock import SECOND, monotonic, wall
 from tests.redis import topology
 from tests.servers import Process
 

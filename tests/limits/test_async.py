@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, Limiter, RateLimited
+from ratelimit_core import BackendError, CircuitBreaker, ConfigurationError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import Call, MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
+from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 
 from .conftest import ALGORITHMS, MakeLimiter
@@ -85,7 +85,7 @@ def test_with_holds_a_place_and_gives_it_back_whatever_happened(make: MakeLimite
                 await failing(error)
             assert (await limiter.apeek()).remaining == 2
         async with limiter, limiter:
-            with pytest.raises(RateLimited) as refused:
+            with pytest.raises(RateLimitExceeded) as refused:
                 async with limiter:
                     pytest.fail("the block ran")
             assert (refused.value.key, refused.value.limit) == ("supplier", 2)
@@ -123,7 +123,7 @@ def test_many_tasks_hold_no_more_places_than_there_are(make: MakeLimiter) -> Non
                 most = max(most, inside)
                 await asyncio.sleep(0)
                 inside -= 1
-        except RateLimited:
+        except RateLimitExceeded:
             pass
 
     async def main() -> None:
@@ -296,7 +296,7 @@ def test_a_block_makes_tasks_for_a_place_only(gate: Gate) -> None:
 
 
 def test_a_closed_breaker_makes_no_task_in_any_form(gate: Gate, clock: ManualClock) -> None:
-    breaker = CircuitBreaker("payments", backend=gate, clock=clock, verdict_ttl=60)
+    breaker = CircuitBreaker("payments", backend=gate, clock=clock, cache_ttl=60)
 
     @breaker
     async def decorated() -> None: ...
@@ -320,7 +320,7 @@ def test_a_closed_breaker_makes_no_task_in_any_form(gate: Gate, clock: ManualClo
 
 
 def test_successes_that_many_tasks_carry_are_counted_once(gate: Gate, clock: ManualClock) -> None:
-    breaker = CircuitBreaker("payments", backend=gate, clock=clock, verdict_ttl=0, failure_rate=1, minimum_calls=10**6)
+    breaker = CircuitBreaker("payments", backend=gate, clock=clock, cache_ttl=0, failure_rate=1, minimum_calls=10**6)
 
     async def main() -> None:
         await (await breaker.aacquire()).asuccess()
@@ -352,10 +352,14 @@ def test_a_probe_may_go_through_its_own_breaker_again(gate: Gate, clock: ManualC
 # The store is away
 
 
-@pytest.mark.parametrize(("when_down", "allowed"), [("local", [1, 1, 0]), ("open", [1, 1, 1]), ("closed", [0, 0, 0])])
-def test_while_the_store_is_away_it_does_what_was_chosen(clock: ManualClock, when_down: Any, allowed: Any) -> None:
+@pytest.mark.parametrize(
+    ("on_store_failure", "allowed"), [("local", [1, 1, 0]), ("allow", [1, 1, 1]), ("deny", [0, 0, 0])]
+)
+def test_while_the_store_is_away_it_does_what_was_chosen(
+    clock: ManualClock, on_store_failure: Any, allowed: Any
+) -> None:
     backend = FaultyMemory(clock=clock)
-    limiter = Limiter("2/m", key="supplier", backend=backend, clock=clock, when_down=when_down)
+    limiter = Limiter("2/m", key="supplier", backend=backend, clock=clock, on_store_failure=on_store_failure)
     backend.fault = BackendError("gone")
 
     async def main() -> None:

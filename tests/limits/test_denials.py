@@ -8,7 +8,7 @@ import pytest
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend, MemoryBackend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 
 from .conftest import ALGORITHMS
 

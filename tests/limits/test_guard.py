@@ -7,19 +7,17 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, ConfigurationError, Limiter, RateLimited
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, ConfigurationError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import Backend, MemoryBackend
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.guard import Guard, Leave
+from ratelimit_core.guard import Admission, Guard
+from ratelimit_core.testing import ManualClock
 
 from .conftest import MakeLimiter
 
 
 @pytest.fixture
 def breaker(store: Backend, clock: ManualClock) -> CircuitBreaker:
-    return CircuitBreaker(
-        "payments", failure_threshold=1, recovery_timeout=10, verdict_ttl=0, backend=store, clock=clock
-    )
+    return CircuitBreaker("payments", failure_threshold=1, recovery_timeout=10, cache_ttl=0, backend=store, clock=clock)
 
 
 def trip(breaker: CircuitBreaker) -> None:
@@ -49,7 +47,7 @@ def test_a_limit_that_denies_takes_no_probe(make: MakeLimiter, breaker: CircuitB
     trip(breaker)
     clock.advance(10)
     for _ in range(3):
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitExceeded):
             guard.acquire()
     assert breaker.get_status()["half_open_calls"] == 0
     assert breaker.acquire().probe
@@ -65,14 +63,14 @@ def test_a_probe_goes_through_the_limits_too(make: MakeLimiter, breaker: Circuit
     assert leave.permit.probe
     with pytest.raises(CircuitBreakerError):  # where both refuse, the breaker speaks
         guard.acquire()
-    leave.judge_result("fine")
+    leave.record_result("fine")
     assert breaker.state == "closed"
     guard.acquire().cancel()
 
 
-SETTLING: dict[str, Callable[[Leave], object]] = {
-    "judge": lambda leave: leave.judge(None),
-    "judge_result": lambda leave: leave.judge_result("fine"),
+SETTLING: dict[str, Callable[[Admission], object]] = {
+    "record": lambda leave: leave.record(None),
+    "record_result": lambda leave: leave.record_result("fine"),
     "fail": lambda leave: leave.fail(ValueError()),
     "cancel": lambda leave: leave.cancel(),
 }
@@ -81,7 +79,7 @@ SETTLING: dict[str, Callable[[Leave], object]] = {
 @pytest.mark.parametrize("guarded", [True, False])
 @pytest.mark.parametrize("settle", SETTLING.values(), ids=SETTLING)
 def test_settling_gives_the_place_back_once(
-    make: MakeLimiter, breaker: CircuitBreaker, settle: Callable[[Leave], object], guarded: bool
+    make: MakeLimiter, breaker: CircuitBreaker, settle: Callable[[Admission], object], guarded: bool
 ) -> None:
     limiter = make(concurrency=2)
     guard = Guard(breaker if guarded else None, limiter)
@@ -96,27 +94,27 @@ def test_settling_gives_the_place_back_once(
 def test_a_failure_counts_as_one_whatever_the_breaker_expects(make: MakeLimiter, store: Backend) -> None:
     breaker = CircuitBreaker("picky", failure_threshold=1, expected_exception=ConnectionError, backend=store)
     guard = Guard(breaker, make("5/s"))
-    assert guard.acquire().judge(ValueError()) == 0
+    assert guard.acquire().record(ValueError()) == 0
     assert guard.acquire().fail(ValueError()) == 60
     assert breaker.state == "open"
 
 
 def test_only_the_first_settling_is_judged(make: MakeLimiter, breaker: CircuitBreaker) -> None:
     leave = Guard(breaker, make("5/s")).acquire()
-    leave.judge_result("fine")
-    assert leave.judge(ValueError()) == 0
+    leave.record_result("fine")
+    assert leave.record(ValueError()) == 0
     assert breaker.state == "closed"
-    assert Guard(breaker, make("5/s")).acquire().judge(ValueError()) == 10
+    assert Guard(breaker, make("5/s")).acquire().record(ValueError()) == 10
 
 
 def test_either_may_be_missing(make: MakeLimiter, breaker: CircuitBreaker) -> None:
-    Guard(None, None).acquire().judge(ValueError())
+    Guard(None, None).acquire().record(ValueError())
     only_limits = Guard(None, make("1/h"))
     assert only_limits.acquire().permit is None
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         only_limits.acquire()
     only_breaker = Guard(breaker, None)
-    assert only_breaker.acquire().judge(ValueError()) == 10
+    assert only_breaker.acquire().record(ValueError()) == 10
     with pytest.raises(CircuitBreakerError):
         only_breaker.acquire()
 
@@ -124,7 +122,7 @@ def test_either_may_be_missing(make: MakeLimiter, breaker: CircuitBreaker) -> No
 def test_a_key_and_a_cost_of_the_call(make: MakeLimiter, breaker: CircuitBreaker) -> None:
     guard = Guard(breaker, make("5/h", concurrency=9))
     leave = guard.acquire(key="tenant", cost=5)
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire(key="tenant")
     assert refused.value.key == "tenant"
     guard.acquire(key="another", cost=5)
@@ -137,15 +135,15 @@ def test_a_reserved_slot_is_redeemed(make: MakeLimiter, breaker: CircuitBreaker,
     guard = Guard(breaker, limiter)
     guard.acquire().cancel()
     slot = limiter.reserve(60)
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire(slot=slot)
-    assert refused.value.keeps_slot
+    assert refused.value.reservation_kept
     assert refused.value.retry_after == slot.retry_after == 1
     clock.advance(1)
     guard.acquire(slot=slot).cancel()
-    with pytest.raises(RateLimited) as refused:
+    with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire(slot=slot)
-    assert not refused.value.keeps_slot
+    assert not refused.value.reservation_kept
 
 
 def test_who_comes_again_with_a_ticket_keeps_the_place_but_pays_the_rate(
@@ -156,7 +154,7 @@ def test_who_comes_again_with_a_ticket_keeps_the_place_but_pays_the_rate(
     guard.acquire(ticket="task")
     guard.acquire(ticket="task")
     leave = guard.acquire(ticket="task")
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         guard.acquire(ticket="another task")
     leave.cancel()
     assert make(concurrency=1).peek().remaining == 1
@@ -167,7 +165,7 @@ def test_a_slot_that_is_not_due_denies_nobody_else(make: MakeLimiter, breaker: C
     limiter = make("5/s")
     guard = Guard(breaker, limiter)
     slot = limiter.reserve(60, floor=30)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         guard.acquire(slot=slot)
     guard.acquire()
 
@@ -226,7 +224,7 @@ def test_breaker_and_limits_are_one_round_trip(
         round_trips()
         leave = guard.acquire()
         assert round_trips() == 1
-        leave.judge_result("fine")
+        leave.record_result("fine")
         assert round_trips() == 1  # the place to run
 
 
@@ -235,7 +233,7 @@ def test_a_denial_still_tells_how_the_breaker_is(
 ) -> None:
     guard = healthy(rate="2/h")
     clock.advance(10)
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         guard.acquire()
     round_trips()
     assert guard.breaker is not None
@@ -248,22 +246,22 @@ def test_a_success_without_a_place_to_give_back_costs_nothing(
 ) -> None:
     leave = healthy().acquire()
     round_trips()
-    leave.judge_result("fine")
+    leave.record_result("fine")
     assert round_trips() == 0
 
 
 def test_a_refusal_that_is_known_costs_nothing(healthy: Callable[..., Guard], round_trips: Callable[[], int]) -> None:
     guard = healthy(rate="3/h")
     guard.acquire()
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         guard.acquire()
     round_trips()
     for _ in range(50):
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitExceeded):
             guard.acquire()
     assert round_trips() == 0
     guard = healthy(key="another")
-    while not guard.acquire().judge(ValueError()):
+    while not guard.acquire().record(ValueError()):
         pass
     round_trips()
     for _ in range(50):
@@ -274,9 +272,9 @@ def test_a_refusal_that_is_known_costs_nothing(healthy: Callable[..., Guard], ro
 
 def test_settling_is_at_most_one_round_trip(healthy: Callable[..., Guard], round_trips: Callable[[], int]) -> None:
     guard = healthy(concurrency=8)
-    guard.acquire().judge(ValueError())  # the server knows this script, too
-    guard.acquire().judge_result("fine")
+    guard.acquire().record(ValueError())  # the server knows this script, too
+    guard.acquire().record_result("fine")
     leave = guard.acquire()
     round_trips()
-    leave.judge(ValueError())
+    leave.record(ValueError())
     assert round_trips() == 1

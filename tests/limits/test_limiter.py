@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ratelimit_core import ConfigurationError, Limiter, RateLimited
+from ratelimit_core import ConfigurationError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.policies import Verdict
+from ratelimit_core.testing import ManualClock
 from tests.servers import PATIENT
 
 from .conftest import ALGORITHMS, RESERVING, MakeLimiter
@@ -123,11 +123,11 @@ def test_several_rates_are_one_decision_with_the_longest_wait(make: MakeLimiter,
     limiter = make("2/s;3/m")
     assert limiter.hit(2)
     denied = limiter.hit(2)
-    assert (denied.which, denied.retry_after, denied.reset_after) == (1, 60, 60)
+    assert (denied.denied_by, denied.retry_after, denied.reset_after) == (1, 60, 60)
     clock.advance(1)
     assert limiter.hit()  # the denied hit took none of either
     denied = limiter.hit()
-    assert (denied.which, denied.limit, denied.remaining, denied.retry_after) == (1, 3, 0, 59)
+    assert (denied.denied_by, denied.limit, denied.remaining, denied.retry_after) == (1, 3, 0, 59)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -139,7 +139,7 @@ def test_waiting_retry_after_is_enough_for_all_of_several(
     for _ in range(40):
         decision = limiter.hit()
         if not decision:
-            denied_by.add(decision.which)
+            denied_by.add(decision.denied_by)
             clock.advance(decision.retry_after)
             assert limiter.hit()
     assert len(denied_by) > (algorithm != "leaky_bucket")  # of that one the slowest limit alone makes wait
@@ -307,10 +307,10 @@ def test_with_raises_what_the_denial_says(make: MakeLimiter) -> None:
     limiter = make("1/m;2/m", concurrency=5)
     with limiter:
         pass
-    with pytest.raises(RateLimited) as refused, limiter:
+    with pytest.raises(RateLimitExceeded) as refused, limiter:
         pytest.fail("the block ran")
     error = refused.value
-    assert (error.key, error.limit, error.remaining, error.retry_after, error.which) == ("supplier", 1, 0, 60, 0)
+    assert (error.key, error.limit, error.remaining, error.retry_after, error.denied_by) == ("supplier", 1, 0, 60, 0)
     assert make(concurrency=5).peek().remaining == 5
 
 
@@ -405,7 +405,7 @@ def test_threads_never_hold_more_places_than_there_are(store: Backend) -> None:
                 limiter.peek()  # stay a while
                 with lock:
                     inside -= 1
-        except RateLimited:
+        except RateLimitExceeded:
             pass
 
     with ThreadPoolExecutor(8) as pool:
@@ -431,7 +431,10 @@ def test_threads_never_hold_more_places_than_there_are(store: Backend) -> None:
         ("100001/d", {}, "sliding_window_counter"),
         *((None, {"concurrency": places}, "concurrency=") for places in (0, -1, True, 1.5, 100_001)),
         *((None, {"concurrency": 1, "timeout": t}, "timeout=") for t in (0, -1, float("nan"), "60", None, True)),
-        *(("1/s", {"when_down": "maybe"}, "'local', 'open', 'closed'"), ("1/s", {"backend": "redis://"}, "Backend")),
+        *(
+            ("1/s", {"on_store_failure": "maybe"}, "'local', 'allow', 'deny'"),
+            ("1/s", {"backend": "redis://"}, "Backend"),
+        ),
     ],
     ids=lambda value: f"{value!a:.40}",
 )

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
-from ratelimit_core.bookkeeping import COMMAND_RATE, command, turns_of, waiting_call
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.django.control import limits_in_use
-from ratelimit_core.overview import overview, timeline
+from ratelimit_core.fleet.timeline import timeline
+from ratelimit_core.fleet.usage import limits_in_use, overview
 from ratelimit_core.policies import LIMITS, SLIDING_WINDOW
+from ratelimit_core.protocol.internal_keys import COMMAND_RATE, command, turns_of, waiting_call
+from ratelimit_core.testing import ManualClock
 
 ALGORITHMS = ["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"]
 

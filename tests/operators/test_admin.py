@@ -11,10 +11,10 @@ from urllib.parse import urlencode
 import pytest
 
 from ratelimit_core import CircuitBreaker, ConfigurationError
-from ratelimit_core.backends.calls import Hashed, known_by
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.django.control import breaker_named
-from ratelimit_core.django.words import address, name_at
+from ratelimit_core.django.console.actions import breaker_named
+from ratelimit_core.django.console.url_names import address, name_at
+from ratelimit_core.protocol.names import Hashed, known_by
 from tests.operators.browser import Browser
 from tests.operators.conftest import Site
 
@@ -86,7 +86,7 @@ def test_nothing_happens_by_get_or_without_the_token(site: Site, control: Browse
         ("force_closed", "15", "forced_closed", "closed"),
         ("disable", "", "disabled", "closed"),
         ("shadow", "600", "shadow", "open"),
-        ("automatic", "", "automatic", "open"),
+        ("clear_override", "", "automatic", "open"),
         ("reset", "", "automatic", "closed"),
     ],
 )

@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.django.words import address
+from ratelimit_core.django.console.url_names import address
 from tests.operators.conftest import Site
 from tests.servers import free_port, missing
 
@@ -229,7 +229,7 @@ def test_an_announcement_is_made_when_something_has_changed_and_only_then(
         breaker.force_open("ada", "they are moving")
         expect(page.get_by_role("status")).to_contain_text("open")
         assert page.evaluate("announced.length") > 0
-        breaker.automatic()
+        breaker.clear_override()
 
 
 def test_a_page_whose_server_is_gone_says_since_when_it_is_stale(

@@ -9,8 +9,8 @@ from urllib.request import urlopen
 import pytest
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.backends.calls import known_by
-from ratelimit_core.django.words import address
+from ratelimit_core.django.console.url_names import address
+from ratelimit_core.protocol.names import known_by
 from tests.operators.browser import Browser
 from tests.operators.conftest import Site
 from tests.servers import eventually
@@ -75,7 +75,7 @@ def test_who_may_act_says_why_and_all_see_it(site: Site, control: Browser) -> No
     "tenant", ["", "é" * 300, str(known_by("é" * 300))], ids=["nameless", "long", "as it is stored"]
 )
 def test_whatever_a_client_is_called_the_page_leads_to_its_breaker(site: Site, control: Browser, tenant: str) -> None:
-    breaker = CircuitBreaker("{tenant}", backend=site.backend()).of(tenant=tenant)
+    breaker = CircuitBreaker("{tenant}", backend=site.backend()).bind(tenant=tenant)
     breaker.call(len, "")
     name = known_by(breaker.name)
     eventually(lambda: page_of(name) in control.get(PAGE).text)  # known for a second to all who look

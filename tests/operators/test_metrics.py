@@ -73,7 +73,7 @@ def test_what_all_processes_of_a_site_counted_is_told_by_each(project: Path, val
         eventually(lambda: calls("success") == paid == 60)
         eventually(lambda: calls("failure") == failed)
         assert 3 <= failed < 10
-        assert calls("refused") == 10 - failed
+        assert calls("not_permitted") == 10 - failed
         assert read(browser, "resilience_breaker_transitions_total", breaker="payments", to="open") == 1
         assert read(browser, "resilience_breaker_state", breaker="payments", state="open") == 1
         assert read(browser, "resilience_store_seconds_count") > 0

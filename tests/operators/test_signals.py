@@ -11,9 +11,9 @@ from django.utils.asyncio import async_unsafe
 
 from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, events
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django import signals
-from ratelimit_core.store import Store
+from ratelimit_core.store.fallback import Store
+from ratelimit_core.testing import ManualClock
 from tests import databases
 from tests.operators.conftest import Site
 
@@ -22,7 +22,7 @@ ALL = {
     "half_open": signals.breaker_half_open,
     "closed": signals.breaker_closed,
     "mode": signals.breaker_mode_changed,
-    "store": signals.store_changed,
+    "store": signals.store_availability_changed,
 }
 
 
@@ -64,9 +64,9 @@ def test_what_happens_to_a_breaker_is_sent_once(
 
 
 def test_a_store_that_goes_away_is_sent(heard: list[tuple[str, Any, dict[str, Any]]]) -> None:
-    events.emit(events.StoreChanged(up=False, reason="no answer"))
-    events.emit(events.StoreChanged(up=True))
-    assert [(label, values["up"], values["reason"]) for label, _, values in heard] == [
+    events.emit(events.StoreAvailabilityChanged(available=False, reason="no answer"))
+    events.emit(events.StoreAvailabilityChanged(available=True))
+    assert [(label, values["available"], values["reason"]) for label, _, values in heard] == [
         ("store", False, "no answer"),
         ("store", True, ""),
     ]
@@ -165,11 +165,11 @@ def test_what_happens_in_an_event_loop_reaches_receivers_of_both_kinds_once(cloc
 def test_a_store_that_goes_away_in_an_event_loop_reaches_them_too(clock: ManualClock) -> None:
     told: list[Any] = []
 
-    async def awaits(up: bool, **values: Any) -> None:
-        told.append(up)
+    async def awaits(available: bool, **values: Any) -> None:
+        told.append(available)
 
-    def asks(up: bool, **values: Any) -> None:
-        told.append((ask_database(), up))
+    def asks(available: bool, **values: Any) -> None:
+        told.append((ask_database(), available))
 
     class Fails(MemoryBackend):
         away = True
@@ -189,13 +189,13 @@ def test_a_store_that_goes_away_in_an_event_loop_reaches_them_too(clock: ManualC
         await store.aapply([])
 
     signals.connect()
-    signals.store_changed.connect(awaits)
-    signals.store_changed.connect(asks)
+    signals.store_availability_changed.connect(awaits)
+    signals.store_availability_changed.connect(asks)
     try:
         asyncio.run(scenario())
     finally:
-        signals.store_changed.disconnect(awaits)
-        signals.store_changed.disconnect(asks)
+        signals.store_availability_changed.disconnect(awaits)
+        signals.store_availability_changed.disconnect(asks)
     assert sorted(told, key=str) == [("asked", False), ("asked", True), False, True]
 
 

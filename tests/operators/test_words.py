@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimit_core.django.words import mode_of
-from ratelimit_core.texts import printable, span
+from ratelimit_core._util.text import printable, span
+from ratelimit_core.django.console.url_names import mode_of
 
 
 @pytest.mark.parametrize(

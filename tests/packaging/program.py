@@ -13,7 +13,7 @@ from django.core.management import call_command
 
 import ratelimit_core
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.limits import Algorithm
+from ratelimit_core.limiter import Algorithm
 from ratelimit_core.policies import POLICIES
 from ratelimit_core.testing import breaker_open, isolated
 
@@ -32,7 +32,7 @@ django.setup()
 from django.template.loader import get_template  # noqa: E402 - Django has to be set up before
 
 import ratelimit_core.django.admin  # noqa: E402
-import ratelimit_core.django.dashboard  # noqa: E402
+import ratelimit_core.django.console.views  # noqa: E402
 import ratelimit_core.django.drf  # noqa: E402
 from resilient_tasks import breaker_task  # noqa: E402
 from resilient_tasks.testing import assert_deferred  # noqa: E402

@@ -33,7 +33,7 @@ EXTRAS = {
     "ratelimit_core.django.drf": "drf",
     "ratelimit_core.metrics.opentelemetry": "opentelemetry",
     "ratelimit_core.metrics.prometheus": "prometheus",
-    "resilient_tasks.watch": "cli",
+    "resilient_tasks.ops.watch": "cli",
 }
 """The modules that need an extra."""
 

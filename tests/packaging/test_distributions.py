@@ -34,7 +34,7 @@ def test_the_wheel_has_every_file_and_no_other(built: tuple[Path, Path]) -> None
         "lua/breaker.lua",
         "sql/breaker.sql",
         "hits/token_bucket.py",
-        "django/assets/dashboard.css",
+        "django/console/assets/dashboard.css",
         "py.typed",
     ):
         assert f"ratelimit_core/{kind}" in names

@@ -17,10 +17,10 @@ import redis
 from asgiref.sync import async_to_sync
 
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.redis_clients import PLACES
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.backends.redis.servers import PLACES
 from ratelimit_core.errors import BackendError, ConfigurationError
 from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW, POLICIES, SLIDING_WINDOW
+from ratelimit_core.testing import ManualClock
 from tests.conformance.test_stores import LIMITS, PEEK, ask, use
 from tests.servers import PATIENT, eventually, free_port
 

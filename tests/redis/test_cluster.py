@@ -14,10 +14,11 @@ import redis
 from hypothesis import given
 from redis.crc import key_slot
 
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.backends.redis_keys import BUCKETS, ClusterKeys, in_turn
-from ratelimit_core.backends.redis_sessions import Script
-from ratelimit_core.clock import SECOND, ManualClock
+from ratelimit_core.backends.redis.cluster import in_turn
+from ratelimit_core.backends.redis.keys import BUCKETS, ClusterKeys
+from ratelimit_core.backends.redis.session import Script
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import (
     ALLOWED,
@@ -30,6 +31,7 @@ from ratelimit_core.policies import (
     Policy,
     Verdict,
 )
+from ratelimit_core.testing import ManualClock
 from tests.conformance.participants import InRedis
 from tests.conformance.profiles import examples
 from tests.conformance.reference import Reference

@@ -16,11 +16,12 @@ import redis
 from celery.exceptions import SoftTimeLimitExceeded
 
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.backends import RedisBackend, redis_sessions
-from ratelimit_core.backends.calls import Hashed, escape
+from ratelimit_core.backends import RedisBackend
+from ratelimit_core.backends.redis import connections, session
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import FIXED_WINDOW
-from resilient_tasks import run  # noqa: F401 - it knows what soft time limits raise
+from ratelimit_core.protocol.names import Hashed, escape
+from resilient_tasks.execution import run  # noqa: F401 - it knows what soft time limits raise
 from tests.backends.test_interrupted import interrupted_at
 from tests.conformance.test_stores import ask
 from tests.servers import PATIENT, eventually, valkey
@@ -120,7 +121,7 @@ def test_an_interruption_anywhere_costs_no_connection_and_nobody_gets_anothers_a
 ) -> None:
     step, backend = 1, RedisBackend(f"{valkey_url}?max_connections=1", key_prefix=prefix)
     backend.incr("warm", 60)
-    while interrupted_at(step, partial(backend.attempt, CALLS), redis_sessions):
+    while interrupted_at(step, partial(backend.attempt, CALLS), session, connections):
         gc.collect()  # Python's own collector would come by in time
         assert backend.incr("own", 60) == step
         if step % 5 == 0:

@@ -16,7 +16,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from ratelimit_core.backends.redis_keys import ClusterKeys
+from ratelimit_core.backends.redis.keys import ClusterKeys
 from ratelimit_core.errors import BackendError
 from tests.servers import Process, eventually, free_port, needed
 

@@ -20,13 +20,13 @@ from django.conf import settings
 atheris.enabled_hooks.add("str")
 with atheris.instrument_imports(include=["ratelimit_core", "resilient_tasks"]):
     from ratelimit_core import Rate
-    from ratelimit_core.backends.calls import MAX_KEY, escape, unescape
-    from ratelimit_core.backoff import retry_after_of
-    from ratelimit_core.django.addresses import UNKNOWN, Proxies
+    from ratelimit_core.django.limits.addresses import UNKNOWN, Proxies
     from ratelimit_core.errors import ConfigurationError
-    from ratelimit_core.limits import Limit
+    from ratelimit_core.limiter.limit import Limit
     from ratelimit_core.policies import LIMITS
-    from resilient_tasks.waiting import HEADER, SLOT, Waiting
+    from ratelimit_core.protocol.names import MAX_KEY, escape, unescape
+    from ratelimit_core.retry_after import parse_retry_after
+    from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
 
 settings.configure(ALLOWED_HOSTS=["*"])
 from django.test import RequestFactory  # noqa: E402
@@ -90,7 +90,7 @@ def retry_after(given: bytes) -> None:
     """An upstream's header: a time within a month, or none."""
     headers = Message()
     headers["Retry-After"] = given.decode("latin-1")
-    asked = retry_after_of(urllib.error.HTTPError("", 503, "", headers, None))
+    asked = parse_retry_after(urllib.error.HTTPError("", 503, "", headers, None))
     assert asked is None or 0 < asked < 31 * 86400
 
 

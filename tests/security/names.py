@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratelimit_core.backends.calls import escape
+from ratelimit_core.protocol.names import escape
 
 _LONG = "é*" * 500_000
 

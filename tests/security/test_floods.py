@@ -14,10 +14,10 @@ from django.test import RequestFactory
 
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.circuit_breaker import _MAX_FAMILY
-from ratelimit_core.clock import ManualClock
-from ratelimit_core.django.addresses import Proxies
+from ratelimit_core.circuit_breaker.breaker import _MAX_FAMILY
+from ratelimit_core.django.limits.addresses import Proxies
 from ratelimit_core.policies import POLICIES
+from ratelimit_core.testing import ManualClock
 from tests.servers import PATIENT, ROOT
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def hits(limiter: Limiter) -> Iterator[None]:
 def breakers(clock: ManualClock) -> Iterator[None]:
     family = CircuitBreaker("{name}", backend=Shared(clock=clock, max_keys=1000), failure_threshold=1)
     for n in range(FLOOD // 2):
-        family.of(name=f"{n}{PADDING}").acquire().failure()
+        family.bind(name=f"{n}{PADDING}").acquire().failure()
         yield
     assert len(family._family) <= _MAX_FAMILY
 
@@ -63,7 +63,7 @@ FLOODS: dict[str, Callable[[ManualClock], Iterator[None]]] = {
         )
         for algorithm in ALGORITHMS
     },
-    "blocks": lambda clock: hits(Limiter("9/h", key="x", lease=5, backend=Shared(clock=clock, max_keys=1000))),
+    "blocks": lambda clock: hits(Limiter("9/h", key="x", local_quota=5, backend=Shared(clock=clock, max_keys=1000))),
     "places": lambda clock: hits(Limiter(key="x", concurrency=1, backend=Shared(clock=clock, max_keys=1000))),
     "breakers of a template": breakers,
     "addresses": lambda clock: requests_by("HTTP_X_FORWARDED_FOR"),
@@ -97,7 +97,7 @@ def test_every_key_in_redis_ends_and_the_indexes_shrink(valkey_url: str, clock: 
             for limiter in limiters:
                 limiter.hit(key=f"{turn} {n}")
         for n in range(number // 10):
-            family.of(n=f"{turn} {n}").acquire().failure()
+            family.bind(n=f"{turn} {n}").acquire().failure()
 
     flood("first", 300)
     with redis.Redis.from_url(valkey_url, decode_responses=True) as client:
@@ -127,10 +127,10 @@ def test_a_database_sweeps_out_what_has_ended(sqlite: str, clock: ManualClock) -
 
 WITHOUT_BOUND = {"cache", "functools.cache", "lru_cache(maxsize=None)", "lru_cache(None)"}
 UNBOUNDED = {
-    "ratelimit_core/backends/redis_backend.py": "sets of policies' names",
-    "ratelimit_core/backends/database_functions.py": "policies' names",
-    "ratelimit_core/backends/records.py": "policies",
-    "ratelimit_core/django/dashboard.py": "no argument",
+    "ratelimit_core/backends/redis/backend.py": "sets of policies' names",
+    "ratelimit_core/backends/database/functions.py": "policies' names",
+    "ratelimit_core/backends/leases.py": "policies",
+    "ratelimit_core/django/console/views.py": "no argument",
     "resilient_tasks/protection.py": "no argument",
 }
 """By the module: what its caches without a bound are of, which no client chooses."""

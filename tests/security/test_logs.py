@@ -17,18 +17,18 @@ from ratelimit_core import (
     CircuitBreakerError,
     ConfigurationError,
     Limiter,
-    RateLimited,
+    RateLimitExceeded,
     configure,
     get_backend,
 )
 from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.errors import BackendError
-from ratelimit_core.events import BreakerChanged, Event, ModeChanged, SettingsDiffer, StoreChanged, emit
+from ratelimit_core.events import ConfigMismatch, Event, ModeChanged, StateChanged, StoreAvailabilityChanged, emit
 from ratelimit_core.guard import Guard
 from ratelimit_core.policies import BREAKER
-from resilient_tasks import check, cli
+from ratelimit_core.testing import ManualClock
+from resilient_tasks.ops import check, cli
 from tests import servers
 from tests.security.names import HOSTILE
 from tests.security.test_names import fine
@@ -48,12 +48,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_every_event_is_one_line(caplog: pytest.LogCaptureFixture, text: str) -> None:
     caplog.set_level(logging.INFO)
     events: list[Event] = [
-        BreakerChanged(text, "closed", "open", 3, 4.5),
-        BreakerChanged(text, "open", "half_open"),
+        StateChanged(text, "closed", "open", 3, 4.5),
+        StateChanged(text, "open", "half_open"),
         ModeChanged(text, "forced_open", author=text, reason=text, ttl=9.0),
-        SettingsDiffer(text),
-        StoreChanged(up=False, reason=text),
-        StoreChanged(up=True),
+        ConfigMismatch(text),
+        StoreAvailabilityChanged(available=False, reason=text),
+        StoreAvailabilityChanged(available=True),
     ]
     for event in events:
         emit(event)
@@ -63,7 +63,7 @@ def test_every_event_is_one_line(caplog: pytest.LogCaptureFixture, text: str) ->
 
 @pytest.mark.parametrize("text", HERE.values(), ids=HERE)
 def test_every_refusal_is_one_line(text: str) -> None:
-    for error in (CircuitBreakerError(text), RateLimited(text), RateLimited("", name=text)):
+    for error in (CircuitBreakerError(text), RateLimitExceeded(text), RateLimitExceeded("", name=text)):
         for shown in (str(error), repr(error)):
             assert shown.isprintable()
 
@@ -71,7 +71,7 @@ def test_every_refusal_is_one_line(text: str) -> None:
 @pytest.mark.parametrize("text", HERE.values(), ids=HERE)
 def test_a_terminal_is_shown_names_and_told_nothing(text: str) -> None:
     configure(backend="memory://")
-    breaker = CircuitBreaker("{name}").of(name=text)
+    breaker = CircuitBreaker("{name}").bind(name=text)
     breaker.force_open(author=text, reason=text)
     obj: Any = type("Context", (), {"app": _App()})()
     for command in (["status"], ["history", text]):
@@ -172,7 +172,7 @@ def test_whose_call_was_refused_is_told_to_nobody(clock: ManualClock, caplog: py
     limiter = Limiter("1/h", key="search", concurrency=5, backend=MemoryBackend(clock=clock))
     guard = Guard(None, limiter)
     guard.acquire(key=PERSON)
-    with pytest.raises(RateLimited) as caught:
+    with pytest.raises(RateLimitExceeded) as caught:
         guard.acquire(key=PERSON)
     error = caught.value
     assert (str(error)[:16], error.key) == ("'search' limited", PERSON)

@@ -10,15 +10,16 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
-from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, RateLimited, configure
+from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, RateLimitExceeded, configure
+from ratelimit_core._util.text import printable
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
-from ratelimit_core.backends.calls import escape
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
-from ratelimit_core.clock import ManualClock
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.policies import BREAKER
-from ratelimit_core.texts import printable
-from resilient_tasks import control, rate_limited_task
+from ratelimit_core.protocol.names import escape
+from ratelimit_core.testing import ManualClock
+from resilient_tasks import rate_limited_task
+from resilient_tasks.worker import commands
 from tests.security.names import HOSTILE
 from tests.servers import PATIENT
 
@@ -40,7 +41,7 @@ def canary(store: Backend) -> Callable[[], bool]:
 @pytest.mark.every_store
 def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bool]) -> None:
     family = CircuitBreaker("{name}", backend=store, failure_threshold=1)
-    breakers = [family.of(name=name) for name in NAMES]
+    breakers = [family.bind(name=name) for name in NAMES]
     for i, breaker in enumerate(breakers):
         if i % 2:
             breaker.force_open("ann", reason=f"number {i}")
@@ -145,7 +146,7 @@ def test_each_is_a_tenant_of_its_own_to_a_task() -> None:
     for name in NAMES:
         assert of_a_tenant(name) == name
     for name in NAMES:
-        with pytest.raises(RateLimited):
+        with pytest.raises(RateLimitExceeded):
             of_a_tenant(name)
 
 
@@ -163,7 +164,7 @@ def test_a_control_command_is_about_the_breaker_that_it_names_and_no_other(clock
     store = MemoryBackend(clock=clock)
     configure(backend=store)
     for i, name in enumerate(NAMES):
-        answer: Any = control.breaker_open(SimpleNamespace(), name, reason=name[:100], author=name[:100])
+        answer: Any = commands.breaker_open(SimpleNamespace(), name, reason=name[:100], author=name[:100])
         if "error" in answer:  # a template, which stands for many
             with pytest.raises(ConfigurationError):
                 assert CircuitBreaker(name).state
@@ -177,7 +178,7 @@ def test_a_client_that_is_called_as_the_template_is_shown_with_the_others() -> N
     configure(backend="memory://")
     family = CircuitBreaker("payments:{tenant}", failure_threshold=3)
     for tenant in ("a", "{tenant}"):
-        family.of(tenant=tenant).acquire().success()
+        family.bind(tenant=tenant).acquire().success()
     found = circuit_breaker_registry.get_fleet_status()
     assert {name: status["failure_threshold"] for name, status in found.items()} == {
         "payments:a": None,

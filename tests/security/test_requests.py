@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core.backends import MemoryBackend
-from ratelimit_core.django.addresses import UNKNOWN, Proxies
 from ratelimit_core.django.decorators import rate_limit
+from ratelimit_core.django.limits.addresses import UNKNOWN, Proxies
 from tests.security.names import HOSTILE
 from tests.security.test_names import fine
 

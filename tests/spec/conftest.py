@@ -13,7 +13,7 @@ from django.test import RequestFactory
 
 from ratelimit_core import configure
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
-from ratelimit_core.clock import ManualClock
+from ratelimit_core.testing import ManualClock
 from tests.django.conftest import configured
 from tests.redis import topology
 

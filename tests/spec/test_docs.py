@@ -27,10 +27,11 @@ from django.utils.module_loading import import_string
 import ratelimit_core
 import resilient_tasks
 from docs.generate import generated
-from ratelimit_core import backends, conf
+from ratelimit_core import backends
+from ratelimit_core.config.schema import SETTINGS
 from ratelimit_core.django import checks
-from ratelimit_core.settings import SETTINGS
-from resilient_tasks.protection import TASK_OPTIONS
+from ratelimit_core.store import configured
+from resilient_tasks.options import TASK_OPTIONS
 from tests.django import settings as project
 from tests.limits import hammer
 from tests.limits.test_admission import DOCUMENTED
@@ -109,8 +110,8 @@ def use_settings(code: Any, stack: ExitStack) -> None:
     use_databases(given.pop("DATABASES", {}), stack)
     assert all(name.startswith(("RATELIMIT_", "MIDDLEWARE", "REST_FRAMEWORK")) for name in given), given
     stack.enter_context(override_settings(**given))
-    stack.callback(conf.forget)
-    conf.forget()
+    stack.callback(configured.forget)
+    configured.forget()
     assert [found for found in run_checks(tags=["ratelimit"]) if found.level >= ERROR] == []
 
 

@@ -12,19 +12,13 @@ import pytest
 from django.http import HttpRequest, JsonResponse
 from django.test import override_settings
 
-from ratelimit_core import (
-    BackendError,
-    CircuitBreaker,
-    CircuitBreakerConfig,
-    conf,
-    configure,
-    get_backend,
-    rate_limit,
-)
+from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerConfig, configure, get_backend, rate_limit
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import CircuitBreakerError, circuit_breaker, circuit_breaker_registry
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.settings import setting
+from ratelimit_core.config.sources import setting
+from ratelimit_core.store import configured
+from ratelimit_core.testing import ManualClock
 from tests.servers import free_port
 from tests.spec.conftest import Get, Make, failing
 
@@ -445,7 +439,7 @@ def entries() -> list[dict[str, Any]]:
 
 def test_several_backends_by_their_dotted_paths(get: Get) -> None:
     with override_settings(RATELIMIT_BACKENDS=entries(), RATELIMIT_REDIS={"host": "127.0.0.1", "port": free_port()}):
-        conf.forget()
+        configured.forget()
         whole = get_backend()
         assert isinstance(whole, MultiBackend)
         first, second = get_backend("first"), get_backend("second")
@@ -474,7 +468,7 @@ def test_the_first_is_used_while_it_answers(valkey_url: str) -> None:
         RATELIMIT_REDIS={"host": "127.0.0.1", "port": port},
         RATELIMIT_KEY_PREFIX="spec-multi",
     ):
-        conf.forget()
+        configured.forget()
         assert get_backend().incr("user:1", 60) == 1
         assert get_backend("first").get_count("user:1") == 1
         assert get_backend("second").get_count("user:1") == 0
@@ -484,7 +478,7 @@ def test_the_first_is_used_while_it_answers(valkey_url: str) -> None:
 
 def test_the_first_is_where_redis_is_by_default(apart: str) -> None:
     with override_settings(RATELIMIT_BACKENDS=entries()):
-        conf.forget()
+        configured.forget()
         assert [get_backend().incr("user:1", 60) for _ in range(2)] == [1, 2]
         assert get_backend("first").get_count("user:1") == 2
         assert get_backend("second").get_count("user:1") == 0

@@ -30,11 +30,12 @@ from ratelimit_core import (
     configure,
     rate_limit,
 )
+from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.limits import Algorithm
+from ratelimit_core.limiter import Algorithm
 from ratelimit_core.policies import COUNTER
+from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.breaker import test_guard, test_races
 from tests.database import test_admission as database
@@ -248,7 +249,7 @@ def test_without_its_store_the_function_still_runs(backend: Backend) -> None:
 
 def test_a_call_holds_nobody_up_while_it_runs(backend: Backend) -> None:
     """A lock was held across it, in one process or in all."""
-    breaker = CircuitBreaker("upstream", verdict_ttl=0)
+    breaker = CircuitBreaker("upstream", cache_ttl=0)
 
     def slow() -> str:
         with ThreadPoolExecutor(1) as pool:

@@ -24,7 +24,7 @@ def test_guards_leave_the_store_that_they_have_asked(valkey_url: str) -> None:
 
 
 def test_a_block_ends_with_its_test() -> None:
-    limiter = Limiter("4/m", key="supplier", lease=2)
+    limiter = Limiter("4/m", key="supplier", local_quota=2)
     with isolated():
         assert limiter.hit().allowed  # and one of the block is left
     with isolated():

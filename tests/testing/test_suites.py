@@ -114,7 +114,7 @@ def test_time_passes_when_it_is_told_to(suite: pytest.Pytester) -> None:
 
 
         def test_time_goes_on_by_itself_elsewhere():
-            from ratelimit_core import clock
+            from ratelimit_core._util import clock
             now = clock.monotonic(), clock.wall()
             while now == (clock.monotonic(), clock.wall()):
                 pass
@@ -223,7 +223,7 @@ def test_tasks_that_are_put_off(suite: pytest.Pytester) -> None:
         tasks=TASKS,
         test_tasks="""
         import pytest
-        from ratelimit_core import CircuitBreakerError, RateLimited
+        from ratelimit_core import CircuitBreakerError, RateLimitExceeded
         from ratelimit_core.testing import breaker_open
         from resilient_tasks.testing import assert_deferred, recorded
         from tasks import app, charge, mail, report
@@ -241,7 +241,7 @@ def test_tasks_that_are_put_off(suite: pytest.Pytester) -> None:
         def test_when_the_limit_is_reached(resilience_clock):
             assert report(1) == 1
             put_off = assert_deferred(report, page=2)
-            assert isinstance(put_off.reason, RateLimited) and 59 < put_off.countdown < 63  # its slot
+            assert isinstance(put_off.reason, RateLimitExceeded) and 59 < put_off.countdown < 63  # its slot
 
 
         def test_by_the_failure_that_opens_the_breaker():
@@ -269,12 +269,12 @@ def test_tasks_that_are_put_off(suite: pytest.Pytester) -> None:
         def test_eagerly(eager):
             with recorded() as seen:
                 assert report.delay(1).get() == 1
-                assert isinstance(report.delay(2).result, RateLimited)
+                assert isinstance(report.delay(2).result, RateLimitExceeded)
                 with breaker_open("payments"):
                     assert isinstance(charge.delay(3).result, CircuitBreakerError)
                     assert mail.delay().get() == "skipped"
                     assert_deferred(charge, 4)
-            assert [type(refusal) for refusal in seen.refusals] == [RateLimited, CircuitBreakerError]
+            assert [type(refusal) for refusal in seen.refusals] == [RateLimitExceeded, CircuitBreakerError]
             assert [put_off.args for put_off in seen.deferrals] == [(4,)]
         """,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, assert_type
 
+import ratelimit_core
 from ratelimit_core import (
     Backoff,
     CircuitBreaker,
@@ -13,12 +14,12 @@ from ratelimit_core import (
     Decision,
     Limiter,
     Rate,
-    RateLimited,
+    RateLimitExceeded,
     circuit_breaker_registry,
     configure,
     get_backend,
+    parse_retry_after,
     register_backend,
-    retry_after_of,
 )
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import Permit, circuit_breaker
@@ -49,7 +50,7 @@ def configuration() -> None:
 
 def limits() -> None:
     limiter = Limiter("10/s;1000/h", key="supplier", algorithm="token_bucket", burst=20, concurrency=8)
-    Limiter(["10/s", Rate(1000, 3600), Rate.parse("5/d")], key="supplier", when_down="closed")
+    Limiter(["10/s", Rate(1000, 3600), Rate.parse("5/d")], key="supplier", on_store_failure="deny")
     assert_type(limiter.hit(2, key="tenant"), Decision)
     assert_type(limiter.peek(), Decision)
     slot = limiter.reserve(30, floor=1.5)
@@ -62,7 +63,7 @@ def limits() -> None:
         assert_type(permit, Decision)
     Limiter("10/s")  # type: ignore[call-arg] # of what?
     Limiter("10/s", key="supplier", algorithm="gcra")  # type: ignore[arg-type] # no such algorithm
-    Limiter("10/s", key="supplier", when_down="maybe")  # type: ignore[arg-type] # no such choice
+    Limiter("10/s", key="supplier", on_store_failure="maybe")  # type: ignore[arg-type] # no such choice
     slot.allowed = True  # type: ignore[misc] # a decision is final
 
 
@@ -99,14 +100,14 @@ def breakers() -> None:
     breaker.force_closed(author="ann")
     breaker.disable(reason="broken")
     breaker.shadow()
-    breaker.automatic("ann")
+    breaker.clear_override("ann")
     breaker.reset(author="ann", reason="over")
     assert_type(breaker.state, str)
     assert_type(breaker.stats, dict[str, int])
     assert_type(breaker.get_status(), dict[str, Any])
     assert_type(breaker.history(), list[dict[str, Any]])
     assert_type(circuit_breaker_registry.get_fleet_status(), dict[str, dict[str, Any]])
-    breaker.automatic(ttl=5)  # type: ignore[call-arg] # it is what there is without a mode
+    breaker.clear_override(ttl=5)  # type: ignore[call-arg] # it is what there is without a mode
 
 
 async def breakers_in_an_event_loop() -> None:
@@ -140,9 +141,9 @@ async def guarded_functions_keep_their_signatures() -> None:
 def errors_and_waits() -> None:
     try:
         guarded(1)
-    except (CircuitBreakerError, RateLimited) as error:
+    except (CircuitBreakerError, RateLimitExceeded) as error:
         assert_type(error.retry_after, float)
-        assert_type(retry_after_of(error), float | None)
+        assert_type(parse_retry_after(error), float | None)
     assert_type(Backoff(base=1, max=300, jitter="full").delay(3, floor=1, rng=random.Random(1)), float)
     Backoff(jitter="half")  # type: ignore[arg-type] # no such jitter
 
@@ -166,3 +167,19 @@ def tasks() -> None:
     result.get()
     bare.apply_async((1,), countdown=5)
     limited.s(1)
+
+
+@ratelimit_core.circuit_breaker("payments")
+def guarded_by_the_module(order: int) -> str:
+    return str(order)
+
+
+@ratelimit_core.circuit_breaker
+def guarded_without_a_name(order: int) -> str:
+    return str(order)
+
+
+def the_module_that_is_the_decorator_keeps_signatures() -> None:
+    assert_type(guarded_by_the_module(1), str)
+    assert_type(guarded_without_a_name(1), str)
+    guarded_by_the_module("1")  # type: ignore[arg-type] # an order is a number

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 
-from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, conf, configure, get_backend, settings
+from ratelimit_core import CircuitBreaker, ConfigurationError, Limiter, configure, get_backend
 from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.config import sources
+from ratelimit_core.store import configured
 from tests.servers import ROOT, free_port
 
 
@@ -47,22 +49,23 @@ def fresh(code: str, environ: Mapping[str, str] | None = None, path: Path | None
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setattr(settings, "sources", [])
+    monkeypatch.setattr(sources, "sources", [])
     return monkeypatch
 
 
 # The order
 
 ORDER = """
-    from ratelimit_core import conf, settings
+    from ratelimit_core import configure
+    from ratelimit_core.config import sources
     answer = []
-    def see(): answer.append(settings.setting("key_prefix"))
-    conf.configure(key_prefix="configured")
-    settings.add_source({"key_prefix": "source"}.get)
+    def see(): answer.append(sources.setting("key_prefix"))
+    configure(key_prefix="configured")
+    sources.add_source({"key_prefix": "source"}.get)
     see()
-    conf.configure(key_prefix=None)
+    configure(key_prefix=None)
     see()
-    settings.sources.clear()
+    sources.sources.clear()
     see()
 """
 
@@ -79,10 +82,10 @@ def test_configure_then_a_source_then_django_then_the_environment_then_the_defau
 def test_django_that_was_configured_by_hand_counts_and_unconfigured_does_not() -> None:
     code = """
         import django.conf
-        from ratelimit_core import settings
-        before = settings.setting("key_prefix")
+        from ratelimit_core.config import sources
+        before = sources.setting("key_prefix")
         django.conf.settings.configure(RATELIMIT_KEY_PREFIX="by hand")
-        answer = [before, settings.setting("key_prefix")]
+        answer = [before, sources.setting("key_prefix")]
     """
     assert fresh(code) == ["resilient", "by hand"]
 
@@ -99,10 +102,11 @@ def test_the_backend_of_the_environment_is_used() -> None:
 
 def test_the_environment_holds_text() -> None:
     code = """
-        from ratelimit_core import CircuitBreaker, settings
-        answer = [settings.setting("store_retry_after"), CircuitBreaker("b").config.failure_threshold]
+        from ratelimit_core import CircuitBreaker
+        from ratelimit_core.config import sources
+        answer = [sources.setting("store_retry_interval"), CircuitBreaker("b").config.failure_threshold]
     """
-    environ = {"RATELIMIT_STORE_RETRY_AFTER": "2.5", "RATELIMIT_CIRCUIT_BREAKER": '{"failure_threshold": 9}'}
+    environ = {"RATELIMIT_STORE_RETRY_INTERVAL": "2.5", "RATELIMIT_CIRCUIT_BREAKER": '{"failure_threshold": 9}'}
     assert fresh(code, environ) == [2.5, 9]
 
 
@@ -113,9 +117,9 @@ def test_the_environment_holds_text() -> None:
 def test_yes_and_no_have_many_words(clean: pytest.MonkeyPatch, words: list[str], meant: bool) -> None:
     for word in words:
         clean.setenv("RATELIMIT_ENABLE", word)
-        assert settings.setting("enable") is meant
+        assert sources.setting("enable") is meant
     for number in (meant, int(meant)):
-        assert settings.checked("enable", number) is meant
+        assert sources.checked("enable", number) is meant
 
 
 # Nothing is imported that is not used
@@ -132,9 +136,9 @@ def test_importing_the_package_imports_no_framework_and_no_driver() -> None:
 
 def test_using_the_core_in_memory_imports_neither() -> None:
     code = """
-        from ratelimit_core import Backoff, CircuitBreaker, Limiter, circuit_breaker_registry, retry_after_of
+        from ratelimit_core import Backoff, CircuitBreaker, Limiter, circuit_breaker_registry, parse_retry_after
         with Limiter("10/s", key="k", concurrency=1), CircuitBreaker("b", failure_threshold=3): pass
-        Backoff().delay(1), retry_after_of(ValueError())
+        Backoff().delay(1), parse_retry_after(ValueError())
         answer = sorted({name.partition(".")[0] for name in sys.modules} & {"django", "celery", "kombu", "redis"})
     """
     assert fresh(code) == []
@@ -154,8 +158,8 @@ def test_using_redis_imports_no_django_and_no_celery(valkey_url: str) -> None:
 
 def test_what_is_not_named_keeps_its_value(clean: pytest.MonkeyPatch) -> None:
     configure(key_prefix="mine")
-    configure(store_retry_after=1)
-    assert (settings.setting("key_prefix"), settings.setting("store_retry_after")) == ("mine", 1.0)
+    configure(store_retry_interval=1)
+    assert (sources.setting("key_prefix"), sources.setting("store_retry_interval")) == ("mine", 1.0)
 
 
 def test_a_backend_may_be_an_object_a_url_or_a_dotted_path(clean: pytest.MonkeyPatch) -> None:
@@ -227,16 +231,16 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
             made.append(self)
 
     clean.setattr(sys.modules[__name__], "Custom", Counted)
-    settings.explicit["backend"] = f"{__name__}.Custom"
+    sources.explicit["backend"] = f"{__name__}.Custom"
     stores: list[object] = []
-    threads = [threading.Thread(target=lambda: stores.append(conf.get_store())) for _ in range(16)]
+    threads = [threading.Thread(target=lambda: stores.append(configured.get_store())) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(made) == 1
     assert len({id(store) for store in stores}) == 1
-    assert conf.get_store(made[0]) is conf.get_store()
+    assert configured.get_store(made[0]) is configured.get_store()
 
 
 # What bad input gets
@@ -267,7 +271,7 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
         ({"circuit_breaker": 5}, "circuit_breaker=5 should be a dictionary"),
         ({"key_prefix": 5}, "key_prefix=5 should be a string"),
         *(
-            ({"store_retry_after": nonsense}, "store_retry_after=")
+            ({"store_retry_interval": nonsense}, "store_retry_interval=")
             for nonsense in (0, -1, "soon", float("nan"), object)
         ),
     ],
@@ -279,7 +283,7 @@ def test_nonsense_is_refused_and_changes_nothing(clean: pytest.MonkeyPatch, give
     with pytest.raises(ConfigurationError, match=says):
         configure(**given)
     assert get_backend() is before
-    assert settings.setting("key_prefix") == "kept"
+    assert sources.setting("key_prefix") == "kept"
 
 
 @pytest.mark.parametrize(
@@ -289,7 +293,7 @@ def test_nonsense_is_refused_and_changes_nothing(clean: pytest.MonkeyPatch, give
         ("RATELIMIT_BACKEND_OPTIONS", "{nonsense"),
         ("RATELIMIT_BACKEND_OPTIONS", "[]"),
         ("RATELIMIT_CIRCUIT_BREAKER", "5"),
-        ("RATELIMIT_STORE_RETRY_AFTER", "soon"),
+        ("RATELIMIT_STORE_RETRY_INTERVAL", "soon"),
     ],
 )
 def test_nonsense_in_the_environment_is_refused_by_name(clean: pytest.MonkeyPatch, name: str, value: str) -> None:

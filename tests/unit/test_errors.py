@@ -15,16 +15,17 @@ from ratelimit_core import (
     CircuitBreakerError,
     ConfigurationError,
     Limiter,
-    RateLimited,
+    RateLimitExceeded,
     ResilienceError,
     configure,
     get_backend,
     register_backend,
 )
+from ratelimit_core._util.suggest import not_one_of, unknown_option
 from ratelimit_core.backends import MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
-from ratelimit_core.conf import make_backend
-from ratelimit_core.errors import BackendBusy, not_one_of, unknown_option
+from ratelimit_core.errors import BackendContention
+from ratelimit_core.store.factory import make_backend
 
 ERRORS = [
     CircuitBreakerError(
@@ -36,10 +37,10 @@ ERRORS = [
         next_attempt_time=43.5,
         recovery_time=60.0,
     ),
-    RateLimited("supplier", 7.5, limit=10, remaining=0, reset_after=60.0, which=1, keeps_slot=True),
+    RateLimitExceeded("supplier", 7.5, limit=10, remaining=0, reset_after=60.0, denied_by=1, reservation_kept=True),
     BackendError("Redis: TimeoutError", 5.0),
     ConfigurationError("rate='10/w' is not a rate"),
-    BackendBusy("database 'default': others hold these records", 0.3),
+    BackendContention("database 'default': others hold these records", 0.3),
 ]
 
 
@@ -62,7 +63,7 @@ def test_errors_can_be_made_from_their_args_as_celery_does(error: ResilienceErro
 def test_flower_shows_who_refuses_and_for_how_long(seconds: float, text: str) -> None:
     error = CircuitBreakerError("payments", "open", seconds)
     assert repr(error) == f"CircuitBreakerError('payments' open, retry in {text})"
-    assert repr(RateLimited("x", seconds)) == f"RateLimited('x' limited, retry in {text})"
+    assert repr(RateLimitExceeded("x", seconds)) == f"RateLimitExceeded('x' limited, retry in {text})"
 
 
 def test_whoever_waits_longer_says_so() -> None:
@@ -85,18 +86,18 @@ def test_an_unknown_option_names_the_nearest_or_all() -> None:
 
 
 def test_a_word_that_does_not_exist_names_all_and_the_nearest() -> None:
-    known = ("local", "open", "closed")
-    assert str(not_one_of("when_down", "OPNE", known)) == (
-        "when_down='OPNE' should be one of 'local', 'open', 'closed'; did you mean 'open'?"
+    known = ("local", "allow", "deny")
+    assert str(not_one_of("on_store_failure", "ALOW", known)) == (
+        "on_store_failure='ALOW' should be one of 'local', 'allow', 'deny'; did you mean 'allow'?"
     )
     for far in ("none", None, 5):
-        assert str(not_one_of("when_down", far, known)).endswith("'closed'")
+        assert str(not_one_of("on_store_failure", far, known)).endswith("'deny'")
 
 
 MISTYPED: list[tuple[Callable[[], object], str]] = [
     (lambda: Limiter("1/s", key="k", algorithm=cast(Any, "fixed")), "'fixed_window'"),
-    (lambda: Limiter("1/s", key="k", when_down=cast(Any, "close")), "'closed'"),
-    (lambda: CircuitBreaker("b", when_down="Local"), "'local'"),
+    (lambda: Limiter("1/s", key="k", on_store_failure=cast(Any, "deni")), "'deny'"),
+    (lambda: CircuitBreaker("b", on_store_failure="Local"), "'local'"),
     (lambda: Backoff(jitter=cast(Any, "ful")), "'full'"),
     (lambda: configure(algorithm="leaky"), "'leaky_bucket'"),
     (lambda: MultiBackend([MemoryBackend()], strategy="roundrobin"), "'round_robin'"),

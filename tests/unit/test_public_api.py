@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 import ratelimit_core
+from tests.servers import ROOT
 
 HOMES = {
     "ratelimit_core": {
@@ -21,10 +24,10 @@ HOMES = {
             "Limiter",
             "Decision",
             "Backoff",
-            "retry_after_of",
+            "parse_retry_after",
         ),
-        *("circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
-        *("ResilienceError", "CircuitBreakerError", "RateLimited", "BackendError", "ConfigurationError"),
+        *("circuit_breaker", "circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
+        *("ResilienceError", "CircuitBreakerError", "RateLimitExceeded", "BackendError", "ConfigurationError"),
     },
     "ratelimit_core.circuit_breaker": {
         *("circuit_breaker", "circuit_breaker_registry", "CircuitBreaker", "CircuitBreakerConfig"),
@@ -47,8 +50,33 @@ def test_a_public_name_is_where_people_look_for_it(module: str, name: str) -> No
 
 def test_a_name_is_the_same_thing_in_every_place() -> None:
     module = importlib.import_module("ratelimit_core.circuit_breaker")
-    for name in HOMES["ratelimit_core"] & HOMES["ratelimit_core.circuit_breaker"]:
+    for name in HOMES["ratelimit_core"] & HOMES["ratelimit_core.circuit_breaker"] - {"circuit_breaker"}:
         assert getattr(ratelimit_core, name) is getattr(module, name)
+
+
+IMPORTS = [
+    "from ratelimit_core import circuit_breaker",
+    "import ratelimit_core.circuit_breaker; circuit_breaker = ratelimit_core.circuit_breaker",
+    "import ratelimit_core; circuit_breaker = ratelimit_core.circuit_breaker",
+    "from ratelimit_core.circuit_breaker import circuit_breaker",
+    "import ratelimit_core.circuit_breaker; from ratelimit_core import circuit_breaker",
+    "from ratelimit_core import CircuitBreaker, circuit_breaker",
+]
+
+
+@pytest.mark.parametrize("line", IMPORTS)
+def test_the_decorator_works_however_it_is_imported(line: str) -> None:
+    code = f"""{line}
+@circuit_breaker("one", failure_threshold=1)
+def named(): return 1
+@circuit_breaker
+def bare(): return 2
+from ratelimit_core.circuit_breaker import CircuitBreaker, circuit_breaker_registry
+assert (named(), bare()) == (1, 2)
+assert {{*circuit_breaker_registry._breakers}} == {{"one", "__main__.bare"}}
+assert type(named.circuit_breaker) is CircuitBreaker
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT)
 
 
 def test_all_is_complete_and_listed() -> None:

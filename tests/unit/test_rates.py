@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core import ConfigurationError, Rate
-from ratelimit_core.clock import LONGEST
+from ratelimit_core._util.clock import LONGEST
 from ratelimit_core.rates import parse_rates
 
 EXAMPLE = r"write for example '100/h'"

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from ratelimit_core import resting
-from ratelimit_core.clock import SECOND, ManualClock
-from ratelimit_core.resting import Resting
+from ratelimit_core._util import throttle
+from ratelimit_core._util.clock import SECOND
+from ratelimit_core._util.throttle import Resting
+from ratelimit_core.testing import ManualClock
 
 
 @pytest.mark.parametrize(("took", "at_least", "good_for"), [(0.02, 0, 0.2), (0.02, SECOND, 1.0), (3.0, SECOND, 30.0)])
 def test_a_look_is_good_for_ten_times_as_long_as_it_took(
     took: float, at_least: int, good_for: float, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resting, "monotonic", clock)
+    monkeypatch.setattr(throttle, "monotonic", clock)
     looks = 0
 
     def look() -> int:

@@ -9,12 +9,12 @@ import django
 from django.core.checks import run_checks
 from django.test import override_settings
 
-from ratelimit_core import conf
+from ratelimit_core.store import configured
 
 if __name__ == "__main__":
     django.setup()
     for line in sys.stdin:
         with override_settings(**json.loads(line)):
-            conf.forget()
+            configured.forget()
             found = [(each.id, each.msg, each.hint or "") for each in run_checks(tags=["ratelimit"])]
         print("checked", json.dumps(found), flush=True)

@@ -9,7 +9,7 @@ from django.http import HttpRequest, HttpResponse
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError
 
-payments = CircuitBreaker("payments", failure_threshold=3, recovery_timeout=1, verdict_ttl=0)
+payments = CircuitBreaker("payments", failure_threshold=3, recovery_timeout=1, cache_ttl=0)
 quotes = CircuitBreaker("quotes", shadow=True)
 
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...._util.suggest import did_you_mean
+from ...._util.text import printable
 from ....backends.base import Backend
-from ....backends.calls import escape, unescape
 from ....circuit_breaker import circuit_breaker_registry
-from ....conf import get_backend
-from ....errors import ResilienceError, did_you_mean
+from ....errors import ResilienceError
+from ....fleet.usage import limits_in_use
 from ....policies import POLICIES
-from ....texts import printable
-from ...control import act, limits_in_use
+from ....protocol.names import escape, unescape
+from ....store.configured import get_backend
+from ...console.actions import act
 
 
 class Command(BaseCommand):

@@ -8,12 +8,12 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from ...._util.text import printable, span
 from ....circuit_breaker import circuit_breaker_registry
-from ....conf import get_backend
 from ....errors import ResilienceError
-from ....texts import printable, span
-from ...control import limits_in_use
-from ...words import mode_of
+from ....fleet.usage import limits_in_use
+from ....store.configured import get_backend
+from ...console.url_names import mode_of
 
 SHOWN = 100
 """So many limits are printed; ``--json`` prints all."""

@@ -1,0 +1,1 @@
+"""What every package may use: clocks, ids, texts, forks, event loops."""

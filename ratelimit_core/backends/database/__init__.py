@@ -1,0 +1,7 @@
+"""Databases, through Django."""
+
+from __future__ import annotations
+
+from .backend import DatabaseBackend
+
+__all__ = ["DatabaseBackend"]

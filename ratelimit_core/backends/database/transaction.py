@@ -1,0 +1,216 @@
+"""What is done to rows inside one transaction."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from ..._util.clock import Clock
+from ...policies import ALLOWED, EXPIRES, RECORD, Verdict
+from ...protocol.call import Call
+from .dialects import Dialect
+from .sql import BATCH, COLUMNS, ENDS, LEASES, NOBODY, RECORDS, Row, foldless, look, places, reads
+
+
+class Rows:
+    """The tables, as one transaction sees them.
+
+    Args:
+        cursor: a cursor of Django's.
+        clock: decides instead of the database's clock; None where the database has the time.
+        joined: the transaction was begun by somebody else, maybe long ago.
+    """
+
+    def __init__(self, cursor: Any, dialect: Dialect, clock: Clock | None, *, joined: bool = False) -> None:
+        self._cursor, self._dialect, self._clock, self._joined = cursor, dialect, clock, joined
+        self.written = False
+        """Whether there is anything to commit."""
+        self._newcomers = False
+
+    def lock(self, rows: Sequence[Row]) -> dict[str, Row]:
+        """What is stored of ``rows``, by id, and nobody else's to touch until the transaction ends.
+
+        Locked in the order of their ids: two that want the same ones don't wait for each other.
+        """
+        rows = sorted(rows)
+        found = self._found(rows)
+        if len(found) == len(rows):
+            return found
+        self._newcomers = True
+        if not self._dialect.lock:  # there is one lock, and it is held
+            return {row.id: row for row in rows} | found
+        if found and not self._joined:  # nothing may be held while waiting for who creates the same
+            self._cursor.execute("ROLLBACK")
+            self._cursor.execute(self._dialect.begin)
+        self._insert(rows, self._dialect.or_lock)
+        return self._found(rows)
+
+    def decide(self, calls: Sequence[Call], rows: Sequence[Row]) -> list[Verdict]:
+        """The verdicts on ``calls``, whose records are ``rows``; written if all are allowed."""
+        stored = self.lock(rows)
+        now, answers = self._look(calls, rows)
+        decided = [_decide(call, stored[row.id], now, answers) for call, row in zip(calls, rows, strict=True)]
+        if all(verdict[ALLOWED] for _, verdict in decided):
+            changed: list[Row] = []
+            for call, row, (was, verdict) in zip(calls, rows, decided, strict=True):
+                before = stored[row.id]
+                after = self._changed(call, before, was, verdict, now)
+                if after != before:
+                    changed.append(after)
+            self.replace(changed, now)
+        return [verdict for _, verdict in decided]
+
+    def replace(self, rows: Sequence[Row], now: int) -> None:
+        """Write ``rows``, which are locked. A newcomer sweeps out two records that have ended."""
+        if not rows:
+            return
+        self._insert(rows, self._dialect.or_replace)
+        self.written = True
+        if self._newcomers and not self._joined:
+            self.remove_ended(now, 2)
+
+    def now(self) -> int:
+        """The time in µs."""
+        if self._clock is not None:
+            return self._clock()
+        self._cursor.execute(f"SELECT {self._dialect.clock}")
+        return int(self._cursor.fetchone()[0])
+
+    def look(self) -> None:
+        """See whether there is a table to be read: who holds records of it does not prevent that."""
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
+
+    def remove_ended(self, now: int, most: int) -> tuple[int, int]:
+        """Delete up to ``most`` records that are of no more use, but those that are locked; how many, and leases."""
+        found = self._ids(f"WHERE kept_until <= {now} ORDER BY kept_until LIMIT {most}", [], self._dialect.lock_free)
+        return len(found), self._remove(found)
+
+    def remove(self, condition: str, parameters: Sequence[str]) -> int:
+        """Delete records and their leases; how many records."""
+        found = self._ids(f"WHERE {condition} ORDER BY id LIMIT {BATCH}", parameters, self._dialect.lock)
+        self._remove(found)
+        return len(found)
+
+    # Reading
+
+    def _found(self, rows: Sequence[Row]) -> dict[str, Row]:
+        ids = [row.id for row in rows]
+        condition = f"WHERE id IN {places(ids)} ORDER BY id{self._dialect.lock}"
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
+        return {values[0]: Row(*values) for values in self._cursor.fetchall()}
+
+    def _newest(self, record: str) -> int:
+        """When the last of the leases ends; 0 if there are none."""
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT MAX(ends) FROM {LEASES} WHERE record = %s", [record])
+        return int(self._cursor.fetchone()[0] or 0)
+
+    def _ids(self, condition: str, parameters: Sequence[str], lock: str) -> list[str]:
+        self._cursor.execute(f"{self._dialect.within_ms}SELECT id FROM {RECORDS} {condition}{lock}", parameters)
+        return [values[0] for values in self._cursor.fetchall()]
+
+    def _look(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
+        """The time, and what was read of leases. Only now: before the locks were held, another could still write."""
+        now = None if self._clock is None else self._clock()
+        if now is not None and not any(call.policy.leases for call in calls):
+            return now, iter(())
+        latest = self._dialect.latest if self._joined else ""
+        text, parameters = look(calls, rows, self._dialect.clock if now is None else str(now), latest)
+        self._cursor.execute(text, parameters)
+        values = iter([int(value or 0) for value in self._cursor.fetchone()])
+        return next(values), values
+
+    # Writing
+
+    def _changed(self, call: Call, row: Row, was: _Was, verdict: Verdict, now: int) -> Row:
+        policy = call.policy
+        width = len(policy.record)
+        record = verdict[RECORD : RECORD + width]
+        if verdict[EXPIRES] > 0 and record != was.record:
+            expires = verdict[EXPIRES]
+            row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
+            if row.kept_for_ages(expires, now):
+                row = row._replace(kept_until=self._newest(row.id) if policy.leases else 0)
+            row = row.kept(expires, now)
+        if policy.leases:
+            drop, add, ends = verdict[RECORD + width :]
+            if drop or add:
+                self._exchange(call, row.id, was, drop, add, ends, now)
+            if add:
+                row = row.kept(ends, now)
+        return row
+
+    def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:
+        """Drop and add leases: see :mod:`ratelimit_core.policies`."""
+        owner = foldless(call.ticket)
+        ended = 0 < was.leases["first"] <= now
+        if drop or ended:
+            self._cursor.execute(
+                f"DELETE FROM {LEASES} WHERE record = %s AND (ends <= %s OR (owner = %s AND part <= %s))",
+                [record, now, owner, drop],
+            )
+        if was.leases["mine"] and drop < add:
+            self._cursor.execute(
+                f"UPDATE {LEASES} SET owner = %s WHERE record = %s AND owner = %s AND part <= %s",
+                [NOBODY, record, owner, add],
+            )
+        holder = owner if add > 0 else NOBODY
+        parts = iter(range(1, abs(add) + 1))
+        while batch := list(islice(parts, BATCH)):
+            values = [value for part in batch for value in (record, holder, part, ends)]
+            self._cursor.execute(
+                f"INSERT INTO {LEASES} (record, owner, part, ends) VALUES "
+                + ", ".join(["(%s, %s, %s, %s)"] * len(batch)),
+                values,
+            )
+        self.written = True
+
+    def _insert(self, rows: Sequence[Row], otherwise: str) -> None:
+        lines = ", ".join([places(rows[0])] * len(rows))
+        values = [value for row in rows for value in row]
+        into = f"{self._dialect.within_ms}INSERT INTO {RECORDS} ({COLUMNS}) VALUES {lines}{otherwise}"
+        self._cursor.execute(into, values)
+
+    def _remove(self, ids: Sequence[str]) -> int:
+        """Leases are looked for now that their records are locked: none is added to a record that is gone."""
+        leases = 0
+        if ids:
+            self._cursor.execute(f"DELETE FROM {LEASES} WHERE record IN {places(ids)}", ids)
+            leases = self._cursor.rowcount
+            self._cursor.execute(f"DELETE FROM {RECORDS} WHERE id IN {places(ids)}", ids)
+            self.written = True
+        return leases
+
+
+class _Was:
+    """What was stored, as a policy sees it."""
+
+    __slots__ = ("leases", "record")
+
+    def __init__(self, call: Call, row: Row, now: int, answers: Iterator[int]) -> None:
+        policy = call.policy
+        self.record = (0,) * len(policy.record)
+        if row.expires > now and row.version == policy.version and _is_record(row.data, len(self.record)):
+            self.record = tuple(map(int, row.data.split()))
+        self.leases = {name: next(answers) for name in reads(call)}
+        for name in ENDS.intersection(self.leases):
+            if self.leases[name] <= now:
+                self.leases[name] = 0
+
+
+def _is_record(data: str, width: int) -> bool:
+    """Whether there are so many numbers in it."""
+    fields = data.split(" ")
+    return len(fields) == width and all(_NUMBER.fullmatch(field) for field in fields)
+
+
+_NUMBER = re.compile(r"-?[0-9]{1,16}")  # those of a record stay below 2**53
+
+
+def _decide(call: Call, row: Row, now: int, answers: Iterator[int]) -> tuple[_Was, Verdict]:
+    policy = call.policy
+    was = _Was(call, row, now, answers)
+    config = dict(zip(policy.config, call.config, strict=True))
+    held = [was.leases[name] for name in policy.leases]
+    return was, policy.decide(*was.record, *call.event, now, *held, **config)

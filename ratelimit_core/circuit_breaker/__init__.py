@@ -1,0 +1,35 @@
+"""Circuit breakers: one shared state for each dependency, in all processes that share a backend."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from ..config.breaker import CircuitBreakerConfig
+from ..errors import CircuitBreakerError
+from .breaker import CircuitBreaker, circuit_breaker_registry
+from .decorator import circuit_breaker
+from .permit import Permit
+from .registry import CircuitBreakerRegistry
+
+__all__ = [
+    "CircuitBreaker",
+    "CircuitBreakerConfig",
+    "CircuitBreakerError",
+    "CircuitBreakerRegistry",
+    "Permit",
+    "circuit_breaker",
+    "circuit_breaker_registry",
+]
+
+
+class _Decorator(ModuleType):
+    """This module, which is also the decorator: ``from ratelimit_core import circuit_breaker`` imports it."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Decorate as :func:`circuit_breaker` does."""
+        return circuit_breaker(*args, **options)
+
+
+sys.modules[__name__].__class__ = _Decorator

@@ -1,0 +1,1 @@
+"""Settings: which exist, where they come from, and the defaults of a breaker."""

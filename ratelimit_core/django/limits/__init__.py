@@ -1,0 +1,1 @@
+"""Limits on views: keys, addresses, headers and responses."""

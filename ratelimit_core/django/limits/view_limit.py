@@ -1,0 +1,241 @@
+"""A limit on views: what it asks of a request, and what becomes of the answer. It knows nothing of the view."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from ..._util.suggest import unknown_option
+from ...backends.base import Backend
+from ...config.schema import OnStoreFailure
+from ...config.sources import setting
+from ...errors import ConfigurationError
+from ...limiter import Algorithm, Decision, Limiter
+from ...rates import Rate, parse_rates
+from ...store import configured
+from ..settings_cache import view_settings
+from . import headers
+from .addresses import Networks
+from .callbacks import required_arguments, with_two
+from .headers import Policies
+from .keys import key_function
+from .responses import Refusal, default_response, finished
+
+logger = logging.getLogger("ratelimit_core")
+
+Rates = str | Rate | Iterable[str | Rate]
+Listed = Iterable[Any] | Callable[[HttpRequest], bool]
+
+_MAX_LIMITERS = 1000
+
+
+class Limited(NamedTuple):
+    """What stands before a view: the limiter, its limits by name, and the highest cost that it can ever allow."""
+
+    limiter: Limiter
+    policies: Policies
+    most: int | None
+
+
+Question = tuple[Limited, str, int]
+"""What a request asks: of which limiter, for which key, and how much."""
+
+
+class ViewLimit:
+    """One limit, which may stand before several views, with counters for each scope.
+
+    The options are those of :func:`~ratelimit_core.django.decorators.rate_limit`.
+
+    Raises:
+        ConfigurationError: one of them is wrong.
+    """
+
+    def __init__(
+        self,
+        key: object,
+        rate: Rates | Callable[[HttpRequest], Rates | None] | None = None,
+        block: bool = True,
+        backend: Backend | str | None = None,
+        skip_if: Callable[[HttpRequest], object] | None = None,
+        algorithm: Algorithm | None = None,
+        algorithm_config: Mapping[str, Any] | None = None,
+        response_callback: Callable[..., Any] | None = None,
+        cost: int | Callable[[HttpRequest], int] = 1,
+        shadow: bool = False,
+        allow_list: Listed | None = None,
+        deny_list: Listed | None = None,
+        concurrency: int | None = None,
+        timeout: float = 60.0,
+        on_store_failure: OnStoreFailure | None = None,
+    ) -> None:
+        if rate is None and concurrency is None:
+            raise ConfigurationError("rate_limit needs a rate, as in rate_limit('ip', '10/s'), or a concurrency")
+        self._key = key_function(key)
+        self._rate = rate
+        self._block = block and not shadow
+        self._shadow = shadow
+        self._cost = cost
+        self._skip_if = skip_if
+        self._allowed = _matcher("allow_list", allow_list)
+        self._denied = _matcher("deny_list", deny_list)
+        self._respond = None if response_callback is None else with_two(response_callback, "response_callback")
+        self.holds_place = concurrency is not None
+        for option in algorithm_config or {}:
+            if option != "burst":
+                raise unknown_option("algorithm_config", option, ["burst"])
+        self._options: dict[str, Any] = {
+            "algorithm": algorithm or setting("algorithm"),
+            "burst": (algorithm_config or {}).get("burst"),
+            "concurrency": concurrency,
+            "timeout": timeout,
+            "backend": configured.get_backend(backend) if isinstance(backend, str) else backend,
+            "on_store_failure": on_store_failure or _on_store_failure(),
+        }
+        self._makes_exceptions = not (skip_if is None and allow_list is None and deny_list is None)
+        self._rate_varies, self._cost_varies = callable(rate), callable(cost)
+        self._complained = False
+        self._limited: dict[tuple[str, str | Rate | tuple[Rate, ...] | None], Limited] = {}
+        for option, function in (("rate", rate), ("cost", cost), ("skip_if", skip_if)):
+            if callable(function):
+                required_arguments(function, option, 1)
+        if not callable(cost):
+            _checked_cost(cost)
+        if not callable(rate):
+            most = self.limited("rate_limit", rate).most
+            if most is not None and not callable(cost) and cost > most:
+                raise ConfigurationError(f"cost={cost!r} is more than {rate!r} ever allows, {most}")
+
+    def limiter(self, scope: str) -> Limiter | None:
+        """The limiter of a scope; None if the rate is a function, so that there may be many."""
+        return None if callable(self._rate) else self.limited(scope, self._rate).limiter
+
+    def limited(self, scope: str, rate: Any) -> Limited:
+        """The limiter of a scope and a rate; a different rate has counters of its own.
+
+        Raises:
+            ConfigurationError: it is no rate.
+        """
+        name = rate if type(rate) is str or rate is None or isinstance(rate, str | Rate) else parse_rates(rate)
+        limited = self._limited.get((scope, name))
+        if limited is None:
+            rates = () if rate is None else parse_rates(rate)
+            limiter = Limiter(rates or None, key=scope, **self._options)
+            most = min((limit.allowance for limit in limiter.limits[: len(rates)]), default=None)
+            limited = Limited(limiter, Policies(rates, limiter.limits), most)
+            if len(self._limited) >= _MAX_LIMITERS:
+                self._limited.clear()
+            self._limited[scope, name] = limited
+        return limited
+
+    def question(self, request: HttpRequest, scope: str) -> Question | Refusal | None:
+        """What ``request`` has to ask; None if it is not limited, a refusal if nothing needs to be asked for that."""
+        if not view_settings().enabled:
+            return None
+        if self._makes_exceptions:
+            if (self._skip_if is not None and self._skip_if(request)) or (
+                self._allowed is not None and self._allowed(request)
+            ):
+                return None
+            if self._denied is not None and self._denied(request):
+                return Refusal("denied")
+        rate: Any = self._rate
+        if self._rate_varies:
+            rate = rate(request)
+        if rate is None and not self.holds_place:
+            return None
+        key = self._key(request, scope)
+        if key is None:
+            return None
+        cost: Any = self._cost
+        if self._cost_varies:
+            cost = self._checked(cost(request), scope)
+        if not cost:
+            return None
+        try:
+            limited = self.limited(scope, rate)
+        except ConfigurationError as error:  # a function's: what is written down was checked before
+            self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with on_store_failure='deny'")
+            return Refusal("unavailable") if self._options["on_store_failure"] == "deny" else None
+        if limited.most is not None and cost > limited.most:
+            return Refusal("never")
+        return limited, f"{scope}:{key}", cost
+
+    def _checked(self, cost: Any, scope: str) -> int:
+        if type(cost) is int and cost >= 0:
+            return cost
+        self._complain(f"{scope}: cost={cost!r} should be a whole number, 0 or more; it counts as 1")
+        return 1
+
+    def _complain(self, message: str) -> None:
+        """Once: a client may be able to bring it about as often as it likes."""
+        if not self._complained:
+            self._complained = True
+            logger.error("rate_limit: %s", message)
+
+    def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
+        """What keeps ``request`` from its view, if the decision does; what its response is to tell of it is noted."""
+        limiter, policies, _ = question[0]
+        known = not decision.local or limiter.on_store_failure == "local"
+        if known and not self._shadow:
+            headers.note(request, policies, decision)
+        if decision.allowed:
+            return self.refuses(request, None)
+        if self._shadow:
+            logger.info("rate_limit: a request of %r would be limited, for %.1f s", limiter.key, decision.retry_after)
+        return self.refuses(request, Refusal("limited" if known else "unavailable", decision.retry_after, decision))
+
+    def refuses(self, request: HttpRequest, refusal: Refusal | None) -> Refusal | None:
+        """``refusal``, if it keeps ``request`` from its view; ``request.rate_limit_exceeded`` tells the view."""
+        if refusal is None or self._shadow:
+            request.__dict__.setdefault("rate_limit_exceeded", False)
+            return None
+        request.__dict__["rate_limit_exceeded"] = True
+        return refusal if self._block else None
+
+    def told(self, request: HttpRequest, scope: str, key: str, decision: Decision) -> dict[str, Any]:
+        """What the signals tell of a decision."""
+        return {
+            "request": request,
+            "decision": decision,
+            "key": key,
+            "group": scope,
+            "shadow": self._shadow,
+        }
+
+    def respond(self, request: HttpRequest, refusal: Refusal) -> HttpResponseBase:
+        """The response that says so: by ``response_callback``, ``RATELIMIT_RESPONSE_HANDLER``, or our own."""
+        make = self._respond or view_settings().response_handler or default_response
+        return finished(plain(request), refusal, make(request, refusal), make)
+
+
+def plain(request: Any) -> HttpRequest:
+    """Django's own request, of Django REST framework's too."""
+    inner: HttpRequest = request if isinstance(request, HttpRequest) else request._request
+    return inner
+
+
+def _checked_cost(cost: Any) -> int:
+    if type(cost) is not int or cost < 1:
+        raise ConfigurationError(f"cost={cost!r} should be a whole number, 1 or more")
+    return cost
+
+
+def _matcher(option: str, listed: Listed | None) -> Callable[[HttpRequest], bool] | None:
+    if listed is None:
+        return None
+    if callable(listed):
+        required_arguments(listed, option, 1)
+        return listed
+    networks = Networks([listed] if isinstance(listed, str) else listed, option)
+    return lambda request: view_settings().proxies.client(request) in networks
+
+
+def _on_store_failure() -> OnStoreFailure:
+    """Return what the settings say: ``RATELIMIT_ON_STORE_FAILURE``, or its alias ``RATELIMIT_FAIL_OPEN``."""
+    answers: dict[bool | None, OnStoreFailure] = {None: "local", True: "allow", False: "deny"}
+    chosen: OnStoreFailure | None = setting("on_store_failure")
+    return chosen or answers[setting("fail_open")]

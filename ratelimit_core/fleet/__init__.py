@@ -1,0 +1,1 @@
+"""The state of the fleet, for people."""

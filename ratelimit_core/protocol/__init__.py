@@ -1,0 +1,1 @@
+"""What guards and stores share: calls, names, the layout of a breaker's record."""

@@ -1,0 +1,113 @@
+"""The store that this process is configured to use, made at its first use."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from functools import partial
+from typing import Any
+
+from .._util.suggest import unknown_option
+from ..backends.base import Backend
+from ..config.breaker import CircuitBreakerConfig
+from ..config.schema import SETTINGS
+from ..config.sources import checked, chosen, explicit, setting
+from ..errors import ConfigurationError
+from .factory import Members, entries, from_entry, make_backend
+from .fallback import Store
+
+OF_THE_BACKEND = frozenset(
+    ["backend", "backend_options", "backends", "multi_backend_strategy", "redis", "database", "key_prefix"]
+)
+"""The settings that make another backend of the configured one."""
+
+_store: Store | None = None
+_stores: weakref.WeakKeyDictionary[Backend, Store] = weakref.WeakKeyDictionary()
+_named: dict[str, Backend] = {}
+_lock = threading.RLock()
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLock()))
+
+
+def configure(**settings: Any) -> None:
+    """Set what this process uses: any setting of :data:`ratelimit_core.config.schema.SETTINGS`.
+
+    The ones of most use are ``backend`` (a URL, a dotted path, a name or an object), ``backend_options``,
+    ``circuit_breaker`` (defaults for every breaker) and ``key_prefix``.
+
+    What is not named keeps its value; None takes a setting back to the next source. Guards that have already
+    asked a store keep it.
+
+    Raises:
+        ConfigurationError: an unknown setting or a backend that can't be made.
+    """
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise unknown_option("configure()", name, SETTINGS)
+        if value is not None:
+            checked(name, value)
+    if settings.get("circuit_breaker") is not None:
+        CircuitBreakerConfig().with_options(checked("circuit_breaker", settings["circuit_breaker"]))
+    with _lock:
+        before = dict(explicit)
+        explicit.update(settings)
+        forget()
+        if any(settings.get(name) is not None for name in ("backend", "backend_options", "backends")):
+            try:
+                get_store()
+            except ConfigurationError:
+                explicit.clear()
+                explicit.update(before)
+                raise
+
+
+def forget() -> None:
+    """Make the configured backend anew when it is next needed: the settings have changed."""
+    global _store
+    with _lock:
+        _store = None
+        _named.clear()
+
+
+def get_store(backend: Backend | str | None = None) -> Store:
+    """This process's store of ``backend``, or of the one so called; by default the configured one. Made when needed."""
+    global _store
+    if isinstance(backend, str):
+        backend = get_backend(backend)
+    store = _store if backend is None else _stores.get(backend)
+    if store is not None:
+        return store
+    with _lock:
+        if backend is None:
+            if _store is None:
+                CircuitBreakerConfig().with_options(setting("circuit_breaker") or {})  # now, not when something fails
+                _store = get_store(_configured())
+            return _store
+        return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_interval")))
+
+
+def get_backend(name: str | None = None) -> Backend:
+    """The configured backend, or the one called ``name``: the same name is the same object.
+
+    A name is that of an entry of ``RATELIMIT_BACKENDS``, or whatever the setting ``backend`` might say.
+
+    Raises:
+        ConfigurationError: there is none of that name, or it can't be made.
+    """
+    if name is None:
+        return get_store().backend
+    with _lock:
+        if name not in _named:
+            entry = entries().get(name)
+            _named[name] = make_backend(name, members=_members()) if entry is None else from_entry(entry)
+        return _named[name]
+
+
+def _configured() -> Backend:
+    if chosen("backend", "backends") == "backends":
+        return make_backend("multi", members=_members())
+    return make_backend(setting("backend"), setting("backend_options"), members=_members())
+
+
+def _members() -> Members:
+    return {name: partial(get_backend, name) for name in entries()}

@@ -1,0 +1,1 @@
+"""One run of a protected task, from its admission to its outcome, and how it waits."""

@@ -1,0 +1,92 @@
+"""``celery inspect breakers``, ``celery inspect limits`` and ``celery control breaker_open``, ``_close``, ``_reset``.
+
+A command reaches every worker, and a breaker is one for the whole fleet: of a ``control`` command only one worker
+acts, and the others say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.worker.control import control_command, inspect_command
+
+from ratelimit_core.circuit_breaker import CircuitBreaker, circuit_breaker_registry
+from ratelimit_core.errors import ResilienceError
+from ratelimit_core.limiter import Limiter
+from ratelimit_core.protocol.internal_keys import COMMAND_RATE, command
+
+from ..protection import Protection
+
+_WORDS: list[tuple[str, type]] = [("name", str), ("reason", str), ("author", str)]
+_AUTHOR = "celery control"
+
+
+@inspect_command(signature="")
+def breakers(state: Any) -> dict[str, Any]:
+    """State of the breakers that the fleet shares, and what this worker leaves alone."""
+    try:
+        known: dict[str, Any] = circuit_breaker_registry.get_fleet_status()
+    except ResilienceError as error:
+        known = circuit_breaker_registry.get_all_status()
+        known[""] = {"error": f"the store is away: {error}"}
+    gate = getattr(state.consumer, "resilience_gate", None)
+    return {"breakers": known, "worker": gate.info(state.consumer) if gate is not None else {}}
+
+
+@inspect_command(signature="")
+def limits(state: Any) -> dict[str, Any]:
+    """Limits of this worker's tasks: what is left of those that are not counted by an argument."""
+    found: dict[str, Any] = {}
+    for name, task in sorted(state.app.tasks.items()):
+        protection: Protection | None = getattr(task, "resilience", None)
+        if protection is None or protection.limiter is None:
+            continue
+        options = protection.options
+        described: dict[str, Any] = {
+            "rate": str(options.rate or ""),
+            "concurrency": options.concurrency,
+            "key": protection.limiter.key,
+        }
+        if options.rate_key is not None:
+            described["rate_key"] = options.rate_key if isinstance(options.rate_key, str) else repr(options.rate_key)
+        else:
+            decision = protection.limiter.peek()
+            described |= {"remaining": decision.remaining, "retry_after": decision.retry_after}
+        found[name] = described
+    return found
+
+
+@control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
+def breaker_open(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
+    """Refuse every call of a breaker in the whole fleet, until it is closed or reset."""
+    return _once("opened", name, reason, lambda breaker: breaker.force_open(author, reason, ttl))
+
+
+@control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
+def breaker_close(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
+    """Refuse no call of a breaker in the whole fleet, until it is opened or reset."""
+    return _once("closed", name, reason, lambda breaker: breaker.force_closed(author, reason, ttl))
+
+
+@control_command(args=_WORDS, signature="NAME [REASON [AUTHOR]]")
+def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR) -> Any:
+    """Close a breaker in the whole fleet and forget all that was counted and forced."""
+    return _once("reset", name, reason, lambda breaker: breaker.reset(author, reason))
+
+
+def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
+    """Have one worker of the fleet act."""
+    turn = Limiter(COMMAND_RATE, key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
+    try:
+        taken = turn.hit()
+        if not taken:
+            return {"ok": f"{name} is {done} by another worker"}
+        try:
+            act(CircuitBreaker(name))
+        except ResilienceError:
+            turn.refund(taken)  # nobody has done it
+            raise
+    except ResilienceError as error:
+        return {"error": f"{name}: {error}"}
+    return {"ok": f"{name} {done}"}
