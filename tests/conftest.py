@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import redis
-from celery import _state as celery_state
+from celery import _state
 
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
@@ -193,6 +193,7 @@ def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's breakers, settings or Celery app."""
     monkeypatch.setattr(sources, "sources", [])
+    celery_state: Any = _state
     app = celery_state._tls.current_app
     yield
     celery_state._set_current_app(app)  # an app that a test makes becomes the current one, and stays that when closed

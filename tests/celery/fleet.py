@@ -95,7 +95,7 @@ def note_redelivery(request: Any, **_: Any) -> None:
         world.sadd("redelivered", request.id)
 
 
-_began: str | None = None
+_began: object = None
 
 
 @task_received.connect
