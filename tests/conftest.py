@@ -68,8 +68,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Return how many processes ``-n auto`` runs: more than there are cores, because tests wait for each other."""
-    return 2 * len(os.sched_getaffinity(0))
+    """Return how many processes ``-n auto`` runs: more than there are cores, because many tests wait for a server.
+
+    Not too many: each has sessions of its own on the machine's servers.
+    """
+    return min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

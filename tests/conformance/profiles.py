@@ -11,10 +11,13 @@ settings.register_profile("thorough", max_examples=1000)
 settings.register_profile("quick", max_examples=10)
 
 
+def is_quick() -> bool:
+    return settings.get_current_profile_name() == "quick"
+
+
 def examples(count: int) -> settings:
-    profile = settings.get_current_profile_name()
-    thorough = profile == "thorough"
-    times = {"thorough": 20, "quick": 0.1}.get(profile, 1)
+    thorough = settings.get_current_profile_name() == "thorough"
+    times = 20 if thorough else 0.1 if is_quick() else 1
     return settings(
         max_examples=max(1, round(count * times)),
         derandomize=not thorough,
