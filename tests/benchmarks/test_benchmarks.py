@@ -9,10 +9,14 @@ from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 
+import pytest
+
 from benchmarks import report, stage
 from benchmarks.cases import CASES
 from benchmarks.measure import Contender, Pace, Spread, take_turns
 from benchmarks.report import Best, Curves, Row
+
+pytestmark = pytest.mark.timed
 
 
 def busy(seconds: float) -> None:

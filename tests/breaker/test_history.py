@@ -18,6 +18,7 @@ from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker import racers
 from tests.breaker.fleet import Fleet, fail, probe, succeed
+from tests.servers import PATIENT
 
 
 def test_it_tells_what_happened_newest_first(fleet: Fleet) -> None:
@@ -101,7 +102,7 @@ def test_a_history_that_can_not_be_written_harms_nobody(clock: ManualClock, happ
 def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> None:
     import redis
 
-    backend = RedisBackend(valkey_url, key_prefix="test-history")
+    backend = RedisBackend(valkey_url, key_prefix="test-history", **PATIENT)
     breaker = CircuitBreaker("ends", backend=backend, failure_threshold=1)
     fail(breaker)
     breaker.force_open("ann", ttl=3600)
@@ -115,6 +116,7 @@ def test_on_a_server_it_ends_some_day(valkey_url: str, clock: ManualClock) -> No
     backend.close()
 
 
+@pytest.mark.every_store
 def test_threads_write_each_transition_once(store: Backend, clock: ManualClock, happened: list[Event]) -> None:
     fleet = Fleet(store, clock)
     rounds = 5
@@ -156,7 +158,7 @@ def test_eight_processes_write_each_transition_once(valkey_url: str) -> None:
     reported = [event for receiver, _ in pipes if receiver.poll(60) for event in receiver.recv()]
     for process in processes:
         process.join()
-    backend = RedisBackend(valkey_url, key_prefix=prefix)
+    backend = RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
     for name in names:
         entries = CircuitBreaker(name, backend=backend).history()
         assert [entry["event"] for entry in entries] == ["closed", "half_open", "opened"]

@@ -19,6 +19,7 @@ from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
+from tests.servers import PATIENT
 
 DAY = 24 * 3600
 MODES = ["force_open", "force_closed", "disable", "shadow"]
@@ -173,6 +174,7 @@ def test_it_goes_before_a_shadow_of_the_configuration(fleet: Fleet) -> None:
 
 
 @every_mode
+@pytest.mark.every_store
 def test_with_a_ttl_it_ends_by_itself_on_the_stores_clock(fleet: Fleet, mode: str) -> None:
     one, other = fleet.processes(2, failure_threshold=1)
     if mode != "force_open":
@@ -190,6 +192,7 @@ def test_with_a_ttl_it_ends_by_itself_on_the_stores_clock(fleet: Fleet, mode: st
 
 
 @every_mode
+@pytest.mark.every_store
 def test_until_further_notice_is_longer_than_any_record_is_kept(fleet: Fleet, mode: str) -> None:
     breaker = fleet.process()
     force(breaker, mode, author="ann", reason="for good")
@@ -200,7 +203,7 @@ def test_until_further_notice_is_longer_than_any_record_is_kept(fleet: Fleet, mo
 
 def test_on_a_server_its_record_ends_in_centuries_and_that_of_a_ttl_after_it(valkey_url: str) -> None:
     with redis.Redis.from_url(valkey_url) as client:
-        backend = RedisBackend(valkey_url, key_prefix="modes-kept")
+        backend = RedisBackend(valkey_url, key_prefix="modes-kept", **PATIENT)
         breaker = CircuitBreaker("kept", backend=backend)
 
         def lasts() -> int:
@@ -503,6 +506,7 @@ def test_a_call_from_an_earlier_outage_makes_nobody_forget_what_is_known_to_be_o
     assert refused(breaker).retry_after == 600 - back_for
 
 
+@pytest.mark.every_store
 def test_threads_that_call_meanwhile_all_see_the_end(fleet: Fleet) -> None:
     breaker = fleet.process(cache_ttl=0.01, failure_threshold=10**6)
     stop = threading.Event()

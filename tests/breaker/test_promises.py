@@ -204,6 +204,7 @@ def test_outcomes_of_another_generation_are_dropped(fleet: Fleet) -> None:
 
 
 @pytest.mark.parametrize("openings", [0, 1])
+@pytest.mark.every_store
 def test_a_generation_is_not_used_again_after_the_store_was_flushed(fleet: Fleet, openings: int) -> None:
     breaker = fleet.process(failure_threshold=1)
     for _ in range(openings):

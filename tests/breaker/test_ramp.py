@@ -63,6 +63,7 @@ def test_the_share_rises_from_a_tenth_to_all(clock: ManualClock, who: str) -> No
     assert share(breaker) == 1
 
 
+@pytest.mark.every_store
 def test_every_store_ramps(fleet: Fleet) -> None:
     breaker = closed_again(fleet, slow_start=100)
     assert 0 < share(breaker, 100) < 0.3

@@ -215,6 +215,7 @@ def test_a_generator_is_refused_where_the_decorator_runs() -> None:
             yield 1
 
 
+@pytest.mark.every_store
 def test_the_longest_spans_stay_where_numbers_are_exact(fleet: Fleet) -> None:
     """Lua's doubles are exact below 2**53: no product of the policy may reach that."""
     most = LONGEST / SECOND

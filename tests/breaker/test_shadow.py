@@ -12,6 +12,7 @@ from ratelimit_core.backends import Backend, RedisBackend
 from ratelimit_core.events import Event, StateChanged
 from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, ask, fail, probe, refused, succeed
+from tests.servers import PATIENT
 
 
 @pytest.fixture(params=["configured", "forced"])
@@ -148,7 +149,7 @@ def test_one_process_in_the_shadow_and_one_that_is_not_share_one_breaker(fleet: 
 def test_what_refuses_nobody_costs_no_more_than_a_closed_one(
     valkey_url: str, clock: ManualClock, how: str, state: str
 ) -> None:
-    backend = RedisBackend(valkey_url, key_prefix="test-shadow", clock=clock)
+    backend = RedisBackend(valkey_url, key_prefix="test-shadow", clock=clock, **PATIENT)
     with redis.Redis.from_url(valkey_url) as client:
 
         def asked() -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
+import redis
 from kombu import pools
 
 from ratelimit_core import CircuitBreaker
@@ -24,6 +26,10 @@ def app_settings(fresh_settings: None) -> None:
     add_source(settings._from_app)
 
 
+SHARED = 8
+"""The database that is the broker of the worker which tests share: it sees no message of another test."""
+
+
 class Fleet:
     """The broker, the workers, and the app as a producer sees it."""
 
@@ -35,18 +41,40 @@ class Fleet:
         self._stack = stack
         self._workers = 0
 
+    def shared_worker(self) -> None:
+        """Have tasks run by a worker that is there for all tests that ask for it, before anything is published.
+
+        Such a test neither ends nor configures the worker, reads nothing that it writes, and leaves no task with it.
+        """
+        environ = {"FLEET_BROKER": f"{self.module.URL}/{SHARED}"}
+        self._stack.enter_context(_with_broker(self.module, **environ))
+        if self.module.shared_worker is None:
+            worker = self._started("shared", "-c", "2", **environ)
+            self.module.shared_worker = self.module.until_the_end.enter_context(worker)
+        assert self.module.shared_worker.popen.poll() is None, self.module.shared_worker.output
+        self._stack.callback(eventually, self._holds_nothing)
+
+    def _holds_nothing(self) -> bool:
+        with self.app.connection_for_write() as connection:
+            client = connection.default_channel.client
+            return not client.hlen("unacked") and not client.llen("celery")
+
     def worker(self, *arguments: str, **environ: str) -> Process:
         """A real ``celery worker``, ready."""
         self._workers += 1
-        name = f"w{self._workers}@test"
-        process = self._stack.enter_context(
-            Process.python(
-                *("-m", "celery", "-A", "tests.celery.fleet", "worker", "-n", name, "-l", "INFO"),
-                *("--without-gossip", "--without-mingle", *(arguments or ("-c", "2"))),
-                environ={"FLEET_URL": self.module.URL, **self.environ, **environ},
-            )
+        return self._stack.enter_context(self._started(f"w{self._workers}", *(arguments or ("-c", "2")), **environ))
+
+    def _started(self, name: str, *arguments: str, **environ: str) -> Process:
+        process = Process.python(
+            *("-m", "celery", "-A", "tests.celery.fleet", "worker", "-n", f"{name}@test", "-l", "INFO"),
+            *("--without-gossip", "--without-mingle", *arguments),
+            environ={"FLEET_URL": self.module.URL, **self.environ, **environ},
         )
-        process.wait_for("ready.")
+        try:
+            process.wait_for("ready.")
+        except BaseException:
+            process.stop()
+            raise
         return process
 
     def outage(self) -> None:
@@ -79,13 +107,23 @@ class Fleet:
 @contextmanager
 def assembled(module: Any, **environ: str) -> Iterator[Fleet]:
     module.app.set_current()
-    module.world.flushall()
+    _begin_anew(module)
     for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
         if protection is not None and protection.breaker is not None:
             cache_of(protection.breaker).forget()
     with ExitStack() as stack:
         yield Fleet(module, stack, environ)
+
+
+def _begin_anew(module: Any) -> None:
+    """Empty the server, but for what tells the shared worker's messages where to go; no process goes on as before."""
+    for database in (0, 1, 2, 3, SHARED):
+        with redis.Redis.from_url(f"{module.URL}/{database}") as client:
+            for key in client.scan_iter(count=10_000):
+                if database != SHARED or not key.startswith(b"_kombu.binding."):
+                    client.delete(key)
+    module.world.set("began", uuid.uuid4().hex)
 
 
 @pytest.fixture
@@ -110,13 +148,18 @@ def any_fleet(request: pytest.FixtureRequest, fleet_module: Any) -> Iterator[Fle
 @contextmanager
 def on_broker(module: Any, **environ: str) -> Iterator[Fleet]:
     """A fleet whose broker is that of the environment."""
+    with _with_broker(module, **environ), assembled(module, **environ) as fleet:
+        yield fleet
+
+
+@contextmanager
+def _with_broker(module: Any, **environ: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environ.items():
             patch.setenv(name, value)
         module.app.conf.update(module.broker_settings())
         connect_anew(module.app)
-        with assembled(module, **environ) as fleet:
-            yield fleet
+        yield
         pools.reset()
     module.app.conf.update(module.broker_settings())
     connect_anew(module.app)

@@ -16,7 +16,7 @@ from celery.signals import celeryd_init, task_prerun, task_received, worker_proc
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.transport import Transport
 
-from ratelimit_core import Backoff, CircuitBreakerError
+from ratelimit_core import Backoff, CircuitBreakerError, testing
 from resilient_tasks import breaker_task, metrics, protection, rate_limited_task, signals
 from resilient_tasks.worker import gate
 
@@ -93,6 +93,20 @@ def note_redelivery(request: Any, **_: Any) -> None:
     """Which tasks the broker itself delivered again: these may run twice."""
     if request.delivery_info.get("redelivered"):
         world.sadd("redelivered", request.id)
+
+
+_began: object = None
+
+
+@task_received.connect
+@task_prerun.connect
+def begin_anew(**_: Any) -> None:
+    """Forget in this process, of the worker itself or of its pool, what it knows from an earlier test."""
+    global _began
+    if (began := world.get("began")) != _began:
+        if _began is not None:
+            testing._forget()
+        _began = began
 
 
 class Kept(Transport):

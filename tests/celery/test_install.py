@@ -38,7 +38,7 @@ class Routed:
         return process
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a module is imported once
 def module() -> Iterator[Any]:
     with servers.valkey() as url, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])

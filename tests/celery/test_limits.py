@@ -25,6 +25,7 @@ def most_within(times: list[float], period: float) -> int:
     return most
 
 
+@pytest.mark.timed
 def test_a_fleet_keeps_a_rate_and_spends_no_retry_on_it(fleet: Fleet, gather: Gather) -> None:
     fleet.worker("-c", "2")
     fleet.worker("-c", "2")
@@ -38,6 +39,7 @@ def test_a_fleet_keeps_a_rate_and_spends_no_retry_on_it(fleet: Fleet, gather: Ga
     assert {result.backend.get_task_meta(result.id)["retries"] for result in results} == {0}
 
 
+@pytest.mark.timed
 def test_workers_that_were_away_longer_than_the_queue_of_slots_keep_the_limit(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker("-c", "2", FLEET_PREFETCH="0")
     results = [fleet.module.limited_late.delay(n) for n in range(30)]
@@ -64,6 +66,7 @@ def test_workers_that_can_hardly_keep_up_get_all_done(fleet: Fleet, gather: Gath
     assert sorted(gather(results, timeout=60)) == list(range(400))  # 10 s at the rate
 
 
+@pytest.mark.timed
 def test_a_turn_that_the_broker_can_not_hold_for_so_long_is_kept_all_the_same(fleet: Fleet, gather: Gather) -> None:
     fleet.worker("-c", "4", FLEET_VISIBILITY="4")
     fleet.trip("paced")

@@ -81,7 +81,7 @@ def test_without_retry_for_a_failure_is_a_failure_and_is_counted(fleet: Fleet) -
 
 
 def test_what_to_do_while_open(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     fleet.trip("charge_once")
     module = fleet.module
     with pytest.raises(Exception, match="'ledger' open, retry in") as caught:
@@ -93,14 +93,14 @@ def test_what_to_do_while_open(fleet: Fleet) -> None:
 
 
 def test_a_task_that_would_wait_too_long_fails_and_says_why(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     fleet.trip("charge_soon_or_never")
     with pytest.raises(Exception, match=r"gave up after waiting .*max_wait=1 s.*'impatient' open"):
         fleet.module.charge_soon_or_never.delay(1).get(timeout=20)
 
 
 def test_a_deferred_task_is_the_same_task(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     fleet.trip("charge")
     module = fleet.module
     link = module.plain.si(99)

@@ -42,7 +42,7 @@ def test_what_a_task_publishes_is_always_allowed(fleet: Fleet) -> None:
 
 
 def test_of_calls_that_wait_with_the_same_arguments_one_is_enough(fleet: Fleet) -> None:
-    fleet.worker("-c", "2")
+    fleet.shared_worker()
     fleet.trip("tick")
     first = fleet.module.tick.delay()
     eventually(lambda: first.state == "RETRY")
@@ -59,7 +59,7 @@ def test_of_calls_that_wait_with_the_same_arguments_one_is_enough(fleet: Fleet) 
 
 
 def test_a_call_that_expired_keeps_no_other_from_waiting(fleet: Fleet) -> None:
-    fleet.worker("-c", "2")
+    fleet.shared_worker()
     breaker = fleet.trip("tick")
     breaker.force_open(ttl=5)
     first = fleet.module.tick.apply_async(expires=1)
@@ -69,7 +69,7 @@ def test_a_call_that_expired_keeps_no_other_from_waiting(fleet: Fleet) -> None:
 
 
 def test_a_call_that_gave_up_keeps_no_other_from_waiting(fleet: Fleet) -> None:
-    fleet.worker("-c", "2")
+    fleet.shared_worker()
     breaker = fleet.module.tick_briefly.resilience.breaker
     breaker.force_open()
     first = fleet.module.tick_briefly.delay()

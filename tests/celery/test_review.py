@@ -47,7 +47,7 @@ def test_a_deferral_keeps_what_the_message_said(fleet: Fleet) -> None:
 
 
 def test_a_task_that_expires_before_the_probe_is_revoked(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     fleet.trip("steady")
     late = fleet.module.steady.apply_async((1,), expires=0.2)
     eventually(lambda: late.state == "REVOKED")
@@ -55,7 +55,7 @@ def test_a_task_that_expires_before_the_probe_is_revoked(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"headers": {"x-trace": "abc"}}, {"countdown": 2}])
 def test_a_failure_that_opens_the_breaker_goes_on_as_retry_was_told(fleet: Fleet, given: dict[str, Any]) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     began = time.monotonic()
     result = fleet.module.again.delay(1, other=given)
     assert result.get(timeout=20) == [2, given.get("headers", {}).get("x-trace"), 0]
@@ -70,7 +70,7 @@ def test_one_that_chose_to_wait_long_does_not_hold_up_the_others(fleet: Fleet) -
 
 
 def test_a_slot_that_an_outage_kept_from_use_is_not_paid_twice(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     task = fleet.module.paid
     assert [task.delay(n).get(timeout=20) for n in range(2)] == [0, 1]
     third = task.delay(2)
@@ -90,7 +90,7 @@ def test_who_may_not_wait_reserves_nothing(fleet: Fleet) -> None:
 
 
 def test_a_soft_time_limit_is_a_failure_whatever_else_is_expected(fleet: Fleet) -> None:
-    fleet.worker()
+    fleet.shared_worker()
     with pytest.raises(Exception, match="SoftTimeLimitExceeded"):
         fleet.module.hangs.delay().get(timeout=20)
     assert fleet.module.hangs.resilience.breaker.state == "open"

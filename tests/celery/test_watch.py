@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,11 @@ def test_the_board_tells_of_an_outage_as_it_happens(server: Server) -> None:
         (row,) = [line.split() for line in terminal.lines if line.startswith("ledger")]
         assert (row[1], row[3], row[-1]) == ("open", "1/3", "-")  # the app's own threshold
         assert row[4] == "in"
-        assert 40 < int(row[5]) <= 60
+        assert 0 < int(row[5]) <= 60
         turns = Limiter("1/s", key="release:ledger", algorithm="leaky_bucket", backend=backend)
+        until_probe = ledger.get_status()["next_attempt_time"] - time.time()  # turns begin there
         for _ in range(7):
-            turns.reserve(1000, not_before=60)
+            turns.reserve(1000, not_before=until_probe)
         Limiter("4/m", key="supplier", backend=backend).hit(3)
         terminal.wait_for("supplier 4/m", "3 of 4")
         terminal.wait_until(lambda text: re.search("^ledger .* 7$", text, re.MULTILINE))

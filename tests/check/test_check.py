@@ -42,6 +42,7 @@ class Said(NamedTuple):
 
 
 def check(directory: Path, *arguments: str, **environ: str) -> Said:
+    servers.needed()
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RATELIMIT_", "DJANGO_"))}
     done = subprocess.run(
         [sys.executable, "-m", "resilient_tasks", "check", *arguments],

@@ -19,6 +19,7 @@ from ratelimit_core.protocol.breaker import MODES
 from ratelimit_core.testing import ManualClock
 from tests.breaker.fleet import Fleet, fail, probe, succeed
 from tests.compatibility.record import PREFIX, RECORDED, START, asked, calls
+from tests.servers import PATIENT
 
 WITH_RECORDS = [policy.name for policy in POLICIES.values() if policy.record]
 
@@ -46,7 +47,7 @@ def test_redis_holds_what_an_earlier_version_wrote(
             else:
                 client.zadd(key, value)
                 client.pexpire(key, 60_000)
-    store = RedisBackend(url, key_prefix=PREFIX, clock=then)
+    store = RedisBackend(url, key_prefix=PREFIX, clock=then, **PATIENT)
     assert asked(store) == recorded["answers"]
     assert [store.keys(policy) for policy in POLICIES.values()] == [[("pay:{1}", "q")]] * len(POLICIES)
     store.clear()

@@ -95,7 +95,8 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
             for dice in (0, 100, 500)
         ]
         forced = [(FORCE, CURRENT, 0, 0, 0, 0, span, 0, mode) for mode in MODES for span in (0, 3 * unit)][1:]
-        return [*asked, *forced, *[(FORCE, CURRENT, *(0,) * 7)] * 8]
+        orders = [*forced, *[(FORCE, CURRENT, *(0,) * 7)] * 8]
+        return [*asked, *orders * 16]  # or else examples have hardly any
     most = config.get("limit", config.get("burst", 1))
     cost = min(most, COSTS[ticket])
     each = {

@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from ratelimit_core.policies.circuit_breaker import ASK, FORCE, PEEK, REPORT
 
 from ratelimit_core.backends import MemoryBackend, MultiBackend
 from ratelimit_core.backends.redis.backend import script
-from ratelimit_core.policies import ALLOWED, POLICIES, Policy
+from ratelimit_core.policies import ALLOWED, BREAKER, POLICIES, Policy
+from ratelimit_core.protocol.breaker import MODES
 from ratelimit_core.testing import ManualClock
 
 from .conftest import NewParticipant
 from .participants import Participant, in_lua
-from .profiles import examples
+from .profiles import examples, is_quick
 from .reference import Reference
-from .scenarios import Config, Step, plain_config, scenarios, steps
+from .scenarios import OPERATIONS, Config, Step, plain_config, scenarios, steps
 
 KEY = ("name", "qualifier")
 FINE = 1
@@ -33,15 +35,25 @@ def play(policy: Policy, config: Config, story: list[Step], clock: ManualClock, 
         assert participant.state(policy, KEY) == state, f"{participant}: {call} at {clock.now}"
 
 
+OPERATIONS_OF_BREAKER = {*((op, 0) for op in (ASK, REPORT, PEEK)), *((FORCE, mode) for mode in MODES)}
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_every_store_decides_alike(policy: Policy, participant: NewParticipant) -> None:
-    @examples(60)
+    asked: set[tuple[int, int]] = set()
+
+    @examples(150 if policy is BREAKER else 60)
     @given(scenarios(policy, participant(ManualClock()).finest))
     def agree(scenario: tuple[Config, list[Step]]) -> None:
         clock = ManualClock()
         play(policy, *scenario, clock, participant(clock))
+        events = [dict(zip(policy.event, step.event, strict=True)) for step in scenario[1]]
+        asked.update((event["op"], event.get("to", 0)) for event in events)
 
     agree()
+    if not is_quick():
+        every = OPERATIONS_OF_BREAKER if policy is BREAKER else {(op, 0) for op in range(OPERATIONS[policy.name])}
+        assert asked == every, "whatever can be asked was compared"
 
 
 NAMES = ("p", "t")
@@ -125,6 +137,7 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("name", "right", "wrong"), DAMAGE)
+@pytest.mark.slow
 def test_damaged_lua_does_not_agree(name: str, right: str, wrong: str) -> None:
     text, _ = script(frozenset([name]))
     assert right in text

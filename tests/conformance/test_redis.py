@@ -14,6 +14,7 @@ from ratelimit_core.backends import RedisBackend
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy, Verdict
 from ratelimit_core.protocol.names import MAX_KEY, escape
+from tests.servers import PATIENT
 
 from .test_stores import HIT, LIMITS, PEEK, REFUND, ask, every_limit, every_policy, left, use
 
@@ -58,7 +59,7 @@ def sent(valkey_url: str) -> Callable[[Callable[[], object]], list[str]]:
 
 @pytest.fixture
 def watched(valkey_url: str) -> Iterator[RedisBackend]:
-    backend = RedisBackend(valkey_url, key_prefix=f"test-{uuid.uuid4().hex}")
+    backend = RedisBackend(valkey_url, key_prefix=f"test-{uuid.uuid4().hex}", **PATIENT)
     yield backend
     backend.clear()
     backend.close()

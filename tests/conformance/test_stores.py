@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,7 +25,9 @@ from ratelimit_core.policies import (
 from ratelimit_core.testing import ManualClock
 
 from .profiles import examples
-from .scenarios import plain_config
+from .scenarios import OPERATIONS, plain_config
+
+pytestmark = pytest.mark.every_store
 
 HIT, PEEK, REFUND = 0, 1, 2
 REPORT = 1
@@ -105,6 +109,30 @@ def test_what_has_ended_counts_as_never_asked(store: Backend, policy: Policy, cl
     assert [value - passed if value > begun else value for value in again] == list(fresh)
 
 
+@every_policy
+def test_a_list_is_no_longer_than_it_was_asked_for(store: Backend, policy: Policy) -> None:
+    for name in "abcd":
+        store.apply([use(policy, (name, ""))])
+    assert [len(store.keys(policy, most)) for most in (0, 3, 9)] == [0, 3, 4]
+
+
+@every_policy
+def test_an_event_loop_gets_the_same_answers(store: Backend, policy: Policy, clock: ManualClock) -> None:
+    twin = MemoryBackend(clock=clock)
+    other = TOKEN_BUCKET if policy is not TOKEN_BUCKET else FIXED_WINDOW
+    operations = range(OPERATIONS[policy.name])
+
+    async def main() -> None:
+        for turn in range(24):
+            calls = [ask(policy, op=operations[turn % len(operations)], ticket="abc"[turn % 3])]
+            if turn % 4 == 3:
+                calls.append(use(other, ("other", "")))
+            assert await store.aapply(calls) == twin.apply(calls), turn
+            clock.advance(60 * (turn % 3))
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("policy", [CONCURRENCY, SLIDING_WINDOW], ids=lambda policy: policy.name)
 def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) -> None:
     store.apply([ask(policy, ticket="a")])
@@ -145,6 +173,27 @@ def test_clear_forgets_everything(store: Backend) -> None:
     store.clear()
     assert all(store.keys(policy) == [] for policy in POLICIES.values())
     assert store.apply(calls) == first
+
+
+def test_a_journal_keeps_so_many_newest_first_and_is_forgotten_with_the_rest(store: Backend) -> None:
+    one, other = ("a", "history"), ("a", "mode")
+    assert store.entries(one) == []
+    for number in range(250):
+        store.append(one, str(number), keep=200, seconds=60)
+        store.append(other, str(number), keep=1, seconds=60)
+    assert store.entries(one) == [str(number) for number in reversed(range(50, 250))]
+    assert store.entries(other) == ["249"]
+    assert all(store.keys(policy) == [] for policy in POLICIES.values())
+    store.clear()
+    assert store.entries(one) == store.entries(other) == []
+
+
+@pytest.mark.parametrize("entry", ["", "é😀\x00\n{}", "x" * 100_000], ids=["empty", "awkward", "long"])
+def test_a_journal_keeps_any_text(store: Backend, entry: str) -> None:
+    for key in (("a", "history"), ("é{}\x00%", "}:")):
+        store.append(key, entry, keep=3, seconds=60)
+        store.append(key, "and another", keep=3, seconds=60)
+        assert store.entries(key) == ["and another", entry]
 
 
 AWKWARD = [

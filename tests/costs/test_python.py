@@ -18,6 +18,8 @@ from tests import databases
 
 from .meter import Instructions, blocks_kept, instructions, nothing
 
+pytestmark = pytest.mark.timed
+
 
 @pytest.fixture(autouse=True, scope="module")
 def with_django() -> None:

@@ -226,14 +226,15 @@ def test_each_newcomer_sweeps_out_two_that_have_ended(
     assert rows(postgresql, prefix)[0] == 10 + 3 - 6
 
 
+@pytest.mark.timed
 def test_what_takes_too_long_is_not_done_after_all(postgresql: str, prefix: str, clock: ManualClock) -> None:
     """However it came about: here, by a trigger that naps."""
-    backend = DatabaseBackend(postgresql, timeout=0.5, key_prefix=prefix, clock=clock)
+    backend = DatabaseBackend(postgresql, timeout=2, key_prefix=prefix, clock=clock)
     hits(backend, 2)
     in_its_session(
         backend,
         "CREATE FUNCTION pg_temp.nap() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.42); RETURN NEW; END $$",
+        " $$ BEGIN PERFORM pg_sleep(1.65); RETURN NEW; END $$",
         "CREATE TRIGGER nap BEFORE INSERT ON ratelimit_core_record FOR EACH ROW EXECUTE FUNCTION pg_temp.nap()",
     )
     try:

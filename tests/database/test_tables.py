@@ -248,7 +248,7 @@ def test_an_alias_that_does_not_exist_is_refused() -> None:
 def test_tables_that_do_not_exist_are_named_with_what_makes_them(alias: str) -> None:
     """On PostgreSQL and MariaDB in the server's own database, on SQLite in an empty one."""
     with databases.unmigrated(alias) as empty, pytest.raises(BackendError, match=f"migrate --database {empty}"):
-        DatabaseBackend(empty).apply([ask(FIXED_WINDOW)])
+        DatabaseBackend(empty, timeout=20).apply([ask(FIXED_WINDOW)])
 
 
 def test_prefixes_that_differ_in_capitals_only_are_stored_apart() -> None:

@@ -62,6 +62,7 @@ PAGES = ["shared-async", "breaker-by-method", "breaker-by-hand", "breaker-around
 
 
 @pytest.mark.parametrize("page", PAGES)
+@pytest.mark.timed
 def test_a_hung_store_blocks_neither_the_event_loop_nor_the_request(site: Site, page: str) -> None:
     assert site.statuses(f"/{page}/", 1) == [200]
     site.get("/loop-lag/")  # starts to measure

@@ -15,6 +15,7 @@ from django.utils.asyncio import async_unsafe
 from ratelimit_core.backends import MemoryBackend, RedisBackend
 from ratelimit_core.django.decorators import rate_limit
 from ratelimit_core.django.signals import rate_limit_denied
+from tests.servers import PATIENT
 
 requests = AsyncRequestFactory()
 
@@ -48,7 +49,7 @@ def test_it_limits_and_shows(backend: MemoryBackend) -> None:
 
 def test_each_request_may_have_a_loop_of_its_own(valkey_url: str) -> None:
     """As under WSGI, where Django makes one for each request of an asynchronous view."""
-    backend = RedisBackend(valkey_url, key_prefix="test-django-loops")
+    backend = RedisBackend(valkey_url, key_prefix="test-django-loops", **PATIENT)
     view = rate_limit("ip", "2/m", concurrency=2, backend=backend)(page)
     try:
         assert [asyncio.run(statuses(view, 1))[0] for _ in range(4)] == [200, 200, 429, 429]

@@ -22,6 +22,7 @@ from ratelimit_core.testing import ManualClock
 from tests.django import settings
 from tests.django.conftest import Configure
 from tests.django.views import LAST_MODIFIED
+from tests.servers import PATIENT
 
 Call = Callable[..., HttpResponse]
 
@@ -141,7 +142,7 @@ def page(request: HttpRequest) -> HttpResponse:
 
 
 def test_a_request_costs_one_round_trip_whatever_its_cost_and_a_known_denial_none(call: Call, valkey_url: str) -> None:
-    backend = RedisBackend(valkey_url, key_prefix="test-django")
+    backend = RedisBackend(valkey_url, key_prefix="test-django", **PATIENT)
     client = redis.Redis.from_url(valkey_url)
 
     def scripts() -> int:

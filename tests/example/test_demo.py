@@ -11,6 +11,8 @@ import pytest
 from tests.example.running import left_over, new_mark, start
 from tests.servers import eventually
 
+pytestmark = pytest.mark.job
+
 
 @pytest.fixture
 def mark() -> str:

@@ -15,6 +15,8 @@ import requests
 from tests.example.running import left_over, new_mark, start
 from tests.servers import Process, eventually
 
+pytestmark = pytest.mark.job
+
 
 class Site:
     """A browser on the site's page."""

@@ -20,6 +20,8 @@ from .conftest import Saw
 from .proxy import Proxy, proxy
 from .scenario import FIRST, Fault, endure, fleet
 
+pytestmark = pytest.mark.timed
+
 
 class Database(NamedTuple):
     server: servers.PostgreSQL

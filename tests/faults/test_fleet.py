@@ -72,6 +72,7 @@ def probe_of(breaker: CircuitBreaker) -> Permit:
     return permit
 
 
+@pytest.mark.timed
 def test_a_prober_that_is_killed_frees_its_place_in_time(
     prober: Member, here: CircuitBreaker, saw: Callable[[Row], None]
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_prober_that_is_killed_frees_its_place_in_time(
 
 
 @pytest.mark.parametrize("seconds", [0.1, pytest.param(60, marks=pytest.mark.whole)])
+@pytest.mark.timed
 def test_who_was_paused_in_its_probe_changes_nothing_on_waking(
     prober: Member, here: CircuitBreaker, seconds: float, saw: Callable[[Row], None]
 ) -> None:

@@ -21,6 +21,8 @@ from .proxy import Proxy, proxy
 from .scenario import RETRY_AFTER, THRESHOLD, Fault, Member, endure, fleet
 from .table import Row
 
+pytestmark = pytest.mark.timed
+
 
 def _start_again(server: Server) -> None:
     server.kill()

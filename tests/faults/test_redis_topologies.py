@@ -12,7 +12,7 @@ from tests.redis.topology import Cluster, Watched, cluster, watched
 from .conftest import Saw
 from .scenario import RETRY_AFTER, Fault, endure, fleet
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.timed]
 
 DOWN_AFTER = 2.0
 """Seconds until the Sentinel takes a master for down: time enough for what has to be seen before."""

@@ -13,6 +13,8 @@ from tests.soak import faults
 
 from .table import Row
 
+pytestmark = pytest.mark.job
+
 SECONDS, SEED = 60.0, 10
 
 

@@ -369,7 +369,10 @@ class Breaker(RuleBasedStateMachine):
 
     # Orders
 
-    @rule(who=WHO, order=st.sampled_from(["force_open", "force_closed", "automatic", "automatic", "reset", "reset"]))
+    @rule(
+        who=WHO,
+        order=st.sampled_from(["force_open", "force_closed", "clear_override", "clear_override", "reset", "reset"]),
+    )
     def is_ordered(self, who: int, order: str) -> None:
         process, before = self.running(who), self.tick()
         with pytest.raises(BackendError) if process.cut_off else nullcontext():

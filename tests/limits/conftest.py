@@ -12,6 +12,7 @@ from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend, RedisBackend
 from ratelimit_core.limiter import Algorithm
 from ratelimit_core.testing import ManualClock
+from tests.servers import PATIENT
 
 MakeLimiter = Callable[..., Limiter]
 
@@ -38,7 +39,7 @@ def make(store: Backend, clock: ManualClock) -> MakeLimiter:
 @pytest.fixture
 def shared(valkey_url: str, clock: ManualClock) -> Iterator[Backend]:
     """A store that other processes share, on the test's clock."""
-    backend = RedisBackend(valkey_url, key_prefix="test-limits", clock=clock)
+    backend = RedisBackend(valkey_url, key_prefix="test-limits", clock=clock, **PATIENT)
     yield backend
     backend.clear()
     backend.close()

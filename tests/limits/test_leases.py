@@ -140,6 +140,7 @@ def test_a_forked_child_spends_nothing_of_its_parents(make: MakeLimiter) -> None
     assert taken(plain) == before, "the parent still has its own"
 
 
+@pytest.mark.every_store
 def test_threads_spend_each_of_a_block_once(make: MakeLimiter) -> None:
     limiter = make("1000/d", local_quota=100)
     passed: list[int] = []

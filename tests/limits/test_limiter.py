@@ -18,6 +18,7 @@ from ratelimit_core.backends import Backend, Call, MemoryBackend, RedisBackend
 from ratelimit_core.limiter.concurrency import acquire_lease, release_lease, renew_lease
 from ratelimit_core.policies import Verdict
 from ratelimit_core.testing import ManualClock
+from tests.servers import PATIENT
 
 from .conftest import ALGORITHMS, RESERVING, MakeLimiter
 
@@ -388,6 +389,7 @@ def test_blocks_that_end_in_another_order_leave_nobody_with_less_time(make: Make
     assert limiter.peek().remaining == 2
 
 
+@pytest.mark.every_store
 def test_threads_never_hold_more_places_than_there_are(store: Backend) -> None:
     limiter = Limiter(concurrency=3, key="threads", backend=store)
     inside, most, ran = 0, 0, 0
@@ -520,7 +522,7 @@ def test_what_is_hit_alone_is_the_same_as_what_is_hit_together(clock: ManualCloc
 
 
 def test_a_child_that_is_forked_within_a_block_ends_no_block_of_its_parents(valkey_url: str) -> None:
-    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex)
+    backend = RedisBackend(valkey_url, key_prefix=uuid.uuid4().hex, **PATIENT)
     limiter = Limiter(key="forked", concurrency=8, timeout=600, backend=backend)
     with limiter:
         child = os.fork()

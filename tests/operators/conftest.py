@@ -17,7 +17,7 @@ import pytest
 
 from ratelimit_core.backends import Backend, RedisBackend
 from tests.operators.browser import Browser
-from tests.servers import ROOT, Process, free_port
+from tests.servers import PATIENT, ROOT, Process, free_port, needed
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Site:
     def python(
         self, *arguments: str, environ: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
     ) -> subprocess.CompletedProcess[str]:
+        needed()
         return subprocess.run(
             [sys.executable, "-W", "error", *arguments],
             cwd=ROOT,
@@ -71,7 +72,7 @@ class Site:
 
     def backend(self) -> Backend:
         """The store, as this process sees it."""
-        return RedisBackend(self.store, key_prefix=self.prefix)
+        return RedisBackend(self.store, key_prefix=self.prefix, **PATIENT)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 from tests.packaging.installed import ALONE, run
 from tests.servers import ROOT, Process, valkey
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.job]
 
 README_SERVER = "redis://localhost:6379"
 REFUSED = """

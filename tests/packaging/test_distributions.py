@@ -13,6 +13,8 @@ from tests import tutorial
 from tests.packaging.installed import ALONE, PYTHON, run
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.job
+
 PACKAGES = ("ratelimit_core", "resilient_tasks")
 
 

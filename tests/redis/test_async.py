@@ -22,7 +22,7 @@ from ratelimit_core.errors import BackendError, ConfigurationError
 from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW, POLICIES, SLIDING_WINDOW
 from ratelimit_core.testing import ManualClock
 from tests.conformance.test_stores import LIMITS, PEEK, ask, use
-from tests.servers import eventually, free_port
+from tests.servers import PATIENT, eventually, free_port
 
 from .topology import HOST, Server, one_server, seconds
 
@@ -38,6 +38,14 @@ def url(server: Server) -> str:
 
 @pytest.fixture
 def backend(url: str, prefix: str) -> Iterator[RedisBackend]:
+    backend = RedisBackend(url, key_prefix=prefix, **PATIENT)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def hasty(url: str, prefix: str) -> Iterator[RedisBackend]:
+    """Gives up soon, as by default."""
     backend = RedisBackend(url, key_prefix=prefix)
     yield backend
     backend.close()
@@ -56,8 +64,8 @@ async def fails(asking: Awaitable[Any]) -> BackendError:
 
 
 def test_it_decides_what_the_blocking_one_decides(valkey_url: str, prefix: str, clock: ManualClock) -> None:
-    backend = RedisBackend(valkey_url, key_prefix=prefix, clock=clock)
-    other = RedisBackend(valkey_url, key_prefix=f"{prefix}-other", clock=clock)
+    backend = RedisBackend(valkey_url, key_prefix=prefix, clock=clock, **PATIENT)
+    other = RedisBackend(valkey_url, key_prefix=f"{prefix}-other", clock=clock, **PATIENT)
 
     async def turns() -> None:
         for i in range(12):
@@ -88,9 +96,10 @@ def test_it_raises_what_the_blocking_one_raises(backend: RedisBackend, server: S
     run(turns)
 
 
-def test_a_hung_server_costs_the_timeout_and_holds_up_nobody(backend: RedisBackend, server: Server) -> None:
+@pytest.mark.timed
+def test_a_hung_server_costs_the_timeout_and_holds_up_nobody(hasty: RedisBackend, server: Server) -> None:
     async def turns() -> None:
-        await backend.aapply([ask(FIXED_WINDOW)])
+        await hasty.aapply([ask(FIXED_WINDOW)])
         server.hang()
         ticks = 0
 
@@ -104,12 +113,12 @@ def test_a_hung_server_costs_the_timeout_and_holds_up_nobody(backend: RedisBacke
         for _ in range(2):  # on a connection that there is, and on a new one
             ticks = 0
             began = time.perf_counter()
-            assert "Timeout" in str(await fails(backend.aapply([ask(FIXED_WINDOW)])))
+            assert "Timeout" in str(await fails(hasty.aapply([ask(FIXED_WINDOW)])))
             assert TIMEOUT * 0.9 < time.perf_counter() - began < TIMEOUT + SLACK
             assert ticks >= 5
         ticking.cancel()
         server.end_hang()
-        assert (await backend.aapply([ask(FIXED_WINDOW)]))[0][ALLOWED]
+        assert (await hasty.aapply([ask(FIXED_WINDOW)]))[0][ALLOWED]
 
     run(turns)
 
@@ -139,12 +148,13 @@ def test_a_crowd_shares_some_connections(backend: RedisBackend, server: Server) 
     run(turns)
 
 
-def test_a_crowd_does_not_wait_for_a_hung_server_one_after_the_other(backend: RedisBackend, server: Server) -> None:
+@pytest.mark.timed
+def test_a_crowd_does_not_wait_for_a_hung_server_one_after_the_other(hasty: RedisBackend, server: Server) -> None:
     async def turns() -> None:
-        await backend.aapply([ask(FIXED_WINDOW)])
+        await hasty.aapply([ask(FIXED_WINDOW)])
         server.hang()
         began = time.perf_counter()
-        await asyncio.gather(*[fails(backend.aapply_unguarded([ask(FIXED_WINDOW)])) for _ in range(MAX_IN_FLIGHT * 10)])
+        await asyncio.gather(*[fails(hasty.aapply_unguarded([ask(FIXED_WINDOW)])) for _ in range(MAX_IN_FLIGHT * 10)])
         assert time.perf_counter() - began < TIMEOUT + SLACK
         server.end_hang()
 
@@ -204,7 +214,7 @@ def test_many_short_loops_leave_no_connection(backend: RedisBackend, server: Ser
 
 
 def test_short_loops_in_many_threads(url: str, prefix: str, server: Server) -> None:
-    backend = RedisBackend(url, key_prefix=prefix)
+    backend = RedisBackend(url, key_prefix=prefix, **PATIENT)
     wrong: list[BaseException] = []
 
     async def asked() -> None:
@@ -241,6 +251,7 @@ def test_a_loop_that_is_just_closed_leaves_nothing(backend: RedisBackend, server
     eventually(lambda: server.connections() == 0)
 
 
+@pytest.mark.timed
 def test_a_loop_that_is_closed_while_the_server_hangs(backend: RedisBackend, server: Server) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(backend.aapply([ask(FIXED_WINDOW)]))
@@ -309,7 +320,7 @@ def test_an_option_that_event_loops_do_not_know_is_no_failure_of_the_store(url: 
 
 def test_connections_that_died_are_not_used(prefix: str) -> None:
     with one_server() as server:
-        backend = RedisBackend(f"redis://{server.address}", key_prefix=prefix)
+        backend = RedisBackend(f"redis://{server.address}", key_prefix=prefix, **PATIENT)
 
         async def turns() -> None:
             await backend.aapply([ask(FIXED_WINDOW)])

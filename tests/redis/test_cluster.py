@@ -38,7 +38,7 @@ from tests.conformance.reference import Reference
 from tests.conformance.scenarios import Config, Step, plain_config, scenarios
 from tests.conformance.test_agreement import NAMES, calls_together, play
 from tests.conformance.test_stores import LIMITS, PEEK, ask, left, use
-from tests.servers import eventually, free_port
+from tests.servers import PATIENT, eventually, free_port
 
 from . import topology
 from .topology import Cluster, Server, names, refused
@@ -49,7 +49,7 @@ SLACK = 0.7
 
 @pytest.fixture
 def backend(cluster: Cluster, prefix: str, clock: ManualClock) -> Iterator[RedisBackend]:
-    backend = RedisBackend(cluster.url, key_prefix=prefix, clock=clock)
+    backend = RedisBackend(cluster.url, key_prefix=prefix, clock=clock, **PATIENT)
     yield backend
     backend.clear()
     backend.close()
@@ -194,7 +194,7 @@ def test_listing_deleting_and_clearing(backend: RedisBackend, cluster: Cluster, 
     assert set(backend.keys(FIXED_WINDOW)) == listed[FIXED_WINDOW] - set(keys[:7])
     assert [left(backend, FIXED_WINDOW, key) for key in keys[6:8]] == [3, 2]
     assert backend.keys(BREAKER)
-    other = RedisBackend(cluster.url, key_prefix=f"{prefix}2")
+    other = RedisBackend(cluster.url, key_prefix=f"{prefix}2", **PATIENT)
     other.apply([use(FIXED_WINDOW, key) for key in keys])
     other.append(("name", "history"), "entry", keep=3, seconds=60)
     of_other = {key for key in cluster.stored() if key.startswith(f"{prefix}2:".encode())}
@@ -208,7 +208,7 @@ def test_listing_deleting_and_clearing(backend: RedisBackend, cluster: Cluster, 
 
 
 def test_every_key_ends(cluster: Cluster, prefix: str) -> None:
-    backend = RedisBackend(cluster.url, key_prefix=prefix)
+    backend = RedisBackend(cluster.url, key_prefix=prefix, **PATIENT)
     for name in names(cluster):
         backend.apply([use(policy, (name, "")) for policy in POLICIES.values()])
         backend.append((name, "history"), "entry", keep=3, seconds=60)
@@ -294,7 +294,7 @@ def move(cluster: Cluster, name: str, source: Server, target: Server) -> Iterato
 def test_a_slot_that_moves_is_followed(cluster: Cluster, prefix: str) -> None:
     name = names(cluster)[0]
     source, target = cluster.home(name), cluster.masters[1]
-    backend, lister = (RedisBackend(cluster.url, key_prefix=prefix) for _ in range(2))
+    backend, lister = (RedisBackend(cluster.url, key_prefix=prefix, **PATIENT) for _ in range(2))
     loop = asyncio.new_event_loop()
     calls = [use(TOKEN_BUCKET, (name, "sync")), use(FIXED_WINDOW, (name, "sync"))]
     acalls = [use(TOKEN_BUCKET, (name, "async")), use(FIXED_WINDOW, (name, "async"))]
@@ -319,6 +319,7 @@ def test_a_slot_that_moves_is_followed(cluster: Cluster, prefix: str) -> None:
         each.close()
 
 
+@pytest.mark.timed
 def test_a_master_that_is_killed_is_an_error_and_soon(mortal: Cluster, prefix: str) -> None:
     backend = RedisBackend(mortal.url, key_prefix=prefix, enable_circuit_breaker=False)
     loop = asyncio.new_event_loop()
@@ -339,6 +340,7 @@ def test_a_master_that_is_killed_is_an_error_and_soon(mortal: Cluster, prefix: s
     gc.collect()
 
 
+@pytest.mark.timed
 def test_a_master_that_hangs_is_an_error_and_soon(mortal: Cluster, prefix: str) -> None:
     backend = RedisBackend(mortal.url, key_prefix=prefix, enable_circuit_breaker=False)
     loop = asyncio.new_event_loop()
@@ -382,6 +384,7 @@ def test_nothing_is_connected_before_the_first_call_and_one_host_is_enough(clust
     backend.close()
 
 
+@pytest.mark.timed
 def test_many_threads_find_out_together_that_a_cluster_does_not_answer(server: Server) -> None:
     server.hang()
     backend = RedisBackend(f"redis+cluster://{server.address}", enable_circuit_breaker=False)

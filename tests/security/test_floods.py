@@ -18,7 +18,9 @@ from ratelimit_core.circuit_breaker.definitions import MAX_INSTANCES, definition
 from ratelimit_core.django.limits.addresses import Proxies
 from ratelimit_core.policies import POLICIES
 from ratelimit_core.testing import ManualClock
-from tests.servers import ROOT
+from tests.servers import PATIENT, ROOT
+
+pytestmark = pytest.mark.slow
 
 FLOOD = 4000
 PADDING = "x" * 10_000  # so that names that were kept would be 40 MB
@@ -85,7 +87,7 @@ def test_a_process_keeps_little_of_a_flood(flood: Callable[[ManualClock], Iterat
 
 
 def test_every_key_in_redis_ends_and_the_indexes_shrink(valkey_url: str, clock: ManualClock) -> None:
-    store = RedisBackend(valkey_url, key_prefix="flood", clock=clock)
+    store = RedisBackend(valkey_url, key_prefix="flood", clock=clock, **PATIENT)
     limiters = [Limiter("1/min", key="x", algorithm=algorithm, backend=store) for algorithm in ALGORITHMS]
     limiters.append(Limiter(key="x", concurrency=1, backend=store))
     family = CircuitBreaker("{n}", backend=store, clock=clock, failure_threshold=1, reset_timeout=0)

@@ -21,6 +21,7 @@ from ratelimit_core.testing import ManualClock
 from resilient_tasks import rate_limited_task
 from resilient_tasks.worker import commands
 from tests.security.names import HOSTILE
+from tests.servers import PATIENT
 
 NAMES = list(HOSTILE.values())
 
@@ -37,6 +38,7 @@ def canary(store: Backend) -> Callable[[], bool]:
     return lambda: limiter.peek().remaining == 4
 
 
+@pytest.mark.every_store
 def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bool]) -> None:
     family = CircuitBreaker("{name}", backend=store, failure_threshold=1)
     breakers = [family.bind(name=name) for name in NAMES]
@@ -56,6 +58,7 @@ def test_each_names_a_breaker_of_its_own(store: Backend, canary: Callable[[], bo
     assert canary()
 
 
+@pytest.mark.every_store
 def test_who_said_what_is_kept_as_it_was_said(store: Backend) -> None:
     breaker = CircuitBreaker("payments", backend=store)
     texts = [text for text in NAMES if len(text) <= 1000]
@@ -97,7 +100,7 @@ def test_each_has_places_and_slots_of_its_own(store: Backend) -> None:
 def test_a_prefix_is_no_pattern_and_ends_where_it_ends(kind: str, valkey_url: str, sqlite: str) -> None:
     def of(prefix: str) -> Backend:
         if kind == "redis":
-            return RedisBackend(valkey_url, key_prefix=prefix)
+            return RedisBackend(valkey_url, key_prefix=prefix, **PATIENT)
         return DatabaseBackend(sqlite, key_prefix=prefix)
 
     stores = [of(prefix) for prefix in (*HOSTILE.values(), "pay", "pay:index", "pay*", "PAY")]

@@ -14,7 +14,6 @@ from django.test import RequestFactory
 from ratelimit_core import configure
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.testing import ManualClock
-from tests import databases
 from tests.django.conftest import configured
 from tests.redis import topology
 
@@ -38,30 +37,12 @@ def cluster_url() -> Iterator[str]:
         yield cluster.url
 
 
-@pytest.fixture(scope="session")
-def sqlite_alias(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with databases.sqlite(tmp_path_factory.mktemp("spec"), "sqlite-spec") as alias:
-        yield alias
-
-
-@pytest.fixture(scope="session")
-def postgresql_alias() -> Iterator[str]:
-    with databases.postgresql("postgresql-spec") as alias:
-        yield alias
-
-
-@pytest.fixture(scope="session")
-def mariadb_alias() -> Iterator[str]:
-    with databases.mariadb("mariadb-spec") as alias:
-        yield alias
-
-
 @pytest.fixture(params=KINDS)
 def make(request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Make]:
     """Makes backends of each kind in turn, with options, empty and on the test's clock."""
     kind: str = request.param
     made: list[Backend] = []
-    place = "" if kind == "memory" else request.getfixturevalue(_PLACES.get(kind, f"{kind}_alias"))
+    place = "" if kind == "memory" else request.getfixturevalue(_PLACES.get(kind, kind))
 
     def make(**options: Any) -> Backend:
         prefix = f"spec-{uuid.uuid4().hex}"

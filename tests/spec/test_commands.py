@@ -25,6 +25,8 @@ from ratelimit_core.backends import RedisBackend
 from tests.celery.terminal import Terminal
 from tests.servers import ROOT, Process, eventually, valkey
 
+pytestmark = pytest.mark.job
+
 PAGES = [ROOT / "README.md", *(page for page in (ROOT / "docs").glob("*.md") if page.name != "tutorial.md")]
 SHOP = """
 import os

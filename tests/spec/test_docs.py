@@ -165,7 +165,9 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert public <= shown
 
 
-@pytest.mark.parametrize("page", [*DOCS.glob("*.md"), ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [*sorted(DOCS.glob("*.md")), ROOT / "README.md", ROOT / "CHANGELOG.md"], ids=lambda p: p.name
+)
 def test_links_work_where_the_code_is_hosted(page: Path) -> None:
     links = re.findall(r'\]\(([^)\s#:]+)(?:#[^)\s]*)?(?: "[^"]*")?\)', page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []

@@ -43,6 +43,7 @@ from tests.database import test_admission as database
 from tests.django import test_asgi
 from tests.django.conftest import Configure
 from tests.faults import test_fleet as faults
+from tests.servers import PATIENT
 from tests.spec.conftest import Get, Make, failing
 
 ELSEWHERE: dict[str, Callable[..., None]] = {
@@ -295,7 +296,7 @@ def test_a_token_bucket_lets_no_more_through_to_threads_than_it_holds(backend: B
 @every_algorithm
 def test_a_cost_is_one_command(valkey_url: str, algorithm: Algorithm) -> None:
     """cost=N sent N."""
-    store = RedisBackend(valkey_url, key_prefix=f"spec-{algorithm}")
+    store = RedisBackend(valkey_url, key_prefix=f"spec-{algorithm}", **PATIENT)
     limiter = Limiter("90/h", key="k", algorithm=algorithm, backend=store)
     cost = 1 if algorithm == "leaky_bucket" else 50  # more than it ever holds
 
@@ -416,6 +417,7 @@ def spans(calls: Iterable[Callable[[], object]]) -> list[float]:
 
 
 @pytest.mark.parametrize("second", [False, True], ids=["alone", "first of two"])
+@pytest.mark.timed
 def test_a_hung_store_holds_up_one_request_once(get: Get, second: bool) -> None:
     """It was 15 s, and each request."""
     statuses: list[int] = []
@@ -455,6 +457,7 @@ def test_several_stores_fail_over_whatever_fail_open_says(
         away.close()
 
 
+@pytest.mark.timed
 def test_a_full_log_in_memory_is_as_quick_as_a_short_one() -> None:
     """It took 2.2 ms a hit at 5,000 entries."""
 

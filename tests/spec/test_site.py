@@ -12,6 +12,8 @@ import pytest
 
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.job
+
 _FETCHED = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="?(?:https?:)?//|<link\b[^>]*\bhref="?(?:https?:)?//')
 
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import tutorial
 from tests.servers import ROOT
+
+pytestmark = pytest.mark.job
 
 
 def test_the_tutorial(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from tests import servers
 from tests.servers import ROOT
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 APP = """

@@ -10,7 +10,7 @@ import pytest
 from tests.servers import ROOT
 
 
-@pytest.mark.whole
+@pytest.mark.job
 def test_pyright_agrees_with_mypy() -> None:
     files = ["tests/typing/api.py", "ratelimit_core/testing.py", "resilient_tasks/testing.py"]
     command = [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, *files]
