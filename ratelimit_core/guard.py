@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 from ._util.aio import acquired
-from ._util.ids import new_ticket
+from ._util.ids import new_id
 from .circuit_breaker import CircuitBreaker
 from .circuit_breaker.acquire import AcquireQuestion, cached_permit
 from .circuit_breaker.breaker import cache_of
@@ -152,7 +152,7 @@ class Guard:
         *,
         key: str | None = None,
         cost: int = 1,
-        ticket: str = "",
+        lease_id: str = "",
         reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
@@ -163,16 +163,16 @@ class Guard:
         Args:
             key: what the limits count by; by default the limiter's key.
             cost: how much of each limit.
-            ticket: names the concurrency slot and the probe that the call may hold.
+            lease_id: names the concurrency slot and the probe that the call may hold.
             reservation: a reservation, to be redeemed.
-            probe: ``ticket`` holds a probe already, so the breaker is asked whatever is known.
+            probe: ``lease_id`` holds a probe already, so the breaker is asked whatever is known.
 
         Raises:
             CircuitBreakerError: the breaker refused.
             RateLimitExceeded: a limit is reached.
             ConfigurationError: the breaker and the limits are kept in different stores.
         """
-        admission, questions, store = self._prepare(key, cost, ticket or new_ticket(), reservation, probe)
+        admission, questions, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         return admission if store is None else drive(_ask(admission, questions), store)
 
     async def aacquire(
@@ -180,18 +180,18 @@ class Guard:
         *,
         key: str | None = None,
         cost: int = 1,
-        ticket: str = "",
+        lease_id: str = "",
         reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
         """:meth:`acquire` without blocking the event loop. Cancelled meanwhile, it cancels the admission."""
-        admission, questions, store = self._prepare(key, cost, ticket or new_ticket(), reservation, probe)
+        admission, questions, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         if store is None:
             return admission
         return await acquired(adrive(_ask(admission, questions), store), Admission.acancel)
 
     def _prepare(
-        self, key: str | None, cost: int, ticket: str, reservation: Decision | None, probe: bool
+        self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
     ) -> tuple[Admission, list[Question[Permit | Decision]], Store | None]:
         """Return the admission as far as it is known, and the questions to a store that complete it.
 
@@ -209,7 +209,7 @@ class Guard:
             if denial is not None:
                 limiter.limits[denial.denied_by].count_denial()
                 raise limit_exceeded(limiter, name, denial)
-            questions.append(hit_check(limiter, name, cost, ticket, reservation=reservation))
+            questions.append(hit_check(limiter, name, cost, lease_id, reservation=reservation))
             store = limiter.store
         if cache is not None and permit is None:
             if store is not None and store is not cache.store:
@@ -217,7 +217,7 @@ class Guard:
                     f"breaker {cache.config.name!r} and the limits of {name!r} are kept in different stores "
                     "and can't be asked as one: give both the same backend"
                 )
-            questions.append(AcquireQuestion(cache, ticket))
+            questions.append(AcquireQuestion(cache, lease_id))
             store = cache.store
         return Admission(limiter, name, permit), questions, store
 

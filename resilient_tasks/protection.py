@@ -151,19 +151,21 @@ class Protection:
         cost = options.cost(*args, **kwargs) if callable(options.cost) else options.cost
         return Subject(breaker, name, key, cost)
 
-    def acquire(self, subject: Subject, *, ticket: str, slot: Decision | None = None, probe: bool = False) -> Admission:
+    def acquire(
+        self, subject: Subject, *, lease_id: str, slot: Decision | None = None, probe: bool = False
+    ) -> Admission:
         """Acquire the admission of one run. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
         if not self.release.store.shared:
             _warn_that_memory_is_not_shared()
         guard = self.guard if subject.breaker is self.breaker else Guard(subject.breaker, self.limiter)
-        return guard.acquire(key=subject.key, cost=subject.cost, ticket=ticket, reservation=slot, probe=probe)
+        return guard.acquire(key=subject.key, cost=subject.cost, lease_id=lease_id, reservation=slot, probe=probe)
 
-    def renew(self, subject: Subject, ticket: str) -> None:
+    def renew(self, subject: Subject, lease_id: str) -> None:
         """Renew the lease of a run. One round trip if there is a concurrency limit, else none."""
         if self.options.concurrency is not None and self.limiter is not None:
-            renew_lease(self.limiter, ticket, key=subject.key)
+            renew_lease(self.limiter, lease_id, key=subject.key)
 
     def turn(self, subject: Subject, floor: float = 0.0) -> float:
         """Return the seconds until a task that waited for the breaker may resume; at least ``floor``.

@@ -10,7 +10,7 @@ _prefix = secrets.token_hex(6)
 _numbers = itertools.count()
 
 
-def new_ticket() -> str:
+def new_id() -> str:
     """Return an id that no other lease has."""
     return f"{_prefix}{next(_numbers):x}"
 

@@ -118,7 +118,7 @@ class Backend(ABC):
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
         """Return a function that decides hits like ``call`` faster than :meth:`apply`; None if there is none.
 
-        The function takes a name and a ticket. ``call`` is a hit that costs 1, of a policy that limits.
+        The function takes a name and a lease id. ``call`` is a hit that costs 1, of a policy that limits.
         """
         return None
 
@@ -226,17 +226,17 @@ class Backend(ABC):
     def _enter(self) -> str:
         return "" if self._breaker is None else self._breaker.enter()
 
-    def _on_error(self, ticket: str | None, error: BaseException) -> None:
+    def _on_error(self, lease_id: str | None, error: BaseException) -> None:
         """Count ``error`` if it is the store's. Raise a BackendError from it if it is the driver's own."""
         breaker = self._breaker
         of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.is_outage)
         interrupted = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
         if interrupted or of_caller:
             if breaker is not None:
-                breaker.release(ticket)
+                breaker.release(lease_id)
             return
         if breaker is not None:
-            breaker.failed(ticket)
+            breaker.failed(lease_id)
         if not isinstance(error, BackendError):
             raise BackendError(f"{self.name}: {type(error).__name__}: {error}") from error
 
@@ -245,13 +245,13 @@ class _Attempt:
     """Reports to a backend's breaker how the ``with`` block ended, in which the store is called or awaited.
 
     Args:
-        ticket: what the breaker gave for it; None if the breaker was not asked.
+        lease_id: what the breaker gave for it; None if the breaker was not asked.
     """
 
-    __slots__ = ("_backend", "_ticket")
+    __slots__ = ("_backend", "_lease_id")
 
-    def __init__(self, backend: Backend, ticket: str | None) -> None:
-        self._backend, self._ticket = backend, ticket
+    def __init__(self, backend: Backend, lease_id: str | None) -> None:
+        self._backend, self._lease_id = backend, lease_id
 
     def __enter__(self) -> None:
         pass
@@ -259,9 +259,9 @@ class _Attempt:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         backend = self._backend
         if error is not None:
-            backend._on_error(self._ticket, error)
+            backend._on_error(self._lease_id, error)
         elif backend._breaker is not None:
-            backend._breaker.succeeded(self._ticket)
+            backend._breaker.succeeded(self._lease_id)
 
 
 def _counter(key: object) -> Key:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .._util.clock import Clock, wall
 from .._util.fork import renewed_after_fork
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..config.breaker import CircuitBreakerConfig
 from ..config.sources import setting
 from ..policies import BREAKER
@@ -60,37 +60,37 @@ class StoreBreaker:
         return self._config
 
     def enter(self) -> str:
-        """Ask whether the store may be called. The ticket that is returned goes to one of the three methods below.
+        """Ask whether the store may be called. The lease id that is returned goes to one of the three methods below.
 
         Raises:
             CircuitBreakerError: the store may not be called now.
         """
         if self.healthy:
             return ""
-        ticket = new_ticket()
-        verdict = self._apply(ASK, ticket=ticket)
+        lease_id = new_id()
+        verdict = self._apply(ASK, lease_id=lease_id)
         if not verdict.allowed:
             self.stats["rejections"] += 1
             raise error_of(self._name, verdict, verdict.wait)
-        return ticket
+        return lease_id
 
-    def succeeded(self, ticket: str | None) -> None:
-        """Record that the store answered. Without a ticket, from a call that did not enter, that closes the breaker."""
+    def succeeded(self, lease_id: str | None) -> None:
+        """Record that the store answered. Of a call that did not enter (``None``), that closes the breaker."""
         self.stats["successes"] += 1
-        if ticket:
-            self._apply(REPORT, successes=1, ticket=ticket)
-        elif ticket is None and not self.healthy:
+        if lease_id:
+            self._apply(REPORT, successes=1, lease_id=lease_id)
+        elif lease_id is None and not self.healthy:
             self.reset()
 
-    def failed(self, ticket: str | None) -> None:
+    def failed(self, lease_id: str | None) -> None:
         """Record that the store did not answer."""
         self.stats["failures"] += 1
-        self._apply(REPORT, failures=1, ticket=ticket or "")
+        self._apply(REPORT, failures=1, lease_id=lease_id or "")
 
-    def release(self, ticket: str | None) -> None:
-        """Give the ticket back: the call says nothing about the store."""
-        if ticket:
-            self._apply(REPORT, ticket=ticket)
+    def release(self, lease_id: str | None) -> None:
+        """Give the lease id back: the call says nothing about the store."""
+        if lease_id:
+            self._apply(REPORT, lease_id=lease_id)
 
     def reset(self) -> None:
         """Close the breaker, and forget the failures."""
@@ -103,11 +103,11 @@ class StoreBreaker:
         """Return the same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
         return status(self._name, self._apply(PEEK), self.config, self.stats)
 
-    def _apply(self, op: int, *, successes: int = 0, failures: int = 0, ticket: str = "") -> BreakerVerdict:
+    def _apply(self, op: int, *, successes: int = 0, failures: int = 0, lease_id: str = "") -> BreakerVerdict:
         config = policy_config(self.config)
         with self._lock:  # so that a thread does not overwrite `healthy` with an older verdict
             event = BreakerEvent(op, self._generation, successes, failures=failures)
-            verdict = BreakerVerdict._make(self._records.apply([Call(BREAKER, _KEY, event, config, ticket)])[0])
+            verdict = BreakerVerdict._make(self._records.apply([Call(BREAKER, _KEY, event, config, lease_id)])[0])
             if op != PEEK:
                 self._generation = verdict.generation
                 self.healthy = verdict.state == CLOSED and not verdict.failure_count

@@ -59,27 +59,27 @@ class Leases:
             ended = 0
         self.first = ended
 
-    def exchange(self, ticket: str, drop: int, add: int, until: int, ended: int) -> None:
+    def exchange(self, lease_id: str, drop: int, add: int, until: int, ended: int) -> None:
         """Drop and add leases as a policy decided: see :mod:`ratelimit_core.policies`."""
         self.dirty = True
         if ended != self.first:
             self.prune(ended)
-        if add == 1 and not drop and ticket not in self.ends:  # the usual case
-            self.ends[ticket] = until
-            self._list(until, ticket)
+        if add == 1 and not drop and lease_id not in self.ends:  # the usual case
+            self.ends[lease_id] = until
+            self._list(until, lease_id)
         else:
-            self._exchange(ticket, drop, add, until)
+            self._exchange(lease_id, drop, add, until)
         self.dirty = False
 
-    def _exchange(self, ticket: str, drop: int, add: int, until: int) -> None:
+    def _exchange(self, lease_id: str, drop: int, add: int, until: int) -> None:
         for part in range(max(add, 0) + 1, drop + 1):
-            self.remove(_named(ticket, part))
+            self.remove(_named(lease_id, part))
         for _ in range(-add):
-            self._add_nameless(ticket, until)
+            self._add_nameless(lease_id, until)
         for part in range(1, add + 1):
-            member = _named(ticket, part)
+            member = _named(lease_id, part)
             if part > drop and member in self.ends:
-                self._add_nameless(ticket, self.ends[member])
+                self._add_nameless(lease_id, self.ends[member])
             self.add(member, until)
 
     def _rebuild(self) -> None:
@@ -87,11 +87,11 @@ class Leases:
         self.first = 0
         self.dirty = False
 
-    def _add_nameless(self, ticket: str, end: int) -> None:
+    def _add_nameless(self, lease_id: str, end: int) -> None:
         n = len(self.ends) + 1
-        while f"{ticket}!{n}" in self.ends:
+        while f"{lease_id}!{n}" in self.ends:
             n += 1
-        self.add(f"{ticket}!{n}", end)
+        self.add(f"{lease_id}!{n}", end)
 
     # Members that have ended may not be removed yet, so every read skips them.
 
@@ -104,9 +104,9 @@ class Leases:
             return first
         return bisect_left(by_end, (time + 1, ""), first)
 
-    def end_of(self, ticket: str, now: int) -> int:
-        """Return when the lease of ``ticket`` ends; 0 if it has ended or never began."""
-        end = self.ends.get(ticket, 0)
+    def end_of(self, lease_id: str, now: int) -> int:
+        """Return when the lease of ``lease_id`` ends; 0 if it has ended or never began."""
+        end = self.ends.get(lease_id, 0)
         return end if end > now else 0
 
     def nth_last_end(self, skip: int, ended: int) -> int:
@@ -114,8 +114,8 @@ class Leases:
         return self.by_end[-1 - skip][0] if skip < len(self.by_end) - ended else 0
 
 
-def _named(ticket: str, part: int) -> str:
-    return ticket if part == 1 else f"{ticket}/{part}"
+def _named(lease_id: str, part: int) -> str:
+    return lease_id if part == 1 else f"{lease_id}/{part}"
 
 
 # How each name in `policies.LEASES` is read, given the set, the index of its first live member, the call and the time.
@@ -125,7 +125,7 @@ _READS: dict[str, _Read] = {
     "active": lambda leases, ended, call, now: len(leases.by_end) - ended,
     "first_end": lambda leases, ended, call, now: leases.by_end[ended][0] if ended < len(leases.by_end) else 0,
     "last_end": lambda leases, ended, call, now: leases.by_end[-1][0] if ended < len(leases.by_end) else 0,
-    "own_end": lambda leases, ended, call, now: leases.end_of(call.ticket, now),
+    "own_end": lambda leases, ended, call, now: leases.end_of(call.lease_id, now),
 }
 
 

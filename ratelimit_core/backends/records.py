@@ -104,7 +104,7 @@ class Records:
         if policy.leases:
             drop, add, until = verdict[RECORD + width :]
             if drop or add:
-                entry.leases.exchange(call.ticket, drop, add, until, entry.leases.first_live_index(now))
+                entry.leases.exchange(call.lease_id, drop, add, until, entry.leases.first_live_index(now))
                 written = True
         if written:
             entries = self._entries_of(policy)
@@ -124,13 +124,13 @@ class Records:
             del entries[oldest]
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict]:
-        """Return a function of name and ticket that decides hits like ``call``, as :meth:`apply` does."""
+        """Return a function of name and lease id that decides hits like ``call``, as :meth:`apply` does."""
         policy, (_, qualifier), event, config, _ = call
         decide, leased = hit_of(policy, event, config)
         entries, clock, sweep = self._entries_of(policy), self._clock, self._sweep
         blank, end = policy.blank, RECORD + len(policy.blank)
 
-        def hit(name: str, ticket: str) -> Verdict:
+        def hit(name: str, lease_id: str) -> Verdict:
             key = name, qualifier
             if len(name) > MAX_KEY or "%" in name:
                 key = _bounded(key)
@@ -147,7 +147,7 @@ class Records:
                         entry.record, entry.expires = verdict[RECORD:end], verdict[EXPIRES]
                     if leased:
                         drop, add, until = verdict[end:]
-                        leases.exchange(ticket, drop, add, until, first)
+                        leases.exchange(lease_id, drop, add, until, first)
                     entries[key] = entry
                     entries.move_to_end(key)
                     self._writes = writes = self._writes + 1

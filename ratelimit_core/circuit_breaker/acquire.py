@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 
 from .._util.aio import acquired
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..errors import BackendError, CircuitBreakerError
 from ..events import ConfigMismatch
 from ..policies import Verdict
@@ -21,14 +21,14 @@ from .permit import Permit, probes
 def acquire(cache: BreakerCache, lease_id: str = "") -> Permit:
     """Acquire a permit: at most one round trip. See :meth:`CircuitBreaker.acquire`."""
     permit = cached_permit(cache)
-    return drive(acquire_uncached(cache, lease_id or new_ticket()), cache.store) if permit is None else permit
+    return drive(acquire_uncached(cache, lease_id or new_id()), cache.store) if permit is None else permit
 
 
 async def aacquire(cache: BreakerCache, lease_id: str = "") -> Permit:
     """Do as :func:`acquire` does, without blocking the event loop."""
     permit = cached_permit(cache)
     if permit is None:
-        asking = adrive(acquire_uncached(cache, lease_id or new_ticket()), cache.store)
+        asking = adrive(acquire_uncached(cache, lease_id or new_id()), cache.store)
         permit = await acquired(asking, Permit.acancel)
     return permit
 

@@ -19,7 +19,7 @@ from .source import Module
 from .subset import heading
 
 _ASKED = {"cost": 1, "not_before": 0, "max_wait": 0, "own_end": 0}
-"""What is known besides ``op``: each hit has a new ticket. The rest of an event depends on the configuration."""
+"""What is known besides ``op``: each hit has a new lease id. The rest of an event depends on the configuration."""
 
 _READS = {
     "active": "len(by_end) - first",

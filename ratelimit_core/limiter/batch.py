@@ -65,7 +65,7 @@ class LimitCheck(NamedTuple):
     calls: Sequence[Call]
     key: str
     cost: int
-    ticket: str = ""
+    lease_id: str = ""
     consumes: bool = False
     redeems: bool = False
 
@@ -106,14 +106,14 @@ class LimitCheck(NamedTuple):
 
     def decide(self, verdicts: Sequence[Verdict], *, local: bool = False) -> Decision:
         """Put the verdicts together."""
-        _, limits, _, _, cost, ticket, consumes, _ = self
+        _, limits, _, _, cost, lease_id, consumes, _ = self
         if len(limits) == 1:
             verdict, limit = verdicts[0], limits[0]
             allowed = verdict[ALLOWED] == 1
             kept = not allowed and limit.reservable and verdict[LEASE_ENDS] > 0
             left, reset, retry = verdict[REMAINING], verdict[RESET_AFTER] / SECOND, verdict[WAIT] / SECOND
             end = cost, kept, allowed and consumes, local
-            return _new(Decision, (allowed, limit.allowance, left, reset, retry, ticket, 0, 0, *end))
+            return _new(Decision, (allowed, limit.allowance, left, reset, retry, lease_id, 0, 0, *end))
         remaining = [verdict[REMAINING] for verdict in verdicts]
         resets = [verdict[RESET_AFTER] for verdict in verdicts]
         waits = [verdict[WAIT] for verdict in verdicts]
@@ -129,7 +129,7 @@ class LimitCheck(NamedTuple):
             remaining=remaining[binding],
             reset_after=max(resets) / SECOND,
             retry_after=waits[denied_by] / SECOND,
-            ticket=ticket,
+            lease_id=lease_id,
             binding=binding,
             denied_by=denied_by,
             cost=cost,
@@ -151,7 +151,7 @@ class LimitCheck(NamedTuple):
             0,
             wait,
             wait,
-            ticket=self.ticket,
+            lease_id=self.lease_id,
             cost=self.cost,
             reservation_kept=self.redeems and not allowed,
             consumed=self.consumes and allowed,
@@ -171,7 +171,7 @@ class LimitCheck(NamedTuple):
 
 
 def hit_check(
-    limiter: LimitSet, key: str, cost: int, ticket: str, *, reservation: Decision | None = None
+    limiter: LimitSet, key: str, cost: int, lease_id: str, *, reservation: Decision | None = None
 ) -> LimitCheck:
     """Return the check that takes ``cost`` of every limit.
 
@@ -181,14 +181,14 @@ def hit_check(
         ConfigurationError: the cost is above a limit.
     """
     limits = limiter.limits
-    calls = [limit.call(key, HIT, cost, ticket) for limit in limits]
+    calls = [limit.call(key, HIT, cost, lease_id) for limit in limits]
     # A higher cost than was reserved would let calls through that no limit has counted.
     redeemed: Sequence[int] = ()
     if reservation is not None and cost <= reservation.cost:
         redeemed = reservation_holders(limits, reservation.denied_by)
         for i in redeemed:
-            calls[i] = limits[i].call(key, REDEEM, cost, reservation.ticket)
-    return _new(LimitCheck, (limiter, limits, calls, key, cost, ticket, True, bool(redeemed)))
+            calls[i] = limits[i].call(key, REDEEM, cost, reservation.lease_id)
+    return _new(LimitCheck, (limiter, limits, calls, key, cost, lease_id, True, bool(redeemed)))
 
 
 def peek_check(limiter: LimitSet, key: str, cost: int) -> LimitCheck:
@@ -201,7 +201,7 @@ def refund_calls(limiter: LimitSet, limits: Sequence[Limit], key: str, decision:
     """Return the calls that give back what ``limits`` took; a denial that is known of them may not hold any more."""
     if limits:
         limiter.known_denials.forget(key, decision.cost)
-    return [limit.call(key, REFUND, decision.cost, decision.ticket) for limit in limits]
+    return [limit.call(key, REFUND, decision.cost, decision.lease_id) for limit in limits]
 
 
 def refund(limiter: LimitSet, key: str, decision: Decision) -> Steps[None]:

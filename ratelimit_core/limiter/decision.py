@@ -14,7 +14,7 @@ class Decision(NamedTuple):
         remaining: how much is left of that limit.
         reset_after: until nothing counts as used any more: the longest over all limits.
         retry_after: until asking again makes sense, or until the reservation is due: the longest over all limits.
-        ticket: the id of what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
+        lease_id: the id of what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
         binding: the index of the limit that has the least left; among equals, of the one with the longest wait.
         denied_by: the index of the limit with the longest wait; with a reservation, of the limit that gave it.
         cost: how much was asked for.
@@ -29,7 +29,7 @@ class Decision(NamedTuple):
     remaining: int
     reset_after: float
     retry_after: float
-    ticket: str = ""
+    lease_id: str = ""
     binding: int = 0
     denied_by: int = 0
     cost: int = 1

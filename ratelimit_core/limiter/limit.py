@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from .._util.clock import LONGEST, SECOND, microseconds
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..backends.base import Backend
 from ..errors import ConfigurationError
 from ..policies import (
@@ -145,7 +145,7 @@ class Limit:
         """Return the key of its record."""
         return name, self._qualifier
 
-    def call(self, name: str, op: int, cost: int, ticket: str, not_before: int = 0, max_wait: int = 0) -> Call:
+    def call(self, name: str, op: int, cost: int, lease_id: str, not_before: int = 0, max_wait: int = 0) -> Call:
         """Return the call that asks for ``cost``, or for one slot if this is a concurrency limit. Times are in µs.
 
         Raises:
@@ -154,7 +154,7 @@ class Limit:
         plain = cost == 1 and type(cost) is int and not (not_before or max_wait)
         event = self._events.get(op) if plain else None
         if event is not None:
-            return _new(Call, (self.policy, (name, self._qualifier), event, self._config, ticket))
+            return _new(Call, (self.policy, (name, self._qualifier), event, self._config, lease_id))
         if self.policy is CONCURRENCY:
             cost = 1
         elif type(cost) is not int or not 1 <= cost <= self.allowance:
@@ -167,24 +167,24 @@ class Limit:
         event = tuple([values[name] for name in self.policy.event])
         if plain:
             self._events[op] = event
-        return Call(self.policy, (name, self._qualifier), event, self._config, ticket)
+        return Call(self.policy, (name, self._qualifier), event, self._config, lease_id)
 
     def fast_hit(self, backend: Backend) -> Callable[[str], Decision] | None:
         """Return a function that hits this limit alone at a cost of 1, by key; None if ``backend`` has no fast way."""
         ask = backend.hit(self.call("", HIT, 1, ""))
         if ask is None:
             return None
-        size, new, ticket_of, count = self.allowance, tuple.__new__, new_ticket, self.count_denial
+        size, new, lease_id_of, count = self.allowance, tuple.__new__, new_id, self.count_denial
 
         def hit(name: str) -> Decision:
-            ticket = ticket_of()
-            verdict = ask(name, ticket)
+            lease_id = lease_id_of()
+            verdict = ask(name, lease_id)
             allowed = verdict[ALLOWED] == 1
             if not allowed:
                 count()
             reset, retry = verdict[RESET_AFTER] / SECOND, verdict[WAIT] / SECOND
             return new(
-                Decision, (allowed, size, verdict[REMAINING], reset, retry, ticket, 0, 0, 1, False, allowed, False)
+                Decision, (allowed, size, verdict[REMAINING], reset, retry, lease_id, 0, 0, 1, False, allowed, False)
             )
 
         return hit

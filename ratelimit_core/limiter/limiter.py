@@ -11,7 +11,7 @@ from weakref import WeakSet
 from .._util.aio import acquired, finished
 from .._util.clock import Clock, monotonic
 from .._util.fork import renewed_after_fork
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..backends.base import Backend
 from ..config.schema import OnStoreFailure
 from ..policies import CONCURRENCY
@@ -145,7 +145,7 @@ class Limiter:
                 return unit
             decision = self.known_denials.get(name, cost)
         if decision is None:
-            check = hit_check(self, name, cost, new_ticket())
+            check = hit_check(self, name, cost, new_id())
             decision = yield from check.ask()
             check.remember(decision)
         if not decision.allowed:
@@ -178,7 +178,7 @@ class Limiter:
         *,
         key: str | None = None,
         not_before: float = 0.0,
-        ticket: str = "",
+        lease_id: str = "",
         denied_by: int | None = None,
     ) -> Decision:
         """Reserve ``cost``, to be used in at most ``max_wait`` seconds, and no sooner than ``not_before``.
@@ -193,7 +193,7 @@ class Limiter:
 
         Args:
             max_wait, not_before: seconds from now.
-            ticket: names the reservation. The sliding windows that hold one of that name keep it, unless it is due
+            lease_id: names the reservation. The sliding windows that hold one of that name keep it, unless it is due
                 sooner than ``not_before``; a bucket gives another.
             denied_by: the limit that denied a hit just now, as in its decision: then it is not asked once more whether
                 there is room now.
@@ -201,7 +201,7 @@ class Limiter:
         Raises:
             ConfigurationError: no limit here can reserve, or the cost is above the limit.
         """
-        return drive(reservations.reserve(self, max_wait, cost, key, not_before, ticket, denied_by), self.store)
+        return drive(reservations.reserve(self, max_wait, cost, key, not_before, lease_id, denied_by), self.store)
 
     async def areserve(
         self,
@@ -210,11 +210,11 @@ class Limiter:
         *,
         key: str | None = None,
         not_before: float = 0.0,
-        ticket: str = "",
+        lease_id: str = "",
         denied_by: int | None = None,
     ) -> Decision:
         """:meth:`reserve` without blocking the event loop. Cancelled meanwhile, it gives the reservation back."""
-        steps = reservations.reserve(self, max_wait, cost, key, not_before, ticket, denied_by)
+        steps = reservations.reserve(self, max_wait, cost, key, not_before, lease_id, denied_by)
         return await acquired(adrive(steps, self.store), partial(self.arefund, key=key))
 
     def redeem(self, reservation: Decision, *, key: str | None = None) -> Decision:

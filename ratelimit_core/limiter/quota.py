@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from .._util.clock import Clock, microseconds
 from .._util.fork import renewed_after_fork
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..errors import ConfigurationError
 from ..policies import CONCURRENCY, FIXED_WINDOW
 from ..protocol.names import MAX_KEY
@@ -86,7 +86,7 @@ class LocalQuota:
             if (unit := self.spend(key)) is not None:  # the caller that was here just before has left it
                 return unit
             asked_at = self._clock()
-            check = hit_check(limiter, key, self.size, new_ticket())
+            check = hit_check(limiter, key, self.size, new_id())
             decision = yield from check.ask()
             check.remember(decision)
             return self._hold(key, decision, asked_at) if decision.allowed else None
@@ -112,7 +112,7 @@ class LocalQuota:
     def put_back(self, key: str, decision: Decision) -> bool:
         """Put back one unit; return False if its block is not held any more."""
         block = self._blocks.get(key)
-        if block is None or block.decision.ticket != decision.ticket:
+        if block is None or block.decision.lease_id != decision.lease_id:
             return False
         block.units.append(None)
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .._util.clock import LONGEST, SECOND, microseconds
-from .._util.ids import new_ticket
+from .._util.ids import new_id
 from ..errors import BackendError, ConfigurationError
 from ..policies.token_bucket import RESERVE
 from ..protocol.limit import LimitVerdict
@@ -21,26 +21,26 @@ def reserve(
     cost: int,
     key: str | None,
     not_before: float,
-    ticket: str,
+    lease_id: str,
     denied_by: int | None,
 ) -> Steps[Decision]:
     """See :meth:`Limiter.reserve`."""
     limits = limiter.limits
     name = key_of_call(limiter, key)
-    ticket = ticket or new_ticket()
+    lease_id = lease_id or new_id()
     which = next((i for i, limit in enumerate(limits) if limit.reservable), None) if denied_by is None else denied_by
     if which is None or not limits[which].reservable:
         raise ConfigurationError("reserve() needs algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'")
     earliest, latest = _duration("not_before", not_before), _duration("max_wait", max_wait)
     if denied_by is None and earliest == 0:
-        decision = yield from hit_check(limiter, name, cost, ticket).ask()
+        decision = yield from hit_check(limiter, name, cost, lease_id).ask()
         which = decision.denied_by
         if decision.allowed or decision.local or not limits[which].reservable:
             return decision
     holders = reservation_holders(limits, which)
     asked = [limits[i] for i in holders]
-    calls = [limit.call(name, RESERVE, cost, ticket, earliest, latest) for limit in asked]
-    decision, waits = yield from _reserve_in(LimitCheck(limiter, asked, calls, name, cost, ticket))
+    calls = [limit.call(name, RESERVE, cost, lease_id, earliest, latest) for limit in asked]
+    decision, waits = yield from _reserve_in(LimitCheck(limiter, asked, calls, name, cost, lease_id))
     # A slow window may make the caller wait for longer than a quick one remembers the call. Then the quick window gives
     # its reservation back at once, so that other callers can use it meanwhile.
     forgotten = [limit for limit, wait in zip(asked, waits, strict=False) if wait + limit.period_us < max(waits)]
@@ -63,7 +63,7 @@ def redeem(limiter: LimitSet, reservation: Decision, *, key: str | None) -> Step
     if reservation.consumed:
         return reservation
     name = key_of_call(limiter, key)
-    check = hit_check(limiter, name, reservation.cost, reservation.ticket, reservation=reservation)
+    check = hit_check(limiter, name, reservation.cost, reservation.lease_id, reservation=reservation)
     return (yield from check.ask())
 
 

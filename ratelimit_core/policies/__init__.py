@@ -9,15 +9,15 @@ function that decides says what it needs::
 
 * *positional-only*: the stored record; all zeros if there is none;
 * *positional*: the event; ``now``, the store's clock; and facts about the policy's lease set, by the names in
-  :data:`LEASES`. A lease is a member that ends at its own time; the caller's lease is found by its ticket;
+  :data:`LEASES`. A lease is a member that ends at its own time; the caller's lease is found by its lease id;
 * *keyword-only*: the configuration.
 
 It returns one flat tuple: ``allowed`` (1 or 0), ``wait`` (µs until asking again makes sense), two answers of its own,
 ``expires`` (when the record is no longer needed; 0 leaves the stored record alone), and the new record. A policy with a
-lease set also returns ``drop`` (how many leases of the ticket to remove), ``add`` (how many to add) and ``ends`` (when
-those end; if the call is denied, when the caller's lease ends). Leases of the ticket that are neither dropped nor added
-again stay, but no ticket names them any more. The same holds for leases that are added with a negative ``add``, because
-a ticket can be used once. What is stored lasts longer than ``now``.
+lease set also returns ``drop`` (how many leases of the caller's id to remove), ``add`` (how many to add) and ``ends``
+(when those end; if the call is denied, when the caller's lease ends). Leases of that id that are neither dropped nor
+added again stay, but no id names them any more. The same holds for leases that are added with a negative ``add``,
+because an id can be used once. What is stored lasts longer than ``now``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Concurrency: at most ``limit`` leases at a time. Each ends at its own deadline.
 
 If a holder dies, its place is free again when its lease ends. A holder that needs longer asks again with the same
-ticket.
+lease id.
 """
 
 HIT = 0

@@ -1,7 +1,7 @@
 """Sliding window: the exact log. Never more than ``limit`` in any interval of one period.
 
 Each hit is a lease that ends one period later; memory is O(limit). A reservation is a hit in the future. It is in the
-log from the start, so later reservations queue behind it. When its ticket is redeemed, the hit moves to the time of the
+log from the start, so later reservations queue behind it. When it is redeemed, the hit moves to the time of the
 redemption, and only if the window that ends there has room. So the limit holds for the calls that run, not for the
 calls that were planned.
 """
@@ -34,8 +34,8 @@ def sliding_window(
     """Decide one call of an exact log.
 
     ``op`` is as in a token bucket. ``RESERVE`` takes the first free time at least ``not_before`` and at most
-    ``max_wait`` µs from now. A reservation that the ticket already has is kept, or moved if it is too early. Reserved
-    times lie ``spacing`` µs apart (``period / limit``), so that waiting callers do not all wake at once. A ticket can
+    ``max_wait`` µs from now. A reservation that the lease id already has is kept, or moved if it is too early. Reserved
+    times lie ``spacing`` µs apart (``period / limit``), so that waiting callers do not all wake at once. A lease id can
     be redeemed once, until one period after its time; a later ``REDEEM`` is a new hit. If ``REDEEM`` is denied and the
     reservation is kept, ``ends`` is when its lease ends.
 

@@ -4,7 +4,7 @@
 spaces calls evenly. In any interval of one period at most ``burst + limit`` calls pass, because the bucket may be full
 when the interval begins.
 
-A reservation spends a token before it has come back. Its ticket is a lease that ends ``tolerance`` after the reserved
+A reservation spends a token before it has come back. Its lease id is a lease that ends ``tolerance`` after the reserved
 time. It can be redeemed once, until then.
 
 Source: ITU-T I.371, the virtual scheduling algorithm (GCRA).
@@ -39,9 +39,9 @@ def token_bucket(
     * ``HIT`` spends ``cost`` tokens now, or is denied.
     * ``PEEK`` spends none.
     * ``RESERVE`` takes the first free time at least ``not_before`` and at most ``max_wait`` µs from now.
-    * ``REDEEM`` uses a reservation, or hits if the ticket has none. If it is denied and the reservation is kept,
+    * ``REDEEM`` uses a reservation, or hits if the lease id has none. If it is denied and the reservation is kept,
       ``ends`` is when its lease ends.
-    * ``REFUND`` gives back tokens that have not come back yet, or the ticket's reservation if it is the last one.
+    * ``REFUND`` gives back tokens that have not come back yet, or the lease id's reservation if it is the last one.
       An earlier reservation is lost: without it, the later ones would be too close together.
 
     ``interval`` and ``tolerance`` are in µs. Answers: tokens left, and µs until the bucket is full.

@@ -14,15 +14,15 @@ Key = tuple[str, str]
 class Call(NamedTuple):
     """One call of one policy.
 
-    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature. ``ticket`` is the id
-    of the caller's lease; one id always comes with the same cost.
+    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature. ``lease_id`` names
+    the caller's lease; one id always comes with the same cost.
     """
 
     policy: Policy
     key: Key
     event: tuple[int, ...]
     config: tuple[int, ...]
-    ticket: str = ""
+    lease_id: str = ""
 
 
 def reject_duplicates(calls: Sequence[Call]) -> None:

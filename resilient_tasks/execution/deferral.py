@@ -65,7 +65,7 @@ def put_off(
     countdown = safe_countdown(task.app, min(countdown, good_for + SOON))  # a moment more: it has expired then
     until = time.time() + at_least if at_least > countdown else 0.0
     # A slot that was used already is just a name: redeeming it is a hit like any other.
-    held = (slot.denied_by, slot.ticket, slot.cost) if slot is not None else waiting.slot
+    held = (slot.denied_by, slot.lease_id, slot.cost) if slot is not None else waiting.slot
     waiting = Waiting(waiting.deferrals + 1, waiting.waited + max(countdown, at_least), held, until)
     _leave(task, _again(task, waiting, countdown, args, kwargs, options), reason, countdown)
 

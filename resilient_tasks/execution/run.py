@@ -16,7 +16,7 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 
 from ratelimit_core._util import clock
 from ratelimit_core._util.clock import SECOND
-from ratelimit_core._util.ids import new_ticket
+from ratelimit_core._util.ids import new_id
 from ratelimit_core._util.interrupts import interruptions
 from ratelimit_core.errors import CircuitBreakerError, RateLimitExceeded
 from ratelimit_core.guard import Admission
@@ -60,7 +60,7 @@ class Refused(Ignore):
     """
 
 
-def ticket_of(task_id: str, hostname: str, pid: int) -> str:
+def lease_id_of(task_id: str, hostname: str, pid: int) -> str:
     """Return the id of the leases of a run in a pool's process. Its worker can derive it after the run is killed."""
     name = f"{task_id}@{hostname}:{pid}"
     return (
@@ -88,7 +88,7 @@ class Run:
         self.subject = protection.subject(args, kwargs)
         self.waiting = Waiting.of(self.request.headers)
         self.leave: Admission | None = None
-        self.ticket = ""
+        self.lease_id = ""
 
     @property
     def may_wait(self) -> bool:
@@ -125,27 +125,29 @@ class Run:
             self.protection.came_back(late_by(self.request))
         # The probe is read from the message's own headers: a header one level deeper is not checked.
         probe: object = getattr(self.request, PROBE, None) if self.may_wait else None
-        ticket = self.ticket = probe if isinstance(probe, str) else self._ticket()
+        lease_id = self.lease_id = probe if isinstance(probe, str) else self._lease_id()
         while self.leave is None:
             try:
-                self.leave = self.protection.acquire(self.subject, ticket=ticket, slot=slot, probe=ticket is probe)
+                self.leave = self.protection.acquire(
+                    self.subject, lease_id=lease_id, slot=slot, probe=lease_id is probe
+                )
             except RateLimitExceeded as refusal:
                 if not self.may_wait:
                     raise
                 rate_limited.send(sender=self.task, request=self.request, reason=refusal)
                 left = max(patience, self.waiting.left(self.options.max_wait, self.options.max_deferrals))
                 left = max(0.0, min(left, until_it_expires(self.request)))  # no slot is taken that would not be used
-                wait, slot = self._next_slot(refusal, slot, ticket, left)
+                wait, slot = self._next_slot(refusal, slot, lease_id, left)
                 if wait > patience:
                     self.put_off(refusal.waiting(wait), wait - self._early(refusal, slot), slot=slot)
                 patience -= max(wait, 0.001)
                 clock.sleep(wait)
 
-    def _ticket(self) -> str:
+    def _lease_id(self) -> str:
         request = self.request
         if not self.may_wait or threading.current_thread() is not threading.main_thread():
-            return new_ticket()  # only its own process can end this run
-        return ticket_of(request.id, request.hostname, os.getpid())
+            return new_id()  # only its own process can end this run
+        return lease_id_of(request.id, request.hostname, os.getpid())
 
     def _released(self) -> None:
         self._waits_no_more()
@@ -154,7 +156,7 @@ class Run:
         )
 
     def _next_slot(
-        self, refusal: RateLimitExceeded, slot: Decision | None, ticket: str, max_wait: float
+        self, refusal: RateLimitExceeded, slot: Decision | None, lease_id: str, max_wait: float
     ) -> tuple[float, Decision | None]:
         """Return how long to wait for the limit that denied, and the reservation for then."""
         limiter = self.protection.limiter
@@ -171,7 +173,7 @@ class Run:
             max_wait,
             self.subject.cost,
             key=self.subject.key,
-            ticket=ticket + SLOT if slot is None else slot.ticket,
+            lease_id=lease_id + SLOT if slot is None else slot.lease_id,
             denied_by=refusal.denied_by,
         )
         return slot.retry_after, slot if slot.allowed else None
@@ -233,7 +235,7 @@ class Run:
 
     def renew(self) -> None:
         """Renew the lease of a concurrency limit. One round trip if there is such a limit, else none."""
-        self.protection.renew(self.subject, self.ticket)
+        self.protection.renew(self.subject, self.lease_id)
 
     def end(self, error: BaseException | None) -> float:
         """Settle by what the body raised. Return the seconds until the next probe, or 0."""

@@ -30,7 +30,7 @@ class Waiting:
     Attributes:
         deferrals: how often it was put off.
         waited: how many seconds it was put off for, all times together.
-        slot: its reserved slot of a limit, as (which limit, ticket, cost).
+        slot: its reserved slot of a limit, as (which limit, lease id, cost).
         until: when it may run, where that is later than the broker can hold a message; 0 if it may run now.
     """
 
@@ -78,8 +78,8 @@ class Waiting:
         """Return the reservation in the form of the limiter that gave it, or None."""
         if self.slot is None:
             return None
-        which, ticket, cost = self.slot
-        return Decision(True, 0, 0, 0.0, 0.0, ticket=ticket, denied_by=which, cost=cost)
+        which, lease_id, cost = self.slot
+        return Decision(True, 0, 0, 0.0, 0.0, lease_id=lease_id, denied_by=which, cost=cost)
 
 
 _LONGEST = 30 * 86400.0
@@ -91,7 +91,7 @@ def _number(value: object) -> float:
 
 def _slot(value: object) -> tuple[int, str, int] | None:
     match value:
-        case [int() as which, str() as ticket, int() as cost] if 0 <= which < 100 and cost > 0:
-            known = len(ticket) <= 200 and ticket.isascii() and ticket.endswith(SLOT)
-            return (which, ticket, cost) if known else None
+        case [int() as which, str() as lease_id, int() as cost] if 0 <= which < 100 and cost > 0:
+            known = len(lease_id) <= 200 and lease_id.isascii() and lease_id.endswith(SLOT)
+            return (which, lease_id, cost) if known else None
     return None

@@ -17,7 +17,7 @@ from celery.worker import state
 from ratelimit_core.errors import ResilienceError
 from ratelimit_core.limiter.concurrency import release_lease, release_lease_calls
 
-from ..execution.run import PROBE, Refused, ticket_of, without_probe
+from ..execution.run import PROBE, Refused, lease_id_of, without_probe
 from ..execution.wait_header import Waiting
 from ..queues import publish_again, queue_of
 from .gates import Gate, gate_of
@@ -136,7 +136,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         protection, subject = self.protection, self.subject
         if protection is not None and subject is not None:
             probe = self._request_dict.get(PROBE)
-            ours = ticket_of(self.id, self._hostname, self.worker_pid)
+            ours = lease_id_of(self.id, self._hostname, self.worker_pid)
             protection.renew(subject, probe if isinstance(probe, str) else ours)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
@@ -151,14 +151,14 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             logger.warning("%s[%r] could not be settled", self.name, self.id, exc_info=True)
 
     def _settle(self, protection: Protection, subject: Subject, error: BaseException | None, ran: float) -> None:
-        tickets = [ticket_of(self.id, self._hostname, self.worker_pid)]
+        lease_ids = [lease_id_of(self.id, self._hostname, self.worker_pid)]
         if isinstance(probe := self._request_dict.get(PROBE), str):
-            tickets.append(probe)
-        for ticket in tickets:
+            lease_ids.append(probe)
+        for lease_id in lease_ids:
             limiter = protection.limiter
-            releases = release_lease_calls(limiter, ticket, key=subject.key) if limiter is not None else []
+            releases = release_lease_calls(limiter, lease_id, key=subject.key) if limiter is not None else []
             if subject.breaker is not None:
-                subject.breaker.report_external(error, started_ago=ran, lease_id=ticket, extra_calls=releases)
+                subject.breaker.report_external(error, started_ago=ran, lease_id=lease_id, extra_calls=releases)
                 error = None  # said once
             elif limiter is not None:
-                release_lease(limiter, ticket, key=subject.key)
+                release_lease(limiter, lease_id, key=subject.key)

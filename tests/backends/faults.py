@@ -71,9 +71,9 @@ class FaultyMulti(Faults, MultiBackend):
     pass
 
 
-def call(key: Key = KEY, ticket: str = "ticket") -> Call:
+def call(key: Key = KEY, lease_id: str = "lease_id") -> Call:
     """Takes one of three a minute."""
-    return Call(FIXED_WINDOW, key, (0, 1), (3, 60_000_000), ticket)
+    return Call(FIXED_WINDOW, key, (0, 1), (3, 60_000_000), lease_id)
 
 
 Operation = Callable[[Backend], Any]

@@ -59,10 +59,10 @@ def interrupted_at(step: int, act: Callable[[], object], *modules: ModuleType) -
     return False
 
 
-def call(policy: Policy, op: int, ticket: str, cost: int = 1) -> Call:
+def call(policy: Policy, op: int, lease_id: str, cost: int = 1) -> Call:
     values = dict.fromkeys(policy.event, 0) | {"op": op, "cost": cost, "spare_leases": LIMIT - cost}
     return Call(
-        policy, ("name", ""), tuple(values[name] for name in policy.event), tuple(CONFIGS[policy].values()), ticket
+        policy, ("name", ""), tuple(values[name] for name in policy.event), tuple(CONFIGS[policy].values()), lease_id
     )
 
 
@@ -107,8 +107,8 @@ def test_an_interrupted_renewal_leaves_its_holder_the_place(op: int) -> None:
     while True:
         clock = ManualClock()
         store = MemoryBackend(clock=clock)
-        for ticket in "abc":
-            store.apply([call(CONCURRENCY, HIT, ticket, cost=2)])
+        for lease_id in "abc":
+            store.apply([call(CONCURRENCY, HIT, lease_id, cost=2)])
         clock.advance(1)
         again = call(CONCURRENCY, op, "b", cost=2)
         done = not interrupted_at(step, partial(store.apply, [again]))
@@ -126,8 +126,8 @@ def test_an_interrupted_return_of_a_place_gives_it_back_or_does_not() -> None:
     step, seen = 1, set()
     while True:
         store = MemoryBackend(clock=ManualClock())
-        for ticket in "abc":
-            store.apply([call(CONCURRENCY, HIT, ticket, cost=2)])
+        for lease_id in "abc":
+            store.apply([call(CONCURRENCY, HIT, lease_id, cost=2)])
         back = call(CONCURRENCY, REFUND, "b", cost=2)
         done = not interrupted_at(step, partial(store.apply, [back]))
         seen.add(free(store, CONCURRENCY))

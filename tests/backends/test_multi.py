@@ -324,7 +324,7 @@ def test_calls_of_several_stores_are_decided_each_in_its_own_and_answered_in_ord
     names = [named(place)[0] for place in (2, 0, 1)]
     for i, name in enumerate(names):
         for j in range(i):
-            round_robin.apply([call((name, ""), ticket=str(j))])
+            round_robin.apply([call((name, ""), lease_id=str(j))])
     asked(stores)
     verdicts = both(round_robin, [call((name, "")) for name in names], way)
     assert [verdict[2] for verdict in verdicts] == [2, 1, 0]

@@ -14,7 +14,7 @@ from typing import Any
 
 from ratelimit_core import CircuitBreaker, CircuitBreakerError, Limiter, events
 from ratelimit_core._util.clock import wall
-from ratelimit_core._util.ids import new_ticket
+from ratelimit_core._util.ids import new_id
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, RedisBackend
 from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.circuit_breaker.permit import Permit
@@ -75,8 +75,8 @@ def member(url: str, prefix: str, options: dict[str, Any], commands: Connection)
 # A program that forks while its threads are in the middle of calls
 
 
-def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, parents_ticket: str) -> None:
-    assert new_ticket()[:12] != parents_ticket[:12], "its tickets are its own"
+def child(busy: CircuitBreaker, quiet: CircuitBreaker, opened: CircuitBreaker, parents_id: str) -> None:
+    assert new_id()[:12] != parents_id[:12], "its lease ids are its own"
     seen: list[events.Event] = []
     events.subscribe(seen.append)
     assert cache_of(quiet).pending_successes == 0, "what is pending is the parent's to report"
@@ -121,12 +121,12 @@ def forks(url: str, prefix: str, children: int = 24) -> None:
     for _ in range(children):
         for _ in range(8):
             running.acquire()
-        ticket = new_ticket()
+        lease_id = new_id()
         pid = os.fork()
         if not pid:
             signal.alarm(15)  # a deadlock ends here
             try:
-                child(busy, quiet, opened, ticket)
+                child(busy, quiet, opened, lease_id)
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()

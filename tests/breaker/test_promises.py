@@ -302,7 +302,7 @@ def test_a_refused_probe_writes_nothing(store: Backend, clock: ManualClock) -> N
     assert read_record(cache_of(prober)) == before
 
 
-def test_one_ticket_holds_one_place(fleet: Fleet) -> None:
+def test_one_lease_id_holds_one_place(fleet: Fleet) -> None:
     breaker = fleet.process(failure_threshold=1, half_open_max_calls=2)
     fail(breaker)
     fleet.clock.advance(60)

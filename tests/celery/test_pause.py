@@ -238,8 +238,10 @@ def test_a_reserved_slot_is_its_turn(fleet: Fleet) -> None:
     breaker = settle.resilience.breaker
     breaker.force_open()
     others = [settle.delay(n) for n in range(2)]
-    slot = settle.resilience.limiter.reserve(10, key=settle.resilience.subject((2,), {}).key, ticket=f"ticket{SLOT}")
-    carried = Waiting(deferrals=1, slot=(slot.denied_by, slot.ticket, slot.cost)).header()
+    slot = settle.resilience.limiter.reserve(
+        10, key=settle.resilience.subject((2,), {}).key, lease_id=f"lease id{SLOT}"
+    )
+    carried = Waiting(deferrals=1, slot=(slot.denied_by, slot.lease_id, slot.cost)).header()
     holder = settle.apply_async((2,), headers={HEADER: carried})
     left = [settle.delay(n) for n in range(3, 10)]
     worker = fleet.worker("-c", "1", *BOTH)

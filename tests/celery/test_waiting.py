@@ -32,9 +32,9 @@ def test_a_forged_header_never_raises_and_never_reaches_beyond_its_bounds(forged
     assert 0 <= waiting.waited <= 1e9
     assert 0 <= waiting.until <= time.time() + 31 * 86400
     if waiting.slot is not None:
-        which, ticket, cost = waiting.slot
+        which, lease_id, cost = waiting.slot
         assert 0 <= which < 100
-        assert len(ticket) <= 200
+        assert len(lease_id) <= 200
         assert cost > 0
 
 

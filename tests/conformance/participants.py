@@ -55,7 +55,7 @@ class InMemory:
 
 
 class InQuickMemory(InMemory):
-    """Asked for hits in the way that is made for them, where a limiter would: alone, at a cost of 1, a ticket each."""
+    """Asked for hits in the way that a limiter asks: alone, at a cost of 1, with an id each."""
 
     def __repr__(self) -> str:
         return "the memory, quickly"
@@ -65,13 +65,13 @@ class InQuickMemory(InMemory):
             return super().apply(calls)
         hit = self.memory.hit(calls[0])
         assert hit is not None
-        return [hit(calls[0].key[0], calls[0].ticket)]
+        return [hit(calls[0].key[0], calls[0].lease_id)]
 
     def _is_hit(self, call: Call) -> bool:
         event = dict(zip(call.policy.event, call.event, strict=True))
         if call.policy not in LIMITS or (event["op"], event["cost"]) != (HIT, 1) or event.get("not_before"):
             return False
-        return all(lease.owner != call.ticket for lease in self.state(call.policy, call.key).leases)
+        return all(lease.owner != call.lease_id for lease in self.state(call.policy, call.key).leases)
 
 
 class InRedis:
@@ -109,7 +109,7 @@ class InRedis:
 
 
 class InDatabase:
-    """A :class:`DatabaseBackend` on the test's clock. Tickets are short and in small letters."""
+    """A :class:`DatabaseBackend` on the test's clock. Lease ids are short and in small letters."""
 
     finest = 1
 

@@ -13,7 +13,7 @@ Key = tuple[str, str]
 
 
 class Lease(NamedTuple):
-    """``owner`` is the ticket that can name it, or '' once none can."""
+    """``owner`` is the lease id that can name it, or '' once none can."""
 
     ends: int
     owner: str
@@ -71,7 +71,7 @@ class Reference:
             "first_end": next(iter(ends), 0),
             "last_end": next(iter(latest_first), 0),
             "capacity_at": next(iter(latest_first[given.get(call.policy.spare, 0) :]), 0),
-            "own_end": next((lease.ends for lease in leases if lease.owner == call.ticket), 0),
+            "own_end": next((lease.ends for lease in leases if lease.owner == call.lease_id), 0),
         }
         asked = [answers[name] for name in policy.leases]
         return policy.decide(*(record or [0] * len(policy.record)), *call.event, now, *asked, **config)
@@ -87,9 +87,9 @@ class Reference:
             return
         drop, add, ends = verdict[RECORD + width :]
         if drop or add:
-            others = [lease for lease in before.leases if lease.owner != call.ticket]
-            mine = [lease for lease in before.leases if lease.owner == call.ticket][drop:]
+            others = [lease for lease in before.leases if lease.owner != call.lease_id]
+            mine = [lease for lease in before.leases if lease.owner == call.lease_id][drop:]
             if add > 0:
                 mine = [Lease(lease.ends, "") for lease in mine]
-            new = [Lease(ends, call.ticket if add > 0 else "")] * abs(add)
+            new = [Lease(ends, call.lease_id if add > 0 else "")] * abs(add)
             self.leases[where] = others + mine + new

@@ -1,4 +1,4 @@
-"""What may happen to a policy, as Hypothesis strategies: configurations, events, tickets, and time.
+"""What may happen to a policy, as Hypothesis strategies: configurations, events, lease ids, and time.
 
 Spans are small multiples of one unit, and so is what passes between two events: boundaries are hit exactly.
 """
@@ -30,7 +30,7 @@ OPERATIONS = {
     "token_bucket": 5,
 }
 COSTS = {"a": 1, "b": 1, "c": 2, "d": 3}
-"""Of each ticket: whoever comes with it always asks for as much."""
+"""Of each lease id: whoever comes with it always asks for as much."""
 
 CURRENT, STALE, UNKNOWN = -1, -2, -3
 """Stand for the breaker's generation when the event is sent, for one that is not it, and for none."""
@@ -39,7 +39,7 @@ CURRENT, STALE, UNKNOWN = -1, -2, -3
 class Step(NamedTuple):
     elapsed: int
     event: tuple[int, ...]
-    ticket: str
+    lease_id: str
 
     def call(self, policy: Policy, key: Key, config: Config, reference: Reference) -> Call:
         event = self.event
@@ -47,7 +47,7 @@ class Step(NamedTuple):
             generation = (reference.state(policy, key).record or (0, 0))[1]
             seen = {CURRENT: generation, STALE: max(0, generation - 1), UNKNOWN: 0}
             event = (event[0], seen[event[1]], *event[2:])
-        return Call(policy, key, event, tuple(config[name] for name in policy.config), self.ticket)
+        return Call(policy, key, event, tuple(config[name] for name in policy.config), self.lease_id)
 
 
 def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
@@ -73,7 +73,7 @@ def configs(policy: Policy, unit: int) -> st.SearchStrategy[Config]:
     return st.fixed_dictionaries({name: values[name] for name in policy.config})
 
 
-def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple[int, ...]]:
+def events(policy: Policy, config: Config, lease_id: str, unit: int) -> list[tuple[int, ...]]:
     if policy.name == "breaker":
         testimony = [
             # successes, success_age, failures, slow_calls, duration
@@ -98,7 +98,7 @@ def events(policy: Policy, config: Config, ticket: str, unit: int) -> list[tuple
         orders = [*forced, *[(FORCE, CURRENT, *(0,) * 7)] * 8]
         return [*asked, *orders * 16]  # or else examples have hardly any
     most = config.get("limit", config.get("burst", 1))
-    cost = min(most, COSTS[ticket])
+    cost = min(most, COSTS[lease_id])
     each = {
         "op": range(OPERATIONS[policy.name]),
         "cost": [cost],
@@ -119,7 +119,7 @@ def elapsed(config: Config, unit: int) -> list[int]:
 
 
 def steps(policy: Policy, config: Config, times: list[int], unit: int) -> st.SearchStrategy[Step]:
-    asked = [(event, ticket) for ticket in COSTS for event in events(policy, config, ticket, unit)]
+    asked = [(event, lease_id) for lease_id in COSTS for event in events(policy, config, lease_id, unit)]
     return st.builds(lambda passed, what: Step(passed, *what), st.sampled_from(times), st.sampled_from(asked))
 
 

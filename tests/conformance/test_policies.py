@@ -51,18 +51,18 @@ class One:
         self.clock = ManualClock()
         self.store = Reference(self.clock)
 
-    def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
+    def ask(self, op: int, lease_id: str = "", **event: int) -> Verdict:
         most = self.config.get("limit", self.config.get("burst", 0))
         cost = event.get("cost", 1)
         values = {"op": op, "cost": cost, "spare_leases": most - cost, "not_before": 0, "max_wait": AGES, **event}
         asked = tuple(values.get(name, 0) for name in self.policy.event)
         config = tuple(self.config[name] for name in self.policy.config)
-        return self.store.apply([Call(self.policy, KEY, asked, config, ticket)])[0]
+        return self.store.apply([Call(self.policy, KEY, asked, config, lease_id)])[0]
 
-    def held(self, ticket: str) -> int:
-        """When the lease of this ticket ends, or 0."""
+    def held(self, lease_id: str) -> int:
+        """When the lease of this lease id ends, or 0."""
         leases = self.store.state(self.policy, KEY).leases
-        return next((lease.ends for lease in leases if lease.owner == ticket), 0)
+        return next((lease.ends for lease in leases if lease.owner == lease_id), 0)
 
 
 @dataclass
@@ -73,15 +73,15 @@ class Ran:
     of: dict[str, int] = field(default_factory=dict)
     numbers: Iterable[int] = field(default_factory=itertools.count)
 
-    def run(self, now: int, cost: int, ticket: str = "") -> None:
+    def run(self, now: int, cost: int, lease_id: str = "") -> None:
         number = next(iter(self.numbers))
         self.times[number] = now, cost
-        if ticket:
-            self.of[ticket] = number
+        if lease_id:
+            self.of[lease_id] = number
 
-    def take_back(self, ticket: str) -> None:
-        if ticket in self.of:
-            del self.times[self.of.pop(ticket)]
+    def take_back(self, lease_id: str) -> None:
+        if lease_id in self.of:
+            del self.times[self.of.pop(lease_id)]
 
     def most_within(self, period: int) -> int:
         ran = list(self.times.values())
@@ -107,24 +107,24 @@ def test_a_sliding_window_never_lets_more_than_the_limit_run_in_any_period(
 ) -> None:
     one = One(SLIDING_WINDOW, limit=limit, period=period, spacing=spacing)
     ran = Ran()
-    for elapsed, op, ticket, floor in moves:
+    for elapsed, op, lease_id, floor in moves:
         one.clock.now += elapsed
-        now, cost, held = one.clock.now, min(limit, COST[ticket]), one.held(ticket)
-        verdict = one.ask(op, ticket, cost=cost, not_before=floor)
+        now, cost, held = one.clock.now, min(limit, COST[lease_id]), one.held(lease_id)
+        verdict = one.ask(op, lease_id, cost=cost, not_before=floor)
         if not verdict[ALLOWED]:
             continue
         if op == HIT:
-            ran.run(now, cost, ticket)
+            ran.run(now, cost, lease_id)
         elif op == RESERVE:
             assert verdict[WAIT] >= floor
             if not now + period < held:  # else what is moved is a slot, and nothing has run
-                ran.of.pop(ticket, None)
+                ran.of.pop(lease_id, None)
         elif op == REDEEM:
             if held:
-                ran.take_back(ticket)  # the hit is moved to now
+                ran.take_back(lease_id)  # the hit is moved to now
             ran.run(now, cost)
         elif op == REFUND and held:
-            ran.take_back(ticket)
+            ran.take_back(lease_id)
     assert ran.most_within(period) <= limit
 
 
@@ -135,15 +135,15 @@ def test_a_sliding_window_counter_never_lets_more_than_the_limit_run_in_any_peri
 ) -> None:
     one = One(SLIDING_WINDOW_COUNTER, limit=limit, quarter=quarter)
     ran = Ran()
-    for elapsed, op, ticket, _ in moves:
+    for elapsed, op, lease_id, _ in moves:
         one.clock.now += elapsed
-        now, cost = one.clock.now, min(limit, COST[ticket])
+        now, cost = one.clock.now, min(limit, COST[lease_id])
         if op == REFUND:
-            if ticket in ran.of and now - ran.times[ran.of[ticket]][0] < 4 * quarter:
+            if lease_id in ran.of and now - ran.times[ran.of[lease_id]][0] < 4 * quarter:
                 one.ask(REFUND, cost=cost)
-                ran.take_back(ticket)
+                ran.take_back(lease_id)
         elif one.ask(HIT, cost=cost)[ALLOWED]:
-            ran.run(now, cost, ticket)
+            ran.run(now, cost, lease_id)
     assert ran.most_within(4 * quarter) <= limit
 
 
@@ -155,18 +155,18 @@ def test_a_fixed_window_lets_at_most_twice_the_limit_run_in_any_period(
     one = One(FIXED_WINDOW, limit=limit, period=period)
     ran = Ran()
     window = 0
-    for elapsed, op, ticket, _ in moves:
+    for elapsed, op, lease_id, _ in moves:
         one.clock.now += elapsed
-        now, cost = one.clock.now, min(limit, COST[ticket])
+        now, cost = one.clock.now, min(limit, COST[lease_id])
         if op == REFUND:
-            if ticket in ran.of and ran.times[ran.of[ticket]][0] >= window > now - period:
+            if lease_id in ran.of and ran.times[ran.of[lease_id]][0] >= window > now - period:
                 one.ask(REFUND, cost=cost)
-                ran.take_back(ticket)
+                ran.take_back(lease_id)
             continue
         verdict = one.ask(HIT, cost=cost)
         if verdict[ALLOWED]:
             window = verdict[RECORD]
-            ran.run(now, cost, ticket)
+            ran.run(now, cost, lease_id)
             assert sum(c for t, c in ran.times.values() if t >= window) <= limit
     assert ran.most_within(period) <= 2 * limit
 
@@ -179,20 +179,20 @@ def test_a_token_bucket_lets_at_most_burst_and_limit_run_in_any_period_and_late_
     one = One(TOKEN_BUCKET, burst=burst, interval=interval, tolerance=tolerance)
     ran = Ran()
     reserved = False
-    for elapsed, op, ticket, floor in moves:
+    for elapsed, op, lease_id, floor in moves:
         one.clock.now += elapsed
-        now, cost, held = one.clock.now, min(burst, COST[ticket]), one.held(ticket)
+        now, cost, held = one.clock.now, min(burst, COST[lease_id]), one.held(lease_id)
         if op == REFUND and not held:
-            if ticket in ran.of and now - ran.times[ran.of[ticket]][0] < cost * interval:
-                one.ask(REFUND, ticket, cost=cost)
-                ran.take_back(ticket)
+            if lease_id in ran.of and now - ran.times[ran.of[lease_id]][0] < cost * interval:
+                one.ask(REFUND, lease_id, cost=cost)
+                ran.take_back(lease_id)
             continue
-        verdict = one.ask(op, ticket, cost=cost, not_before=floor)
+        verdict = one.ask(op, lease_id, cost=cost, not_before=floor)
         if not verdict[ALLOWED]:
             continue
         reserved |= op == RESERVE
         if op in (HIT, REDEEM):
-            ran.run(now, cost, "" if op == REDEEM and held else ticket)
+            ran.run(now, cost, "" if op == REDEEM and held else lease_id)
     late = -(-tolerance // interval) if reserved else 0
     assert ran.most_within(limit * interval) <= burst + limit + late
 
@@ -208,15 +208,15 @@ def test_a_token_bucket_lets_at_most_burst_and_limit_run_in_any_period_and_late_
 def test_concurrency_is_never_above_the_limit(moves: list[tuple[int, int, str]], limit: int, timeout: int) -> None:
     one = One(CONCURRENCY, limit=limit, timeout=timeout)
     running: dict[str, tuple[int, int]] = {}
-    for elapsed, op, ticket in moves:
+    for elapsed, op, lease_id in moves:
         one.clock.now += elapsed
-        now, cost = one.clock.now, min(limit, COST[ticket])
+        now, cost = one.clock.now, min(limit, COST[lease_id])
         running = {name: (ends, n) for name, (ends, n) in running.items() if ends > now}
-        verdict = one.ask(op, ticket, cost=cost)
+        verdict = one.ask(op, lease_id, cost=cost)
         if op == HIT and verdict[ALLOWED]:
-            running[ticket] = now + timeout, cost
+            running[lease_id] = now + timeout, cost
         elif op == REFUND:
-            running.pop(ticket, None)
+            running.pop(lease_id, None)
         in_use = sum(n for _, n in running.values())
         assert in_use <= limit
         assert in_use == len(one.store.state(CONCURRENCY, KEY).leases)
@@ -284,17 +284,17 @@ def test_who_comes_at_the_reserved_time_is_let_through(
         due.append((one.clock.now + one.ask(RESERVE, str(i))[WAIT], str(i)))
     assert due == sorted(due, key=lambda slot: slot[0]), "first come, first served"
     begun = one.clock.now
-    for slot, ticket in due:
+    for slot, lease_id in due:
         if slot >= begun:
             if slot > one.clock.now:
                 one.clock.now = slot - 1
-                assert one.ask(REDEEM, ticket)[ALLOWED:EXPIRES][WAIT] == 1, "not before its time"
+                assert one.ask(REDEEM, lease_id)[ALLOWED:EXPIRES][WAIT] == 1, "not before its time"
             one.clock.now = slot
-            assert one.ask(REDEEM, ticket)[ALLOWED]
+            assert one.ask(REDEEM, lease_id)[ALLOWED]
 
 
 @pytest.mark.parametrize("policy", [SLIDING_WINDOW, TOKEN_BUCKET], ids=lambda policy: policy.name)
-def test_a_ticket_is_good_once_and_not_for_ever(policy: Policy) -> None:
+def test_a_lease_id_is_good_once_and_not_for_ever(policy: Policy) -> None:
     every = {"limit": 2, "burst": 2, "period": 20, "spacing": 10, "interval": 10, "tolerance": 5}
     one = One(policy, **{name: every[name] for name in policy.config})
     for i in range(2):
@@ -312,7 +312,7 @@ def test_a_ticket_is_good_once_and_not_for_ever(policy: Policy) -> None:
 def test_a_slot_waits_for_room_if_the_one_before_it_was_redeemed_late() -> None:
     one = One(SLIDING_WINDOW, limit=1, period=10, spacing=10)
     assert one.ask(HIT, "hit")[ALLOWED]
-    assert [one.ask(RESERVE, ticket)[WAIT] for ticket in "ab"] == [10, 20]
+    assert [one.ask(RESERVE, lease_id)[WAIT] for lease_id in "ab"] == [10, 20]
     one.clock.now += 14
     assert one.ask(REDEEM, "a")[ALLOWED]
     one.clock.now += 6
@@ -322,12 +322,12 @@ def test_a_slot_waits_for_room_if_the_one_before_it_was_redeemed_late() -> None:
     assert one.ask(REDEEM, "b")[ALLOWED]
 
 
-def test_a_ticket_that_hits_again_counts_again() -> None:
+def test_a_lease_id_that_hits_again_counts_again() -> None:
     one = One(SLIDING_WINDOW, limit=3, period=10, spacing=1)
     assert [one.ask(HIT, "t")[ALLOWED] for _ in range(4)] == [1, 1, 1, 0]
 
 
-def test_a_place_is_held_longer_by_asking_again_with_its_ticket_and_not_taken_twice() -> None:
+def test_a_place_is_held_longer_by_asking_again_with_its_lease_id_and_not_taken_twice() -> None:
     one = One(CONCURRENCY, limit=2, timeout=10)
     for _ in range(5):
         assert one.ask(HIT, "t")[ANSWER] == 1
@@ -394,8 +394,8 @@ class Breaker(One):
         self.generation = 0
         self.state = CLOSED
 
-    def ask(self, op: int, ticket: str = "", **event: int) -> Verdict:
-        verdict = super().ask(op, ticket, **{"generation": self.generation, **event})
+    def ask(self, op: int, lease_id: str = "", **event: int) -> Verdict:
+        verdict = super().ask(op, lease_id, **{"generation": self.generation, **event})
         self.state, self.generation = verdict[RECORD : RECORD + 2]
         return verdict
 
@@ -502,7 +502,7 @@ def test_a_permit_whose_holder_asks_again_after_the_next_opening_is_a_probe() ->
     breaker = Breaker(recovery_timeout=10, max_interval=10, spare_probes=1)
     breaker.trip()
     breaker.clock.now += 10
-    assert all(breaker.ask(ASK, ticket)[ALLOWED] for ticket in "ab")
+    assert all(breaker.ask(ASK, lease_id)[ALLOWED] for lease_id in "ab")
     breaker.ask(REPORT, "b", failures=1)
     breaker.clock.now += 10
     assert breaker.ask(ASK, "a")[ALLOWED]
@@ -583,10 +583,10 @@ def test_what_holds_for_every_breaker_whatever_happens(calls: int) -> None:
             generation = now
             if step.event[0] == ASK and state != CLOSED:
                 assert state == HALF_OPEN
-                assert step.ticket in [lease.owner for lease in after.leases]
+                assert step.lease_id in [lease.owner for lease in after.leases]
         # It never stays shut: once the probes under way have reported, waiting as told lets one through.
-        for ticket in "abcd":
-            one.ask(REPORT, ticket)
+        for lease_id in "abcd":
+            one.ask(REPORT, lease_id)
         verdict = one.ask(ASK, "last")
         longest = max(config["recovery_timeout"], config["max_interval"], 5)
         if not verdict[ALLOWED]:

@@ -84,11 +84,11 @@ def test_any_number_of_calls_is_one_evalsha(
 def test_a_server_that_forgot_the_script_is_told_it_in_the_same_call(
     watched: RedisBackend, valkey_url: str, sent: Callable[[Callable[[], object]], list[str]]
 ) -> None:
-    watched.apply([ask(LIMITS[0], ticket="a")])
+    watched.apply([ask(LIMITS[0], lease_id="a")])
     with redis.Redis.from_url(valkey_url) as admin:
         admin.script_flush()
-    assert sent(lambda: watched.apply([ask(LIMITS[0], ticket="b")])) == ["EVALSHA", "EVAL"]
-    assert sent(lambda: watched.apply([ask(LIMITS[0], ticket="c")])) == ["EVALSHA"]
+    assert sent(lambda: watched.apply([ask(LIMITS[0], lease_id="b")])) == ["EVALSHA", "EVAL"]
+    assert sent(lambda: watched.apply([ask(LIMITS[0], lease_id="c")])) == ["EVALSHA"]
     assert left(watched, LIMITS[0]) == 0, "each was counted once"
 
 
@@ -106,7 +106,7 @@ def in_use(backend: RedisBackend, policy: Policy) -> Iterator[Verdict]:
     operations = [1, 0, 1] if policy is BREAKER else [HIT, HIT, PEEK, REFUND, HIT]
     operations += [RESERVE] * 3 if "max_wait" in policy.event else []
     for i, op in enumerate(operations):
-        call = ask(policy, op=op, ticket=str(i))
+        call = ask(policy, op=op, lease_id=str(i))
         event = [
             24 * 60 * SECOND if name == "max_wait" else value
             for name, value in zip(policy.event, call.event, strict=True)

@@ -34,7 +34,7 @@ REPORT = 1
 UNIT = 60 * SECOND
 
 
-def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, ticket: str = "ticket") -> Call:
+def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, lease_id: str = "lease_id") -> Call:
     """A call that takes one of three (of a breaker: reports a failure), for four minutes."""
     config = plain_config(policy, UNIT)
     values = dict.fromkeys(policy.event, 0) | {
@@ -44,12 +44,12 @@ def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, tick
         "failures": 1,
     }
     values["period"] = 4 * UNIT
-    return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), ticket)
+    return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), lease_id)
 
 
-def use(policy: Policy, key: tuple[str, str] = ("name", ""), ticket: str = "ticket") -> Call:
+def use(policy: Policy, key: tuple[str, str] = ("name", ""), lease_id: str = "lease_id") -> Call:
     """A call that leaves something behind."""
-    return ask(policy, key, REPORT if policy is BREAKER else HIT, ticket)
+    return ask(policy, key, REPORT if policy is BREAKER else HIT, lease_id)
 
 
 def left(store: Backend, policy: Policy, key: tuple[str, str] = ("name", "")) -> int:
@@ -81,9 +81,9 @@ def test_no_calls_are_no_verdicts(store: Backend) -> None:
 def test_a_denied_call_takes_nothing_of_any(store: Backend, policy: Policy) -> None:
     full = ("full", "")
     for i in range(3):
-        assert store.apply([ask(policy, full, ticket=str(i))])[0][ALLOWED]
-    others = [ask(each, ("other", ""), ticket="t") for each in LIMITS]
-    verdicts = store.apply([*others, ask(policy, full, ticket="t")])
+        assert store.apply([ask(policy, full, lease_id=str(i))])[0][ALLOWED]
+    others = [ask(each, ("other", ""), lease_id="t") for each in LIMITS]
+    verdicts = store.apply([*others, ask(policy, full, lease_id="t")])
     assert [verdict[ALLOWED] for verdict in verdicts] == [1] * len(others) + [0]
     assert [left(store, each, ("other", "")) for each in LIMITS] == [3] * len(LIMITS)
     assert left(store, policy, full) == 0
@@ -124,7 +124,7 @@ def test_an_event_loop_gets_the_same_answers(store: Backend, policy: Policy, clo
 
     async def main() -> None:
         for turn in range(24):
-            calls = [ask(policy, op=operations[turn % len(operations)], ticket="abc"[turn % 3])]
+            calls = [ask(policy, op=operations[turn % len(operations)], lease_id="abc"[turn % 3])]
             if turn % 4 == 3:
                 calls.append(use(other, ("other", "")))
             assert await store.aapply(calls) == twin.apply(calls), turn
@@ -135,11 +135,11 @@ def test_an_event_loop_gets_the_same_answers(store: Backend, policy: Policy, clo
 
 @pytest.mark.parametrize("policy", [CONCURRENCY, SLIDING_WINDOW], ids=lambda policy: policy.name)
 def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) -> None:
-    store.apply([ask(policy, ticket="a")])
-    store.apply([ask(policy, ticket="b")])
-    store.apply([ask(policy, op=REFUND, ticket="a")])
+    store.apply([ask(policy, lease_id="a")])
+    store.apply([ask(policy, lease_id="b")])
+    store.apply([ask(policy, op=REFUND, lease_id="a")])
     assert store.keys(policy) == [("name", "")]
-    store.apply([ask(policy, op=REFUND, ticket="b")])
+    store.apply([ask(policy, op=REFUND, lease_id="b")])
     assert store.keys(policy) == []
 
 
@@ -149,8 +149,8 @@ def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Ba
     report, asking = (1, 0, 0, 0, 1, 0, 0, 0, 0), (0,) * 9
     store.apply([Call(BREAKER, ("p", ""), report, values, "a")])
     clock.advance(4 * 60)
-    for ticket in "ab":  # the second probe changes no record, and adds a lease of four minutes
-        assert store.apply([Call(BREAKER, ("p", ""), asking, values, ticket)])[0][ALLOWED]
+    for lease_id in "ab":  # the second probe changes no record, and adds a lease of four minutes
+        assert store.apply([Call(BREAKER, ("p", ""), asking, values, lease_id)])[0][ALLOWED]
     clock.advance(50 * 60)
     assert store.keys(BREAKER) == [("p", "")]
 

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from ratelimit_core._util.clock import SECOND
-from ratelimit_core._util.ids import new_ticket
+from ratelimit_core._util.ids import new_id
 from ratelimit_core.backends import Call
 from ratelimit_core.backends.database import DatabaseBackend
 from ratelimit_core.policies import ALLOWED, BREAKER
@@ -23,7 +23,7 @@ _CONFIG = plain_config(BREAKER, 60 * SECOND) | {"failure_threshold": 1, "recover
 
 def _call(number: int, **event: int) -> Call:
     values = dict.fromkeys(BREAKER.event, 0) | event
-    return Call(BREAKER, (f"breaker {number}", ""), tuple(values.values()), tuple(_CONFIG.values()), new_ticket())
+    return Call(BREAKER, (f"breaker {number}", ""), tuple(values.values()), tuple(_CONFIG.values()), new_id())
 
 
 def opening(number: int) -> Call:

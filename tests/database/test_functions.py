@@ -114,7 +114,7 @@ def test_so_are_several_together_denied_or_not(backend: DatabaseBackend, postgre
 
 def test_the_servers_clock_is_read_once_the_record_is_held(postgresql: str, prefix: str) -> None:
     backend = DatabaseBackend(postgresql, timeout=20, key_prefix=prefix)
-    call = Call(TOKEN_BUCKET, ("name", ""), (0, 1, 0, 0), (1, 1000, 1), "ticket")
+    call = Call(TOKEN_BUCKET, ("name", ""), (0, 1, 0, 0), (1, 1000, 1), "lease_id")
     backend.apply([call])
     backend.apply([call])
     waits = in_its_session(backend, "SELECT pg_backend_pid()")[0][0]

@@ -56,7 +56,7 @@ def test_the_models_read_what_the_backend_writes(backend: DatabaseBackend, alias
     assert stored["fixed_window"].data.split()[1] == "1"
     assert stored["journal"].data == '["entry"]'
     log = lease._default_manager.using(alias).get(record=stored["sliding_window"].id)
-    assert (log.owner, log.part) == ("ticket", 1)
+    assert (log.owner, log.part) == ("lease_id", 1)
     with connections[alias].cursor() as cursor:
         for model in (record, lease):
             columns = connections[alias].introspection.get_table_description(cursor, model._meta.db_table)
@@ -64,13 +64,13 @@ def test_the_models_read_what_the_backend_writes(backend: DatabaseBackend, alias
 
 
 @pytest.mark.parametrize("name", [*AWKWARD, "a", "A", "ß", "ss", "a ", "x" * 300, "X" * 300])
-def test_tickets_and_prefixes_are_told_apart_as_they_are_written(alias: str, clock: ManualClock, name: str) -> None:
+def test_lease_ids_and_prefixes_are_told_apart_as_they_are_written(alias: str, clock: ManualClock, name: str) -> None:
     others = ["b", "B", "b ", name.swapcase() + "x"]
     backends = [DatabaseBackend(alias, timeout=20, key_prefix=each, clock=clock) for each in (name, *others)]
     for each in backends:
-        each.apply([ask(CONCURRENCY, ticket=name)])
-        each.apply([ask(CONCURRENCY, ticket=others[-1])])
-        assert each.apply([ask(CONCURRENCY, op=2, ticket=name)])[0][ANSWER] == 2
+        each.apply([ask(CONCURRENCY, lease_id=name)])
+        each.apply([ask(CONCURRENCY, lease_id=others[-1])])
+        assert each.apply([ask(CONCURRENCY, op=2, lease_id=name)])[0][ANSWER] == 2
     backends[0].clear()
     assert [len(each.keys(CONCURRENCY)) for each in backends] == [0, 1, 1, 1, 1]
     for each in backends:
@@ -83,17 +83,17 @@ def test_any_text_names_a_record_and_can_be_noted(
     backend: DatabaseBackend, keys: list[tuple[str, str]], entry: str
 ) -> None:
     for key in keys:
-        backend.apply([ask(FIXED_WINDOW, key), ask(CONCURRENCY, key, ticket=key[0])])
+        backend.apply([ask(FIXED_WINDOW, key), ask(CONCURRENCY, key, lease_id=key[0])])
         backend.append(key, entry, keep=2, seconds=60)
     assert sorted(backend.keys(FIXED_WINDOW)) == sorted(backend.keys(CONCURRENCY)) == sorted(keys)
     assert [backend.entries(key) for key in keys] == [[entry]] * len(keys)
     backend.clear()
 
 
-def test_a_megabyte_of_name_ticket_and_entry(backend: DatabaseBackend) -> None:
+def test_a_megabyte_of_name_lease_id_and_entry(backend: DatabaseBackend) -> None:
     long = "é{}\0" * 300_000
-    backend.apply([ask(CONCURRENCY, (long, long), ticket=long)])
-    assert backend.apply([ask(CONCURRENCY, (long, long), op=2, ticket=long)])[0][ANSWER] == 3
+    backend.apply([ask(CONCURRENCY, (long, long), lease_id=long)])
+    assert backend.apply([ask(CONCURRENCY, (long, long), op=2, lease_id=long)])[0][ANSWER] == 3
     backend.append((long, long), long, keep=1, seconds=60)
     assert backend.entries((long, long)) == [long]
 
@@ -129,7 +129,7 @@ def test_a_large_cost_is_as_many_leases(backend: DatabaseBackend, alias: str, pr
     config = {"limit": 2500, "period": 60 * SECOND, "spacing": SECOND}
     event = dict.fromkeys(SLIDING_WINDOW.event, 0) | {"cost": 1200, "spare_leases": 1300}
     call = Call(SLIDING_WINDOW, ("n", ""), tuple(event.values()), tuple(config.values()))
-    answers = [backend.apply([call._replace(ticket=str(i))])[0] for i in range(3)]
+    answers = [backend.apply([call._replace(lease_id=str(i))])[0] for i in range(3)]
     assert [(each[ALLOWED], each[ANSWER]) for each in answers] == [(1, 1300), (1, 100), (0, 100)]
     assert rows(alias, prefix) == (1, 2400)
 

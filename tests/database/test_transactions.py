@@ -70,7 +70,7 @@ def cut(alias: str, number: int) -> None:
 
 
 def hits(backend: DatabaseBackend, count: int) -> list[int]:
-    return [backend.apply([ask(FIXED_WINDOW, ticket=str(i))])[0][ALLOWED] for i in range(count)]
+    return [backend.apply([ask(FIXED_WINDOW, lease_id=str(i))])[0][ALLOWED] for i in range(count)]
 
 
 def left(backend: DatabaseBackend) -> int:
@@ -110,7 +110,7 @@ def test_on_a_server_an_alias_of_its_own_may_be_the_same_database(server: str, p
 
 
 def test_what_is_denied_leaves_nothing_behind(backend: DatabaseBackend, alias: str, prefix: str) -> None:
-    places = [ask(CONCURRENCY, ("full", ""), ticket=str(i)) for i in range(4)]
+    places = [ask(CONCURRENCY, ("full", ""), lease_id=str(i)) for i in range(4)]
     assert [backend.apply([place])[0][ALLOWED] for place in places] == [1, 1, 1, 0]
     new = [ask(policy, ("new", "")) for policy in (FIXED_WINDOW, SLIDING_WINDOW)]
     before = rows(alias, prefix)
@@ -142,9 +142,9 @@ def test_what_was_committed_since_is_seen_in_an_older_transaction(
         joined, other = (DatabaseBackend(each, timeout=20, key_prefix=prefix, clock=clock) for each in (older, mariadb))
         with transaction.atomic(older):
             rows(older, prefix)  # from here on it sees no more than there is now
-            for ticket in "abc":
-                assert other.apply([ask(SLIDING_WINDOW, ticket=ticket), ask(FIXED_WINDOW)])[0][ALLOWED]
-            verdicts = joined.apply([ask(SLIDING_WINDOW, ticket="d"), ask(FIXED_WINDOW)])
+            for lease_id in "abc":
+                assert other.apply([ask(SLIDING_WINDOW, lease_id=lease_id), ask(FIXED_WINDOW)])[0][ALLOWED]
+            verdicts = joined.apply([ask(SLIDING_WINDOW, lease_id="d"), ask(FIXED_WINDOW)])
             assert [verdict[ALLOWED] for verdict in verdicts] == [0, 0]
         other.clear()
 
@@ -156,7 +156,7 @@ def test_a_decision_takes_five_statements(alias: str, prefix: str, policy: Polic
     config = {"limit": 100, "period": 3600 * SECOND, "spacing": SECOND, "timeout": 3600 * SECOND}
     most = 4 if alias.startswith("sqlite") and policy is FIXED_WINDOW else 5
     for number in range(5):
-        call = ask(policy, ticket=f"ticket {number}")
+        call = ask(policy, lease_id=f"lease id {number}")
         event = tuple(
             99 if name == "spare_leases" else value for name, value in zip(policy.event, call.event, strict=True)
         )

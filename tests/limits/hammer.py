@@ -61,9 +61,9 @@ class Witness:
     def _hear_hits(self, call: Call) -> Callable[[str, str], Verdict] | None:
         hit = self._hit(call)
 
-        def heard(name: str, ticket: str) -> Verdict:
+        def heard(name: str, lease_id: str) -> Verdict:
             assert hit is not None
-            verdict = hit(name, ticket)
+            verdict = hit(name, lease_id)
             self._heard.last = call, verdict
             return verdict
 

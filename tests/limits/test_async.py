@@ -83,14 +83,14 @@ def test_areserve_and_aredeem_answer_as_reserve_and_redeem_do(
     async def main() -> None:
         for _ in range(4):
             asked, expected = await other.areserve(30), one.reserve(30)
-            assert asked._replace(ticket="") == expected._replace(ticket="")
+            assert asked._replace(lease_id="") == expected._replace(lease_id="")
             redeemed, expected_then = await other.aredeem(asked), one.redeem(expected)
-            assert redeemed._replace(ticket="") == expected_then._replace(ticket="")
+            assert redeemed._replace(lease_id="") == expected_then._replace(lease_id="")
             clock.advance(asked.retry_after)
             if not redeemed:
                 redeemed, expected_then = await other.aredeem(asked), one.redeem(expected)
                 assert redeemed.allowed
-                assert redeemed._replace(ticket="") == expected_then._replace(ticket="")
+                assert redeemed._replace(lease_id="") == expected_then._replace(lease_id="")
         assert not await other.areserve(0.1, denied_by=0, not_before=0.2)
         with pytest.raises(ConfigurationError, match="max_wait"):
             await other.areserve(-1)

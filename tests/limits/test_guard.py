@@ -189,16 +189,16 @@ def test_a_reserved_slot_is_redeemed(
     assert not refused.value.reservation_kept
 
 
-def test_who_comes_again_with_a_ticket_keeps_the_place_but_pays_the_rate(
+def test_who_comes_again_with_a_lease_id_keeps_the_place_but_pays_the_rate(
     make: MakeLimiter, breaker: CircuitBreaker, guarding: Guarding
 ) -> None:
     limiter = make("3/h", concurrency=1)
     guard = guarding(breaker, limiter)
-    guard.acquire(ticket="task")
-    guard.acquire(ticket="task")
-    leave = guard.acquire(ticket="task")
+    guard.acquire(lease_id="task")
+    guard.acquire(lease_id="task")
+    leave = guard.acquire(lease_id="task")
     with pytest.raises(RateLimitExceeded):
-        guard.acquire(ticket="another task")
+        guard.acquire(lease_id="another task")
     leave.cancel()
     assert make(concurrency=1).peek().remaining == 1
     assert make("3/h").peek().remaining == 0
@@ -220,9 +220,9 @@ def test_a_late_settling_takes_no_place_from_who_came_after(
 ) -> None:
     limiter = make(concurrency=1)
     guard = guarding(breaker, limiter)
-    leave = guard.acquire(ticket="task")
+    leave = guard.acquire(lease_id="task")
     leave.cancel()
-    guard.acquire(ticket="task")
+    guard.acquire(lease_id="task")
     leave.cancel()
     assert not limiter.peek()
 

@@ -487,7 +487,7 @@ def test_a_lease_that_has_ended_is_not_renewed(store: Backend, clock: ManualCloc
     places = Limiter(key="places", concurrency=1, timeout=10, backend=store, clock=clock)
     decision = places.hit()
     places.release(decision)
-    renew_lease(places, decision.ticket)
+    renew_lease(places, decision.lease_id)
     assert places.peek().remaining == 1
     acquire_lease(places, "mine")
     clock.advance(10)

@@ -57,7 +57,7 @@ def test_a_slot_is_there_when_it_was_promised_and_not_before(
 
 
 @every_way
-def test_a_ticket_is_redeemed_once_and_charged_again_after_that(
+def test_a_lease_id_is_redeemed_once_and_charged_again_after_that(
     make: MakeLimiter, clock: ManualClock, algorithm: str
 ) -> None:
     limiter = make("5/s", algorithm=algorithm)
@@ -146,15 +146,15 @@ def test_refunds_in_any_order_never_make_slots_crowd(algorithm: Any) -> None:
     held: dict[str, int] = {}
     for _ in range(600):
         if held and rng.random() < 0.4:
-            ticket = rng.choice(list(held))
-            at = held.pop(ticket)
+            lease_id = rng.choice(list(held))
+            at = held.pop(lease_id)
             if at > clock():
-                limiter.refund(Decision(True, 0, 0, 0.0, 0.0, ticket=ticket))
+                limiter.refund(Decision(True, 0, 0, 0.0, 0.0, lease_id=lease_id))
             else:
-                held[ticket] = at
+                held[lease_id] = at
         else:
             slot = limiter.reserve(60)
-            held[slot.ticket] = clock() + round(slot.retry_after * SECOND)
+            held[slot.lease_id] = clock() + round(slot.retry_after * SECOND)
         clock.advance(rng.choice([0, 0, 0.01, 0.05]))
     assert busiest(list(held.values())) <= BOUND[algorithm]
 
@@ -197,7 +197,7 @@ def test_who_missed_a_quick_slot_keeps_the_slow_one(make: MakeLimiter, clock: Ma
     assert make("2/s").hit(2)
     denied = limiter.redeem(slot)
     assert (denied.allowed, denied.denied_by, denied.reservation_kept) == (False, 0, False)
-    slot = limiter.reserve(90, denied_by=0, ticket=slot.ticket)
+    slot = limiter.reserve(90, denied_by=0, lease_id=slot.lease_id)
     assert slot.retry_after == 1
     assert slow.peek().remaining == 0
     clock.advance(1)
@@ -230,7 +230,7 @@ def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock
     """As tasks do that come all at once and wait for their slots; they may have the name of one that was used."""
     limiter, began = make("1/s;30/m"), clock()
     ran: list[int] = []
-    waiting = [(began, 0, i, Decision(used, 0, 0, 0.0, 0.0, ticket=f"{i}")) for i in range(90)]
+    waiting = [(began, 0, i, Decision(used, 0, 0, 0.0, 0.0, lease_id=f"{i}")) for i in range(90)]
     while waiting:
         at, turn, i, slot = heapq.heappop(waiting)
         clock.now = max(clock.now, at)
@@ -239,7 +239,7 @@ def test_who_waits_for_two_rates_runs_at_the_slower_one(make: MakeLimiter, clock
             ran.append(clock())
             continue
         if not decision.reservation_kept:
-            decision = slot = limiter.reserve(86400, denied_by=decision.denied_by, ticket=slot.ticket)
+            decision = slot = limiter.reserve(86400, denied_by=decision.denied_by, lease_id=slot.lease_id)
             assert slot.allowed
         heapq.heappush(waiting, (clock() + round(decision.retry_after * SECOND), turn + 1, i, slot))
     assert busiest(ran) == 1
@@ -286,7 +286,7 @@ def test_a_slot_of_one_limit_is_given_back_to_that_one_alone(make: MakeLimiter) 
 def test_a_slot_that_no_limit_of_ours_gave_is_a_hit(make: MakeLimiter) -> None:
     limiter = make("2/s")
     for which in (-1, 7):
-        assert limiter.redeem(Decision(True, 0, 0, 0.0, 0.0, ticket="stranger", denied_by=which))
+        assert limiter.redeem(Decision(True, 0, 0, 0.0, 0.0, lease_id="stranger", denied_by=which))
     assert not limiter.hit()
 
 

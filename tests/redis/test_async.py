@@ -69,7 +69,7 @@ def test_it_decides_what_the_blocking_one_decides(valkey_url: str, prefix: str, 
 
     async def turns() -> None:
         for i in range(12):
-            calls = [use(policy, ("name", str(i % 3)), ticket=str(i)) for policy in POLICIES.values()]
+            calls = [use(policy, ("name", str(i % 3)), lease_id=str(i)) for policy in POLICIES.values()]
             assert await backend.aapply(calls) == other.apply(calls)
             calls = [ask(policy, ("name", str(i % 3)), PEEK) for policy in LIMITS]
             assert await backend.aapply(calls) == backend.apply(calls), "they see the same records"

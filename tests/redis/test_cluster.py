@@ -139,12 +139,12 @@ def test_the_bucket_of_the_last_call_writes_last_and_only_the_first_is_not_asked
 def test_a_denial_anywhere_leaves_nothing_anywhere(backend: RedisBackend, cluster: Cluster) -> None:
     first, second, third = names(cluster)
     for i in range(3):
-        backend.apply([ask(CONCURRENCY, (second, ""), ticket=str(i))])
+        backend.apply([ask(CONCURRENCY, (second, ""), lease_id=str(i))])
     before = cluster.stored()
-    calls = [ask(policy, (name, ""), ticket="t") for name in (first, second, third) for policy in LIMITS]
+    calls = [ask(policy, (name, ""), lease_id="t") for name in (first, second, third) for policy in LIMITS]
     verdicts = backend.apply(calls)
     assert [call for call, verdict in zip(calls, verdicts, strict=True) if not verdict[ALLOWED]] == [
-        ask(CONCURRENCY, (second, ""), ticket="t")
+        ask(CONCURRENCY, (second, ""), lease_id="t")
     ]
     assert cluster.stored() == before
 
@@ -159,7 +159,7 @@ def test_a_place_that_somebody_takes_in_between_leaves_what_was_written_before(
         if next(asked) == 4:  # they have been asked, and the first has written
             monkeypatch.undo()
             for i in range(3):
-                backend.apply([ask(FIXED_WINDOW, second, ticket=str(i))])
+                backend.apply([ask(FIXED_WINDOW, second, lease_id=str(i))])
         return evaluate(script)
 
     monkeypatch.setattr(backend._session, "evaluate", meanwhile)

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ratelimit_core import Backoff, Limiter
-from ratelimit_core._util.ids import new_ticket
+from ratelimit_core._util.ids import new_id
 from ratelimit_core.backends import Backend
 from ratelimit_core.limiter.batch import hit_check
 from ratelimit_core.policies import ALLOWED
 from resilient_tasks.execution.dead_letters import replay
-from resilient_tasks.execution.run import PROBE, Run, ticket_of
+from resilient_tasks.execution.run import PROBE, Run, lease_id_of
 from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
 from resilient_tasks.options import Options
 from tests.celery.conftest import Fleet, app_settings
@@ -34,7 +34,10 @@ NUMBERS = [-1, 0, 1e400, -1e400, float("nan"), 10**400, -(10**400), 2**63, True,
 SLOTS = [
     *([which, f"x{SLOT}", 1] for which in (0, 1, 99, -1, 10**30, "0")),
     *([0, f"x{SLOT}", cost] for cost in (0, 10**30, 1.5)),
-    *([0, ticket, 1] for ticket in ("", "x", "x" * 10**5, f"\n{SLOT}", f"\ud800{SLOT}", f"x{SLOT}!1", f"x{SLOT}/2")),
+    *(
+        [0, lease_id, 1]
+        for lease_id in ("", "x", "x" * 10**5, f"\n{SLOT}", f"\ud800{SLOT}", f"x{SLOT}!1", f"x{SLOT}/2")
+    ),
     "slot",
     {"0": 0, "1": "x", "2": 1},
     [0] * 1000,
@@ -100,26 +103,26 @@ def waits(fleet: Fleet, task_id: str) -> bool:
     return str(fleet.app.AsyncResult(task_id).state) == "RETRY"
 
 
-def test_who_knows_the_ticket_of_a_hit_that_counts_gets_no_more_for_it(fleet: Fleet) -> None:
+def test_who_knows_the_lease_id_of_a_hit_that_counts_gets_no_more_for_it(fleet: Fleet) -> None:
     worker = fleet.worker("-P", "solo")
     first = [fleet.module.per_tenant.delay(n, tenant="a") for n in range(2)]
     assert [result.get(timeout=20) for result in first] == ["a 0", "a 1"]
-    tickets = [ticket_of(str(result.id), "w1@test", worker.popen.pid) for result in first]
-    for ticket in tickets:
-        for named in (ticket, f"{ticket}!1", ticket + SLOT):
+    lease_ids = [lease_id_of(str(result.id), "w1@test", worker.popen.pid) for result in first]
+    for lease_id in lease_ids:
+        for named in (lease_id, f"{lease_id}!1", lease_id + SLOT):
             forged = send(fleet, "per_tenant", 9, "a", **{HEADER: {"deferrals": 1, "slot": [0, named, 1]}})
             eventually(partial(waits, fleet, forged))
 
 
-def test_the_tickets_of_others_are_none_of_a_message(store: Backend) -> None:
-    """In every store: what a limiter's own tickets name, no header can."""
+def test_the_lease_ids_of_others_are_none_of_a_message(store: Backend) -> None:
+    """In every store: what a limiter's own lease ids name, no header can."""
     limiter = Limiter("2/h", key="x", concurrency=2, backend=store)
-    mine = [ticket_of("id", "host", 1), new_ticket()]
-    for ticket in mine:
-        calls = hit_check(limiter, "x", 1, ticket).calls
+    mine = [lease_id_of("id", "host", 1), new_id()]
+    for lease_id in mine:
+        calls = hit_check(limiter, "x", 1, lease_id).calls
         assert all(verdict[ALLOWED] for verdict in store.apply(calls))
-    for ticket in mine:
-        for named in (ticket, f"{ticket}!1", f"{ticket}/2", ticket + SLOT, f"{ticket}{SLOT}!1"):
+    for lease_id in mine:
+        for named in (lease_id, f"{lease_id}!1", f"{lease_id}/2", lease_id + SLOT, f"{lease_id}{SLOT}!1"):
             slot = Waiting.of({HEADER: {"slot": [0, named, 1]}}).decision()
             assert slot is None or not limiter.redeem(slot)
     assert limiter.peek().remaining == 0

@@ -1,7 +1,7 @@
 -- Decide several calls, all or none. The caller gives them in the order of their records' ids.
 --
 -- Each call is a text that calls the policy's function (see apply_call.sql): $1 to $6 are the parameters that all
--- of these begin with, $7 is the ticket's owner, $8 has event and configuration. Returns each verdict as a text.
+-- of these begin with, $7 is the lease_id's owner, $8 has event and configuration. Returns each verdict as a text.
 create or replace function {name}(
   _asks text[], _ids text[], _prefix text, _names text[], _qualifiers text[], _owners text[], _numbers text[],
   _clock bigint, _ms bigint

@@ -95,7 +95,7 @@ class PgStatement:
         if len(self._calls) > 1:
             return self._execute_together(cursor, now, ms)
         (call,), (row,) = self._calls, self._rows
-        owner = collation_safe(call.ticket) if call.policy.leases else ""
+        owner = collation_safe(call.lease_id) if call.policy.leases else ""
         values = [row.id, row.prefix, row.name, row.qualifier, now, ms, owner, *call.event, *call.config]
         cursor.execute(_function(call.policy.name).ask, values)
         return [tuple(cursor.fetchone()[0])]
@@ -109,7 +109,7 @@ class PgStatement:
             rows[0].prefix,
             [row.name for row in rows],
             [row.qualifier for row in rows],
-            [collation_safe(call.ticket) for call in calls],
+            [collation_safe(call.lease_id) for call in calls],
             [f"{{{','.join(map(str, call.event + call.config))}}}" for call in calls],
             now,
             ms,

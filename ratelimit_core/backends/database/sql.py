@@ -17,7 +17,7 @@ BATCH = 500
 """How many rows one statement reads or writes at most."""
 
 NO_OWNER = ""
-"""The owner of a lease that no ticket names any more."""
+"""The owner of a lease that no lease id names any more."""
 
 MAX_OVERSTAY = 10 * 365 * 86400 * SECOND
 """How much longer than needed a row may be kept, in µs. Rows that lasted for ever, such as an override, may end."""
@@ -101,7 +101,7 @@ def lease_query(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: st
         for name in reads(call):
             read = _READS[name].format(now=now, spare=values.get(call.policy.spare), period=values.get("period"))
             columns.append(f"({read}{latest})")
-            parameters += (row.id, collation_safe(call.ticket)) if name == "own_end" else (row.id,)
+            parameters += (row.id, collation_safe(call.lease_id)) if name == "own_end" else (row.id,)
     return f"SELECT {', '.join(columns)}", parameters
 
 

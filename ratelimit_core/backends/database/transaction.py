@@ -226,7 +226,7 @@ class Transaction:
 
     def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:
         """Drop and add leases: see :mod:`ratelimit_core.policies`."""
-        owner = collation_safe(call.ticket)
+        owner = collation_safe(call.lease_id)
         ended = 0 < was.leases["oldest"] <= now
         if drop or ended:
             self._cursor.execute(

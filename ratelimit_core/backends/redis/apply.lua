@@ -1,7 +1,7 @@
 -- Decide a list of calls, all or none, and write what they changed, unless `look` is true. The lines above this
 -- define `look` and the generated policies.
 --
--- ARGV: the time in µs ('' for the server's own), then for each call: policy, ticket, event and configuration.
+-- ARGV: the time in µs ('' for the server's own), then for each call: policy, lease id, event and configuration.
 -- KEYS: for each call the key of its record and of its leases (each if the policy has them), and of the index.
 -- Returns the verdicts in the order of the calls. If one call is denied, nothing is written. Each key expires with
 -- what it holds.
@@ -33,30 +33,30 @@ local function keep(set, deadline)
   end
 end
 
-local function named(ticket, part)
-  return part == 1 and ticket or ticket .. '/' .. part
+local function named(lease_id, part)
+  return part == 1 and lease_id or lease_id .. '/' .. part
 end
 
--- Add a lease that no ticket names.
-local function add_nameless(leases, ticket, ends)
+-- Add a lease that no lease id names.
+local function add_nameless(leases, lease_id, ends)
   local n = redis.call('ZCARD', leases)
   repeat
     n = n + 1
-  until redis.call('ZADD', leases, 'NX', ends, ticket .. '!' .. n) == 1
+  until redis.call('ZADD', leases, 'NX', ends, lease_id .. '!' .. n) == 1
 end
 
-local function exchange(leases, ticket, drop, add, ends)
+local function exchange(leases, lease_id, drop, add, ends)
   redis.call('ZREMRANGEBYSCORE', leases, '-inf', text(now))
   for part = 1, drop do
-    redis.call('ZREM', leases, named(ticket, part))
+    redis.call('ZREM', leases, named(lease_id, part))
   end
   for _ = 1, -add do
-    add_nameless(leases, ticket, text(ends))
+    add_nameless(leases, lease_id, text(ends))
   end
   for part = 1, add do
-    local member = named(ticket, part)
+    local member = named(lease_id, part)
     if redis.call('ZADD', leases, 'NX', text(ends), member) == 0 then
-      add_nameless(leases, ticket, redis.call('ZSCORE', leases, member))
+      add_nameless(leases, lease_id, redis.call('ZSCORE', leases, member))
       redis.call('ZADD', leases, text(ends), member)
     end
   end

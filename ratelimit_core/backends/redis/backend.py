@@ -150,9 +150,9 @@ class RedisBackend(Backend):
     def _script(self, calls: Sequence[Call], dry_run: bool = False) -> Script:
         keys: list[str] = []
         arguments: list[str | int] = ["" if self._clock is None else self._clock()]
-        for policy, key, event, config, ticket in calls:
+        for policy, key, event, config, lease_id in calls:
             keys += (self._cached_keys if _is_cacheable(key) else self._keys_of.of)(policy, key)
-            arguments += (policy.name, ticket, *event, *config)
+            arguments += (policy.name, lease_id, *event, *config)
         lua, sha = script(frozenset([call.policy.name for call in calls]), dry_run)
         # As text: hiredis crashes if a signal handler raises while it converts numbers.
         return lua, sha, [str(len(keys)), *keys, *map(str, arguments)]

@@ -42,10 +42,10 @@ def _policy(policy: Policy) -> tuple[int, bytes]:
 def pack(sha: str, calls: Sequence[Call], named: Sequence[tuple[int, bytes]]) -> bytes:
     """Return the EVALSHA of ``calls``, whose packed :func:`keys` are ``named``."""
     count, arguments = 4, [_NO_TIME]
-    for policy, _, event, config, ticket in calls:
+    for policy, _, event, config, lease_id in calls:
         more, name = _policy(policy)
         count += more
-        arguments += (name, text(ticket), numbers(event), numbers(config))
+        arguments += (name, text(lease_id), numbers(event), numbers(config))
     many = sum([number for number, _ in named])
     words = b"*%d\r\n$7\r\nEVALSHA\r\n" % (count + many), text(sha), text(str(many))
     return b"".join([*words, *[names for _, names in named], *arguments])
