@@ -18,7 +18,7 @@ APP = """
     from ratelimit_core.circuit_breaker import circuit_breaker
 
     breaker = CircuitBreaker("payments", failure_threshold=2, recovery_timeout=30)  # made when it is imported
-    supplier = Limiter("2/m", key="supplier", lease=2)
+    supplier = Limiter("2/m", key="supplier", local_quota=2)
 
 
     @breaker
