@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import hashlib
 import importlib
 import os
 import uuid
@@ -17,6 +19,7 @@ import redis
 from celery import _state
 
 from ratelimit_core.backends import Backend, DatabaseBackend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.backends.redis import backend as redis_backend
 from ratelimit_core.circuit_breaker import circuit_breaker_registry
 from ratelimit_core.config import sources
 from ratelimit_core.store import configured, factory
@@ -171,7 +174,25 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def store(store_kind: str, request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
+def lasting_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have keys last a minute longer: they end by the server's clock, and the test's stands still."""
+    monkeypatch.setattr(redis_backend, "script", _lasting)
+
+
+@functools.cache
+def _lasting(names: frozenset[str], look: bool = False) -> tuple[str, str]:
+    text, _ = _script(names, look)
+    span = "(deadline - now) / 1000)"
+    assert span in text
+    text = text.replace(span, f"{span} + 60000")
+    return text, hashlib.sha1(text.encode()).hexdigest()
+
+
+_script = redis_backend.script
+
+
+@pytest.fixture
+def store(store_kind: str, lasting_keys: None, request: pytest.FixtureRequest, clock: ManualClock) -> Iterator[Backend]:
     """Each backend in turn, empty, on the test's clock."""
     prefix = f"test-{uuid.uuid4().hex}"
     backend: Backend

@@ -45,7 +45,7 @@ def server(valkey_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def counted(server: redis.Redis, valkey_url: str, clock: ManualClock) -> Iterator[Fleet]:
+def counted(server: redis.Redis, valkey_url: str, lasting_keys: None, clock: ManualClock) -> Iterator[Fleet]:
     backend = RedisBackend(valkey_url, key_prefix="counted", clock=clock, **servers.PATIENT)
     fleet = Fleet(backend, clock)
     succeed(fleet.process("warm-up"))  # the server knows the script from here on

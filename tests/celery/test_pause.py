@@ -183,7 +183,7 @@ def test_a_probe_that_goes_on_keeps_its_place_beyond_its_lease(fleet: Fleet) -> 
     worker.wait_for("settling is stopped")
     probing = task.delay(1)
     eventually(lambda: task.resilience.limiter.peek().remaining == 0)
-    assert task.resilience.breaker.state == "half_open"
+    eventually(lambda: task.resilience.breaker.state == "half_open")
     held_since = time.monotonic()
     eventually(lambda: time.monotonic() > held_since + lease + 2)
     assert task.resilience.limiter.peek().remaining == 0

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("thorough", max_examples=1000)
-settings.register_profile("quick", max_examples=10)
+settings.register_profile("default", deadline=None)  # a machine may be busy
+settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.register_profile("quick", max_examples=10, deadline=None)
+settings.load_profile("default")
 
 
 def is_quick() -> bool:

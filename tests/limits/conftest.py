@@ -37,7 +37,7 @@ def make(store: Backend, clock: ManualClock) -> MakeLimiter:
 
 
 @pytest.fixture
-def shared(valkey_url: str, clock: ManualClock) -> Iterator[Backend]:
+def shared(valkey_url: str, lasting_keys: None, clock: ManualClock) -> Iterator[Backend]:
     """A store that other processes share, on the test's clock."""
     backend = RedisBackend(valkey_url, key_prefix="test-limits", clock=clock, **PATIENT)
     yield backend

@@ -75,6 +75,11 @@ class Site:
         return RedisBackend(self.store, key_prefix=self.prefix, **PATIENT)
 
 
+def patient(url: str) -> str:
+    """The URL of a Valkey for a project that wants an answer, however busy the machine."""
+    return f"{url}?socket_timeout=30&socket_connect_timeout=30"
+
+
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the databases of the project."""
@@ -87,7 +92,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(project: Path, valkey_url: str) -> Site:
     """The project on Valkey, with nothing in it."""
-    return Site(project, valkey_url)
+    return Site(project, patient(valkey_url))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ratelimit_core import BackendError, CircuitBreaker, Limiter, configure
 from ratelimit_core.backends import Backend
 from ratelimit_core.django.management.commands import ratelimit_health
 from tests import databases
-from tests.operators.conftest import Site
+from tests.operators.conftest import Site, patient
 
 AWAY = "redis://127.0.0.1:1/0"
 
@@ -26,7 +26,7 @@ AWAY = "redis://127.0.0.1:1/0"
 @pytest.fixture
 def own(project: Path, valkey_url: str) -> Site:
     """A site with a store that no other test sees."""
-    return Site(project, valkey_url)
+    return Site(project, patient(valkey_url))
 
 
 @pytest.fixture

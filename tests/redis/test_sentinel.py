@@ -122,11 +122,7 @@ def test_a_master_that_was_demoted_is_not_held_on_to(
     port = setup.replica.port
     eventually(begun)
     eventually(demoted)
-    with pytest.raises(BackendError):
-        backend.apply_unguarded(CALLS)
-    with pytest.raises(BackendError):
-        loop.run_until_complete(backend.aapply_unguarded(CALLS))
-    longest_wait_until_well(backend, loop)
+    longest_wait_until_well(backend, loop)  # the first to ask gets an error, unless the Sentinel was quicker
     before = setup.replica.client.dbsize()
     backend.apply_unguarded([ask(FIXED_WINDOW, ("another", ""))])
     loop.run_until_complete(backend.aapply_unguarded([ask(FIXED_WINDOW, ("a third", ""))]))
