@@ -258,8 +258,8 @@ def _decide_without_store(
             raise
 
 
-def _take(admission: Admission, acquired: Permit | Decision | None) -> None:
-    if isinstance(acquired, Permit):
-        admission.permit = acquired
-    elif acquired is not None:
-        admission.decision = acquired
+def _take(admission: Admission, taken: Permit | Decision | None) -> None:
+    if isinstance(taken, Permit):
+        admission.permit = taken
+    elif taken is not None:
+        admission.decision = taken

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from ratelimit_core import Limiter
+from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, RedisBackend
+from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.limiter import Algorithm
 from ratelimit_core.testing import ManualClock
 from tests.servers import PATIENT
 
 MakeLimiter = Callable[..., Limiter]
+Guarding = Callable[[CircuitBreaker | None, Limiter | None], Guard]
 
 ALGORITHMS: list[Algorithm] = [
     "sliding_window",
@@ -59,3 +62,35 @@ def round_trips(valkey_url: str, shared: Backend) -> Callable[[], int]:
         return seen - before
 
     return count
+
+
+@pytest.fixture(params=["sync", "async"])
+def guarding(request: pytest.FixtureRequest) -> Iterator[Guarding]:
+    """Make a guard; it is asked, and what it admits is settled, in one of the two ways."""
+    if request.param == "sync":
+        yield Guard
+        return
+    loop = asyncio.new_event_loop()
+
+    class AdmissionInLoop(Admission):
+        def record(self, error: BaseException | None) -> float:
+            return loop.run_until_complete(self.arecord(error))
+
+        def fail(self, error: BaseException) -> float:
+            return loop.run_until_complete(self.afail(error))
+
+        def record_result(self, result: object) -> None:
+            loop.run_until_complete(self.arecord_result(result))
+
+        def cancel(self) -> None:
+            loop.run_until_complete(self.acancel())
+
+    class GuardInLoop(Guard):
+        def acquire(self, **options: Any) -> Admission:
+            taken = loop.run_until_complete(self.aacquire(**options))
+            admission = AdmissionInLoop(self.limiter, taken.key, taken.permit)
+            admission.decision = taken.decision
+            return admission
+
+    yield GuardInLoop
+    loop.close()

