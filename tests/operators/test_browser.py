@@ -168,7 +168,7 @@ def test_the_keyboard_alone_reaches_and_uses_the_switch(person: Person, breaker:
     go_on("reason")
     page.keyboard.type("supplier is down")
     page.keyboard.press("Enter")  # which presses no button
-    go_on("Force openrefuse every call")
+    go_on("Force openreject every call")
     page.keyboard.press("Enter")
     expect(page.locator("#headline")).to_have_text(f"{breaker.name} is open: forced open by control: supplier is down")
     assert [(each["event"], each["author"]) for each in breaker.history()] == [("forced_open", "control")]

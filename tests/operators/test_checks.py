@@ -19,7 +19,7 @@ WRONG: list[tuple[dict[str, Any], str, list[str]]] = [
     (
         {"RATELIMIT_FAIL_OPEN": "maybe"},
         "E002",
-        ["RATELIMIT_FAIL_OPEN = 'maybe' should be True"],
+        ["RATELIMIT_FAIL_OPEN = 'maybe' should be True for on_store_failure='allow'"],
     ),
     ({"RATELIMIT_KEY_PREFIX": 5}, "E002", ["RATELIMIT_KEY_PREFIX = 5 should be a string"]),
     ({"RATELIMIT_MEMORY_MAX_KEYS": 0}, "E002", ["RATELIMIT_MEMORY_MAX_KEYS = 0 should be a whole number"]),
