@@ -50,7 +50,7 @@ soak: $(DEV)  ## Have a fleet live through random faults for an hour; SOAK="--se
 	.venv/bin/python -m tests.soak $(SOAK)
 
 screenshots: $(DEV)  ## Take the pictures of docs/dashboard.md again
-	.venv/bin/python -m tests.operators.screenshots
+	.venv/bin/python -m tests.django.operators.screenshots
 
 docs: $(DEV)  ## Build the documentation into build/docs, and draw what is drawn from runs
 	.venv/bin/python -m docs.generate

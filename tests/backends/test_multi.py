@@ -31,7 +31,7 @@ from ratelimit_core.guard import Guard
 from ratelimit_core.policies import FIXED_WINDOW
 from ratelimit_core.testing import ManualClock
 from tests import servers
-from tests.breaker.fleet import fail
+from tests.circuit_breaker.fleet import fail
 
 from .faults import OPERATIONS, REFUSED_WHILE_OPEN, FaultyMemory, Operation, call
 

@@ -17,7 +17,7 @@ from ratelimit_core.events import ConfigMismatch, Event, subscribe
 from ratelimit_core.policies import EXPIRES, POLICIES
 from ratelimit_core.protocol.breaker import MODES
 from ratelimit_core.testing import ManualClock
-from tests.breaker.fleet import Fleet, fail, probe, succeed
+from tests.circuit_breaker.fleet import Fleet, fail, probe, succeed
 from tests.compatibility.record import PREFIX, RECORDED, START, asked, calls
 from tests.servers import PATIENT
 

@@ -1,4 +1,4 @@
-"""What the dashboard keeps between two requests of one process; what it shows is in tests/operators."""
+"""What the dashboard keeps between two requests of one process; what it shows is in tests/django/operators."""
 
 from __future__ import annotations
 

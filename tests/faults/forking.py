@@ -17,8 +17,8 @@ from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.backends import Backend, DatabaseBackend, RedisBackend
 from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.policies import FIXED_WINDOW
-from tests.breaker.members import backend_of
-from tests.database.forks import session, sessions
+from tests.backends.database.forks import session, sessions
+from tests.circuit_breaker.members import backend_of
 
 LIMIT = 200
 HITS = 10

@@ -15,9 +15,9 @@ import redis
 
 from ratelimit_core._util.clock import SECOND, wall
 from tests import databases
-from tests.breaker.test_races import Member
-from tests.limits import hammer
-from tests.limits.test_admission import DOCUMENTED, busiest, most_at_a_time, told
+from tests.circuit_breaker.test_races import Member
+from tests.limiter import hammer
+from tests.limiter.test_admission import DOCUMENTED, busiest, most_at_a_time, told
 from tests.servers import Process, eventually, missing
 
 from .table import Row
@@ -75,7 +75,7 @@ def test_limits_hold_whatever_time_the_processes_have(
     store: tuple[str, str, Mapping[str, str]], faketime: Mapping[str, str], saw: Callable[[Row], None]
 ) -> None:
     kind, where, environ = store
-    module = ["tests.limits.hammer", where, kind] if kind == "valkey" else ["tests.database.hammer", where]
+    module = ["tests.limiter.hammer", where, kind] if kind == "valkey" else ["tests.backends.database.hammer", where]
     with ExitStack() as stack:
         started = [
             stack.enter_context(

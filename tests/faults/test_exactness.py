@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests import databases
-from tests.limits import hammer
-from tests.limits.test_admission import DOCUMENTED, THREADS, busiest, hammered, most_at_a_time
+from tests.limiter import hammer
+from tests.limiter.test_admission import DOCUMENTED, THREADS, busiest, hammered, most_at_a_time
 
 from .table import Row
 
@@ -19,11 +19,11 @@ STORES = ["memory", "valkey", "multi", "sqlite", "postgresql", "mariadb"]
 def besieged(store: str, request: pytest.FixtureRequest) -> dict[str, hammer.Spans]:
     environ = {"HAMMER_SECONDS": str(SECONDS)}
     if store == "memory":
-        return hammered("-m", "tests.limits.hammer", "", store, THREADS, environ=environ, processes=1)
+        return hammered("-m", "tests.limiter.hammer", "", store, THREADS, environ=environ, processes=1)
     if store in ("valkey", "multi"):
-        return hammered("-m", "tests.limits.hammer", request.getfixturevalue("valkey_url"), store, environ=environ)
+        return hammered("-m", "tests.limiter.hammer", request.getfixturevalue("valkey_url"), store, environ=environ)
     alias = request.getfixturevalue(store)
-    return hammered("-m", "tests.database.hammer", alias, environ=environ | databases.child_environ(alias))
+    return hammered("-m", "tests.backends.database.hammer", alias, environ=environ | databases.child_environ(alias))
 
 
 @pytest.mark.whole

@@ -16,11 +16,11 @@ from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.circuit_breaker.operator import read_record
 from ratelimit_core.circuit_breaker.permit import Permit
 from tests import databases, servers
-from tests.breaker.fleet import ask
-from tests.breaker.test_races import Member, fleet
+from tests.circuit_breaker.fleet import ask
+from tests.circuit_breaker.test_races import Member, fleet
 from tests.faults import forking
-from tests.limits import hammer
-from tests.limits.test_admission import DOCUMENTED, busiest, hammered, most_at_a_time
+from tests.limiter import hammer
+from tests.limiter.test_admission import DOCUMENTED, busiest, hammered, most_at_a_time
 
 from .table import Row
 
@@ -158,10 +158,10 @@ def test_greenlets_decide_exactly(store: str, request: pytest.FixtureRequest) ->
     command = ["-m", "gevent.monkey", "--module"]
     environ = {"HAMMER_SECONDS": "2"}
     if store == "valkey":
-        command += ["tests.limits.hammer", request.getfixturevalue("valkey_url"), store]
+        command += ["tests.limiter.hammer", request.getfixturevalue("valkey_url"), store]
     else:
         alias = request.getfixturevalue(store)
-        command += ["tests.database.hammer", alias]
+        command += ["tests.backends.database.hammer", alias]
         environ |= databases.child_environ(alias)
     spans = hammered(*command, environ=environ)
     most = {algorithm: busiest(spans[algorithm]) for algorithm in DOCUMENTED}

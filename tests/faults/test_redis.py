@@ -12,8 +12,8 @@ from ratelimit_core.backends import RedisBackend
 from ratelimit_core.store import configured
 from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
-from tests.breaker.fleet import broken
-from tests.redis.topology import HOST, Server, one_server
+from tests.backends.redis.topology import HOST, Server, one_server
+from tests.circuit_breaker.fleet import broken
 from tests.servers import free_port
 
 from .conftest import Saw

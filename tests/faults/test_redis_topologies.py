@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from ratelimit_core.backends import RedisBackend
-from tests.redis.topology import Cluster, Watched, cluster, watched
+from tests.backends.redis.topology import Cluster, Watched, cluster, watched
 
 from .conftest import Saw
 from .scenario import RETRY_AFTER, Fault, endure, fleet

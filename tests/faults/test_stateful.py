@@ -39,7 +39,7 @@ from ratelimit_core.store import configured
 from ratelimit_core.store.fallback import Store
 from ratelimit_core.testing import ManualClock
 from tests.backends.faults import FaultyMemory, FaultyRedis
-from tests.breaker.fleet import Fleet, ask, broken
+from tests.circuit_breaker.fleet import Fleet, ask, broken
 from tests.conformance.profiles import examples
 
 PROCESSES = 3

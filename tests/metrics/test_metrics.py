@@ -33,7 +33,7 @@ from ratelimit_core.metrics.exporter import HISTOGRAMS
 from ratelimit_core.metrics.fleet import Reading, readings
 from ratelimit_core.metrics.labels import label_of
 from ratelimit_core.store import fallback
-from tests.breaker.fleet import fail
+from tests.circuit_breaker.fleet import fail
 from tests.servers import ROOT, missing
 
 MONITORING = ROOT / "monitoring"

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from tests.celery.conftest import fleet
 from tests.django.conftest import configured, requests
-from tests.operators.conftest import control, project, server, site
+from tests.django.operators.conftest import control, project, server, site
 
 __all__ = ["configured", "control", "fleet", "project", "requests", "server", "site"]
