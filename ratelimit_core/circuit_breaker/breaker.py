@@ -116,7 +116,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
     @staticmethod
     def _make_instance(template: Definition[CircuitBreaker], name: str) -> CircuitBreaker:
         instance = copy.copy(template.handle)
-        instance._hold(template.bound(instance, name))
+        instance._hold(template.bound(name))
         return instance
 
     def extend_probe_timeout(self, seconds: float) -> None:

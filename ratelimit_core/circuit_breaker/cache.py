@@ -65,6 +65,12 @@ class BreakerCache:
         successes, failures, rejections, shadow_rejections, probes: what this process counted.
     """
 
+    __slots__ = (  # a template may have a thousand instances
+        "__weakref__", "_details", "_find_store", "_is_plain", "_key", "_store", "_ttl", "cached", "clock", "compares",
+        "config", "failure_count", "failures", "last", "last_success_at", "pending_successes", "policy_config",
+        "probes", "reject_until", "rejections", "retry_at", "shadow_rejections", "shadowing", "successes",
+    )  # fmt: skip
+
     def __init__(
         self, config: CircuitBreakerConfig, store: Callable[[], Store], clock: Clock, *, compared: bool = True
     ) -> None:

@@ -117,9 +117,12 @@ class Definition(Generic[H]):
                 del self.instances[next(iter(self.instances))]  # the one that was used longest ago
             return instance
 
-    def bound(self, handle: H, name: str) -> Definition[H]:
-        """Return the definition of one instance of this template, ready for use."""
-        definition = Definition(handle, name, self.options, self.backend, self.clock)
+    def bound(self, name: str) -> Definition[H]:
+        """Return the definition of one instance of this template, ready for use.
+
+        It does not hold the instance: in a circle, instances that are dropped would wait for the garbage collector.
+        """
+        definition = Definition(self.handle, name, self.options, self.backend, self.clock)
         definition.longest_run = self.longest_run
         definition.cache = definition.make_cache()
         return definition

@@ -31,7 +31,8 @@ def labelling() -> Callable[[str], str]:
             if _pattern(template).fullmatch(name):
                 return template
         head, colon, _ = name.partition(":")
-        return name if not colon or name in known else f"{head}:*"
+        label = name if not colon or name in known else f"{head}:*"
+        return label if label.isascii() else label.encode("utf-8", "backslashreplace").decode()  # exporters write UTF-8
 
     return label_of
 

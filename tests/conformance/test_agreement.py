@@ -48,7 +48,7 @@ def test_every_store_decides_alike(policy: Policy, participant: NewParticipant) 
         clock = ManualClock()
         play(policy, *scenario, clock, participant(clock))
         events = [dict(zip(policy.event, step.event, strict=True)) for step in scenario[1]]
-        asked.update((event["op"], event.get("to", 0)) for event in events)
+        asked.update((event["op"], event.get("new_mode", 0)) for event in events)
 
     agree()
     if not is_quick():

@@ -203,7 +203,7 @@ def test_opentelemetry_observes_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     assert observed("resilience.breaker.calls", name, "failure") == 1
     assert observed("resilience.breaker.transitions", name, "open") == 1
     assert observed("resilience.breaker.state", name, "open") == 1
-    assert observed("resilience.store.available") == 1
+    assert observed("resilience.store.up") == 1
     assert observed("resilience.limit.denials", "1/h", "fixed_window") == taken.count(False) == 2
     latency = points["resilience.store.seconds",]
     assert isinstance(latency, HistogramDataPoint)
