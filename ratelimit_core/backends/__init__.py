@@ -1,4 +1,4 @@
-"""Where it is decided: stores that run policies next to their records."""
+"""Stores that run policies next to their records."""
 
 from __future__ import annotations
 

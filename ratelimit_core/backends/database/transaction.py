@@ -184,7 +184,7 @@ class Transaction:
         self._cursor.execute(f"{self._dialect.within_ms}SELECT {COLUMNS} FROM {RECORDS} {condition}", ids)
         return {values[0]: Row(*values) for values in self._cursor.fetchall()}
 
-    def _newest(self, record: str) -> int:
+    def _last_end(self, record: str) -> int:
         """Return when the last of the leases ends; 0 if there are none."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT MAX(ends) FROM {LEASES} WHERE record = %s", [record])
         return int(self._cursor.fetchone()[0] or 0)
@@ -214,7 +214,7 @@ class Transaction:
             expires = verdict[EXPIRES]
             row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
             if row.overstays(expires, now):
-                row = row._replace(kept_until=self._newest(row.id) if policy.leases else 0)
+                row = row._replace(kept_until=self._last_end(row.id) if policy.leases else 0)
             row = row.kept(expires, now)
         if policy.leases:
             drop, add, ends = verdict[RECORD + width :]
@@ -267,7 +267,7 @@ class Transaction:
 
 
 class _Was:
-    """What was stored, as a policy sees it."""
+    """What was stored when the transaction began, as a policy sees it."""
 
     __slots__ = ("leases", "record")
 

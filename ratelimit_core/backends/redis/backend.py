@@ -126,10 +126,10 @@ class RedisBackend(Backend):
         if self._loops is None:
             return await super()._aapply(calls)
         reject_duplicates(calls)
-        aevaluate = partial(self._aevaluate, self._loops.current())
+        session = self._loops.current()
         if self._clustered and calls:
-            return await arun(apply_per_slot(calls), aevaluate)
-        return await aevaluate(SlotBatch(calls))
+            return await arun(apply_per_slot(calls), partial(self._aevaluate, session))
+        return _verdicts(calls, await session.evaluate(self._script(calls)))
 
     def _evaluate(self, batch: SlotBatch) -> list[Verdict]:
         return _verdicts(batch.calls, self._session.evaluate(self._script(*batch)))
