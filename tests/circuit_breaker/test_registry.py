@@ -203,7 +203,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_right_one(given: str, mea
 
 @pytest.mark.parametrize("name", ["", None, 5, b"payments"])
 def test_a_breaker_needs_a_name(name: Any) -> None:
-    with pytest.raises(ConfigurationError, match="the name of a breaker must be a string|needs a name"):
+    with pytest.raises(ConfigurationError, match="must be a string" if name != "" else "needs a name"):
         CircuitBreaker(name)
 
 
