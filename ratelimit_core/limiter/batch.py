@@ -69,13 +69,21 @@ class LimitCheck(NamedTuple):
     consumes: bool = False
     redeems: bool = False
 
-    def ask(self) -> Steps[Decision]:
-        """Ask the store, or decide without it by ``on_store_failure``. One round trip."""
+    def ask(self, *, counts: bool = False) -> Steps[Decision]:
+        """Ask the store, or decide without it by ``on_store_failure``. One round trip.
+
+        ``counts``: a denial is counted, and remembered as long as it holds.
+        """
         try:
             verdicts = yield "apply", self.calls
         except BackendError as error:
-            return self.decide_without_store(error)
-        return self.decide(verdicts)
+            decision = self.decide_without_store(error)
+        else:
+            decision = self.decide(verdicts)
+        if counts and not decision.allowed:
+            self.remember(decision)
+            self.limits[decision.denied_by].count_denial()
+        return decision
 
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[Decision | None]:
         """Read the store's answer; ``allowed`` if everything that was asked with it was allowed as well.
@@ -194,7 +202,7 @@ def hit_check(
 def peek_check(limiter: LimitSet, key: str, cost: int) -> LimitCheck:
     """Return the check that takes nothing."""
     calls = [limit.call(key, PEEK, cost, "") for limit in limiter.limits]
-    return LimitCheck(limiter, limiter.limits, calls, key, cost)
+    return _new(LimitCheck, (limiter, limiter.limits, calls, key, cost, "", False, False))
 
 
 def refund_calls(limiter: LimitSet, limits: Sequence[Limit], key: str, decision: Decision) -> list[Call]:

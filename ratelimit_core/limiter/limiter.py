@@ -117,7 +117,7 @@ class Limiter:
         if fast_hit is not None and cost == 1 and type(cost) is int:
             return fast_hit(name)
         decision = self._decide_here(name, cost)
-        return drive(self._hit(name, cost), self.store) if decision is None else decision
+        return drive(self._hit(name, cost), self._store or self.store) if decision is None else decision
 
     async def ahit(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """:meth:`hit` without blocking the event loop. Cancelled meanwhile, it releases its concurrency slot."""
@@ -138,19 +138,9 @@ class Limiter:
         return denial
 
     def _hit(self, name: str, cost: int) -> Steps[Decision]:
-        decision = None
         if self._quota is not None and cost == 1:
-            unit = yield from self._quota.take_block(self, name)
-            if unit is not None:
-                return unit
-            decision = self.known_denials.get(name, cost)
-        if decision is None:
-            check = hit_check(self, name, cost, new_id())
-            decision = yield from check.ask()
-            check.remember(decision)
-        if not decision.allowed:
-            self.limits[decision.denied_by].count_denial()
-        return decision
+            return self._quota.hit(self, name)
+        return hit_check(self, name, cost, new_id()).ask(counts=True)
 
     async def _acquire(self, steps: Steps[Decision], key: str | None) -> Decision:
         """Take steps that may acquire a concurrency slot. Cancelled meanwhile, release it."""

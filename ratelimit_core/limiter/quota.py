@@ -72,7 +72,17 @@ class LocalQuota:
             return None
         return block.decision
 
-    def take_block(self, limiter: LimitSet, key: str) -> Steps[Decision | None]:
+    def hit(self, limiter: LimitSet, key: str) -> Steps[Decision]:
+        """Hit ``key`` at a cost of 1: from a new block, or alone if there is no room for a block."""
+        unit = yield from self._take_block(limiter, key)
+        if unit is not None:
+            return unit
+        if (denial := limiter.known_denials.get(key, 1)) is not None:
+            limiter.limits[denial.denied_by].count_denial()
+            return denial
+        return (yield from hit_check(limiter, key, 1, new_id()).ask(counts=True))
+
+    def _take_block(self, limiter: LimitSet, key: str) -> Steps[Decision | None]:
         """Take a block for ``key`` and spend its first unit. Return None if there is no room for a block.
 
         The same holds for a key that is too long to be remembered, and while another caller takes a block for ``key``.
