@@ -40,14 +40,14 @@ def cached_permit(cache: BreakerCache) -> Permit | None:
         CircuitBreakerError: the breaker rejects, and it is too early to ask again.
     """
     now = cache.clock()
-    _, fresh_until, _, generation, local = cache.cached
-    if now < fresh_until:
+    cached = cache.cached
+    if now < cached.fresh_until:
         if cache.shadowing:
             cache.shadow_rejections += 1
-        return Permit(cache, generation, local=local)
+        return Permit(cache, cached.generation, local=cached.local)
     for probe in probes.get():
-        if probe.is_of(cache) and probe.generation == generation and not probe.settled:
-            return Permit(cache, generation, local=local)
+        if probe.is_of(cache) and probe.generation == cached.generation and not probe.settled:
+            return Permit(cache, cached.generation, local=cached.local)
     if now < cache.reject_until:
         raise cache.reject(max(0, cache.retry_at - now))
     return None
@@ -62,8 +62,8 @@ def permit_since(cache: BreakerCache, cached: CachedVerdict, began_at: int) -> P
 
 def unsolicited_permit(cache: BreakerCache) -> Permit:
     """Return a permit to report a call that was made without one. It reports at once, unless permits are cached."""
-    _, fresh_until, _, generation, local = cache.cached
-    return Permit(cache, generation, probe=not fresh_until, local=local)
+    cached = cache.cached
+    return Permit(cache, cached.generation, probe=not cached.fresh_until, local=cached.local)
 
 
 def acquire_uncached(cache: BreakerCache, lease_id: str) -> Steps[Permit]:

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from .._util.callables import is_asynchronous
 from .._util.clock import Clock, monotonic
@@ -225,19 +225,6 @@ class CircuitBreaker(ManualControl, SeparateReports):
         """
         cache = self._resolve()
         drive(report_external(cache, error, started_ago, lease_id, extra_calls), cache.store)
-
-    @property
-    def state(self) -> str:
-        """``"closed"``, ``"open"`` or ``"half_open"``, from the store: one round trip."""
-        return cast(str, self.get_status()["state"])
-
-    @property
-    def stats(self) -> dict[str, int]:
-        """What this process counted: ``successes``, ``failures``, ``rejections``, ``shadow_rejections``. No round trip.
-
-        The last are the calls that would have been rejected without shadow mode.
-        """
-        return self._resolve().stats()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -1,7 +1,7 @@
 """What one process knows of a breaker: the store's latest verdict, and the outcomes that are not reported yet.
 
 There is one :class:`BreakerCache` for each breaker and process. Permits are issued from a :class:`CachedVerdict`, an
-immutable tuple that is replaced atomically, so nothing here locks. Two threads that replace it at once cost one more
+immutable object that is replaced atomically, so nothing here locks. Two threads that replace it at once cost one more
 round trip, never a wrong permit.
 """
 
@@ -10,7 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from .._util.clock import SECOND, Clock, microseconds, wall
 from .._util.fork import renewed_after_fork
@@ -23,7 +24,8 @@ from ..protocol.call import Call
 from ..store.fallback import Store
 
 
-class CachedVerdict(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CachedVerdict:
     """What permits are issued from. Times are µs on the cache's clock.
 
     Attributes:
@@ -127,8 +129,8 @@ class BreakerCache:
 
     def is_current(self, generation: int, local: bool) -> bool:
         """Return whether a permit is of the cached generation."""
-        _, _, _, cached_generation, cached_local = self.cached
-        return generation == cached_generation and local == cached_local
+        cached = self.cached
+        return generation == cached.generation and local == cached.local
 
     # The verdict
 
@@ -163,10 +165,10 @@ class BreakerCache:
 
     def extend_while_asking(self, now: int) -> int:
         """Return the generation. Until the answer comes, other threads use the verdict, unless it is too old."""
-        _, _, valid_until, generation, local = self.cached
-        if now < valid_until:
-            self.cached = CachedVerdict(0, now + self._ttl, valid_until, generation, local)
-        return generation
+        cached = self.cached
+        if now < cached.valid_until:
+            self.cached = CachedVerdict(0, now + self._ttl, cached.valid_until, cached.generation, cached.local)
+        return cached.generation
 
     def open_for(self, now: int) -> int:
         """Return for how many µs the breaker is known to be open. Forced open without an end, it has no deadline."""
@@ -203,8 +205,8 @@ class BreakerCache:
 
     def add_pending_success(self, generation: int, local: bool) -> bool:
         """Keep a success for the next report. Return False if it is not of the cached generation."""
-        _, _, _, cached_generation, cached_local = self.cached
-        if generation != cached_generation or local != cached_local:
+        cached = self.cached
+        if generation != cached.generation or local != cached.local:
             return False
         self.last_success_at = self.clock()
         self.pending_successes += 1

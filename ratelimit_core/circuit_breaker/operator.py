@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 from .._util.clock import LONGEST, SECOND, microseconds
 from ..errors import BackendError, ConfigurationError
@@ -131,6 +131,19 @@ class ManualControl(ABC):
         found = status(self.name, verdict, cache.config, cache.stats())
         mode = verdict.mode if cache.store.available else AUTOMATIC  # only the store has its author
         return found | history.current_override(cache.store.backend, self.name, mode)
+
+    @property
+    def state(self) -> str:
+        """``"closed"``, ``"open"`` or ``"half_open"``, from the store: one round trip."""
+        return cast(str, self.get_status()["state"])
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """What this process counted: ``successes``, ``failures``, ``rejections``, ``shadow_rejections``. No round trip.
+
+        The last are the calls that would have been rejected without shadow mode.
+        """
+        return self._resolve().stats()
 
 
 def read_record(cache: BreakerCache) -> BreakerVerdict:

@@ -187,7 +187,7 @@ class PermitStack:
         """Remove and return the newest permit of that breaker."""
         permits = self._permits.get()
         for permit in reversed(permits):
-            if permit.is_of(cache):
+            if permit._cache is cache:
                 self._permits.set(tuple(other for other in permits if other is not permit))
                 return permit
         return None
