@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from ratelimit_core._util.clock import SECOND, microseconds
+from ratelimit_core._util.clock import microseconds
 from ratelimit_core._util.templates import Template, is_template
 from ratelimit_core.circuit_breaker import CircuitBreaker
 from ratelimit_core.circuit_breaker.breaker import cache_of
@@ -19,10 +19,10 @@ from ratelimit_core.guard import Admission, Guard
 from ratelimit_core.limiter import Decision, Limiter
 from ratelimit_core.limiter.batch import hit_check
 from ratelimit_core.limiter.concurrency import acquire_lease, release_lease, renew_lease
-from ratelimit_core.protocol.internal_keys import turns_of, waiting_call
-from ratelimit_core.rates import Rate, parse_rates
+from ratelimit_core.protocol.internal_keys import waiting_call
 
 from .options import Options
+from .resume_pace import ResumePace
 from .settings import ENABLED
 
 logger = logging.getLogger("resilient_tasks")
@@ -80,9 +80,7 @@ class Protection:
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
         self.limiter, self.guard = self._limited(time_limit)
-        resume_rate = min(parse_rates(self._release_rate()), key=lambda each: each.spacing_us)
-        self.release = Limiter(resume_rate, key=turns_of(self._name), algorithm="leaky_bucket")
-        self.between_turns = resume_rate.spacing_us / SECOND
+        self.resume = ResumePace(self._name, options)
         self._late = 0
         self._subject: Subject | None = None
         if not (self._of_arguments or options.rate_key or callable(options.cost)):
@@ -126,13 +124,6 @@ class Protection:
         """Whether waiting tasks mostly come back in time for their reservations. A burst alone makes some late."""
         return self._late < _TOO_LATE
 
-    def _release_rate(self) -> Rate | str | list[str | Rate]:
-        if self.options.resume_rate is not None:
-            return self.options.resume_rate
-        if self.options.rate is None or self.options.rate_key is not None:  # then each key has its own rate
-            return "100/s"
-        return self.options.rate
-
     def subject(self, args: Any, kwargs: Any) -> Subject:
         """Return the breaker, the key and the cost of a call with these arguments."""
         if self._subject is not None:
@@ -157,7 +148,7 @@ class Protection:
         """Acquire the admission of one run. See :meth:`Guard.acquire`."""
         if not ENABLED:
             return _UNGUARDED.acquire()
-        if not self.release.store.shared:
+        if not self.resume.limiter.store.shared:
             _warn_that_memory_is_not_shared()
         guard = self.guard if subject.breaker is self.breaker else Guard(subject.breaker, self.limiter)
         return guard.acquire(key=subject.key, cost=subject.cost, lease_id=lease_id, reservation=slot, probe=probe)
@@ -166,16 +157,6 @@ class Protection:
         """Renew the lease of a run. One round trip if there is a concurrency limit, else none."""
         if self.options.concurrency is not None and self.limiter is not None:
             renew_lease(self.limiter, lease_id, key=subject.key)
-
-    def turn(self, subject: Subject, floor: float = 0.0) -> float:
-        """Return the seconds until a task that waited for the breaker may resume; at least ``floor``.
-
-        The times are spread, so that waiting tasks do not all resume at once.
-
-        One round trip. Beyond ``max_wait`` there are no turns.
-        """
-        turn = self.release.reserve(self.options.max_wait, not_before=floor, key=turns_of(subject.name))
-        return turn.retry_after if turn.allowed else floor
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
         """Return the error of a caller that publishes a call with these arguments, or None if that is allowed."""

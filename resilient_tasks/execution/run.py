@@ -251,7 +251,7 @@ class Run:
         """Defer until the next probe and for a reserved time after it, so that waiting tasks do not resume at once."""
         # An operator may end a long override early: ask again when the broker delivers the message again.
         until_probe = min(refusal.retry_after, longest_countdown(self.task.app))
-        wait = max(at_least, self.protection.turn(self.subject, floor=until_probe))
+        wait = max(at_least, self.protection.resume.turn(self.subject.name, floor=until_probe))
         if wait > longest_countdown(self.task.app):
             at_least = wait  # its turn is not yet when the broker brings it back
         self.put_off(refusal.waiting(wait), wait, at_least=at_least, **republish)

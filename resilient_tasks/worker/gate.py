@@ -265,7 +265,7 @@ class Gate(bootsteps.StartStopStep):
     def _by_turns(self, lane: Lane) -> None:
         """Resume the messages that are in the queues now one by one."""
         lane.waiting = sum(map(self._count, lane.queues))
-        lane.by_turns_until = time.monotonic() + lane.waiting * lane.protection.between_turns
+        lane.by_turns_until = time.monotonic() + lane.waiting * lane.protection.resume.between_turns
 
     def _try_to_probe(self, lane: Lane) -> None:
         consumer = self._consumer.task_consumer
@@ -312,7 +312,9 @@ class Gate(bootsteps.StartStopStep):
         if request.had_turn or subject is None:
             return True
         request.had_turn = True
-        wait = min(protection.turn(subject), longest_countdown(self._app))  # or another worker would get it, too
+        wait = min(
+            protection.resume.turn(subject.name), longest_countdown(self._app)
+        )  # or another worker would get it, too
         if wait <= _AT_ONCE:
             return True
         self._consumer.timer.call_after(wait, self._take_turn, (request,))
@@ -367,7 +369,7 @@ class Gate(bootsteps.StartStopStep):
 
     def _between_turns(self, queue: str) -> float:
         protections = [request.protection for request in self._waiting[queue]]
-        return max((each.between_turns for each in protections if each is not None), default=0.01)
+        return max((each.resume.between_turns for each in protections if each is not None), default=0.01)
 
     def _most(self, queue: str) -> int:
         protections = [request.protection for request in self._waiting[queue]]

@@ -66,7 +66,7 @@ def test_one_that_chose_to_wait_long_does_not_hold_up_the_others(fleet: Fleet) -
     fleet.worker()
     patient = fleet.module.again.delay(1, other={"countdown": 600})
     eventually(lambda: patient.state == "RETRY")
-    assert fleet.module.again.resilience.release.peek().retry_after < 60
+    assert fleet.module.again.resilience.resume.limiter.peek().retry_after < 60
 
 
 def test_a_slot_that_an_outage_kept_from_use_is_not_paid_twice(fleet: Fleet) -> None:

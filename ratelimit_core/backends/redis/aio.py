@@ -11,8 +11,8 @@ from typing import Any
 import redis
 
 from ...errors import BackendError, ConfigurationError
+from .round_trips import ERRORS, FAILED_WITH_OTHERS, UNREACHED, Script, outdated_pool, unavailable
 from .servers import Topology
-from .session import ERRORS, FAILED_WITH_OTHERS, UNREACHED, Script, outdated_pool, unavailable
 
 
 class LoopSession:

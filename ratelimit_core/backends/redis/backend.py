@@ -26,8 +26,8 @@ from .cluster import SlotBatch, apply_per_slot
 from .keys import JOURNAL, ClusterKeys, Keys
 from .resp import keys as pack_keys
 from .resp import pack
+from .round_trips import ClusterSession, Command, Script, Session
 from .servers import topology
-from .session import ClusterSession, Command, Script, Session
 
 _DAY_S = 24 * 3600
 

@@ -18,7 +18,7 @@ from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import RedisBackend
 from ratelimit_core.backends.redis.cluster import apply_per_slot
 from ratelimit_core.backends.redis.keys import BUCKETS, ClusterKeys
-from ratelimit_core.backends.redis.session import Script
+from ratelimit_core.backends.redis.round_trips import Script
 from ratelimit_core.errors import BackendError
 from ratelimit_core.policies import (
     ALLOWED,

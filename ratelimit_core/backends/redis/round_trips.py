@@ -1,4 +1,4 @@
-"""The blocking client of a backend, shared by all threads of a process."""
+"""Round trips to a Redis server, from the threads of a process. Those of an event loop are in :mod:`.aio`."""
 
 from __future__ import annotations
 
