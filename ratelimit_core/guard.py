@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from ._util.aio import acquired
@@ -51,6 +52,9 @@ class Question(Protocol[R_co]):
 
     def on_discarded(self) -> None:
         """Take back what was prepared: the question was not asked, or the call ended while it waited."""
+
+
+_Prepared = Callable[[], Question[Permit | Decision]]
 
 
 class Admission:
@@ -116,17 +120,23 @@ class Admission:
         if self.settled:
             return None
         self.settled = True
-        if self._limiter is not None:
-            drive(self._release(self._limiter), self._limiter.store)
-        return settle(self.permit) if self.permit is not None else None
+        try:
+            if self._limiter is not None:
+                drive(self._release(self._limiter), self._limiter.store)
+        finally:  # even if a signal handler raises meanwhile
+            answer = settle(self.permit) if self.permit is not None else None
+        return answer
 
     async def _asettle(self, settle: Callable[[Permit], Awaitable[R]]) -> R | None:
         if self.settled:
             return None
         self.settled = True
-        if self._limiter is not None:
-            await adrive(self._release(self._limiter), self._limiter.store)
-        return await settle(self.permit) if self.permit is not None else None
+        try:
+            if self._limiter is not None:
+                await adrive(self._release(self._limiter), self._limiter.store)
+        finally:  # even if the caller is cancelled meanwhile
+            answer = await settle(self.permit) if self.permit is not None else None
+        return answer
 
     def _release(self, limiter: Limiter) -> Steps[None]:
         """Release the concurrency slot: along with the permit's report if both go to the same store."""
@@ -172,8 +182,8 @@ class Guard:
             RateLimitExceeded: a limit is reached.
             ConfigurationError: the breaker and the limits are kept in different stores.
         """
-        admission, questions, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
-        return admission if store is None else drive(_ask(admission, questions), store)
+        admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
+        return admission if store is None else drive(_ask(admission, prepared), store)
 
     async def aacquire(
         self,
@@ -185,15 +195,18 @@ class Guard:
         probe: bool = False,
     ) -> Admission:
         """:meth:`acquire` without blocking the event loop. Cancelled meanwhile, it cancels the admission."""
-        admission, questions, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
+        admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         if store is None:
             return admission
-        return await acquired(adrive(_ask(admission, questions), store), Admission.acancel)
+        return await acquired(adrive(_ask(admission, prepared), store), Admission.acancel)
 
     def _prepare(
         self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
-    ) -> tuple[Admission, list[Question[Permit | Decision]], Store | None]:
-        """Return the admission as far as it is known, and the questions to a store that complete it.
+    ) -> tuple[Admission, list[_Prepared], Store | None]:
+        """Return the admission as far as it is known, and what prepares the questions that complete it.
+
+        A question is prepared when it is asked: it takes pending successes along, which a call that is cancelled before
+        that must not lose.
 
         Raises:
             CircuitBreakerError: the breaker is known to refuse.
@@ -203,13 +216,13 @@ class Guard:
         permit = cached_permit(cache) if cache is not None and not probe else None
         limiter, store = self.limiter, None
         name = "" if limiter is None else limiter.key if key is None else key
-        questions: list[Question[Permit | Decision]] = []
+        prepared: list[_Prepared] = []
         if limiter is not None:
             denial = limiter.known_denials.get(name, cost) if reservation is None else None
             if denial is not None:
                 limiter.limits[denial.denied_by].count_denial()
                 raise limit_exceeded(limiter, name, denial)
-            questions.append(hit_check(limiter, name, cost, lease_id, reservation=reservation))
+            prepared.append(partial(hit_check, limiter, name, cost, lease_id, reservation=reservation))
             store = limiter.store
         if cache is not None and permit is None:
             if store is not None and store is not cache.store:
@@ -217,13 +230,14 @@ class Guard:
                     f"breaker {cache.config.name!r} and the limits of {name!r} are kept in different stores "
                     "and can't be asked as one: give both the same backend"
                 )
-            questions.append(AcquireQuestion(cache, lease_id))
+            prepared.append(partial(AcquireQuestion, cache, lease_id))
             store = cache.store
-        return Admission(limiter, name, permit), questions, store
+        return Admission(limiter, name, permit), prepared, store
 
 
-def _ask(admission: Admission, questions: Sequence[Question[Permit | Decision]]) -> Steps[Admission]:
+def _ask(admission: Admission, prepared: Sequence[_Prepared]) -> Steps[Admission]:
     """Complete ``admission``. One round trip."""
+    questions = [prepare() for prepare in prepared]
     calls = [call for question in questions for call in question.calls]
     try:
         verdicts = yield "apply", calls

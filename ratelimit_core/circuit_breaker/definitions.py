@@ -34,10 +34,11 @@ class Definition(Generic[H]):
         clock: measures how old verdicts are.
         cache: what this process knows of the breaker, once it is in use.
         longest_run: no call lasts longer than so many seconds; 0 if that is not known.
+        is_instance: it is the definition of one instance of a template. The registry knows the template only.
         instances: of a template, the breakers that are in use, by name; the one that was used last comes last.
     """
 
-    __slots__ = ("backend", "cache", "clock", "handle", "instances", "longest_run", "name", "options")
+    __slots__ = ("backend", "cache", "clock", "handle", "instances", "is_instance", "longest_run", "name", "options")
 
     def __init__(self, handle: H, name: str, options: Mapping[str, Any], backend: Backend | None, clock: Clock) -> None:
         self.handle = handle
@@ -47,6 +48,7 @@ class Definition(Generic[H]):
         self.clock = clock
         self.cache: BreakerCache | None = None
         self.longest_run = 0.0
+        self.is_instance = False
         self.instances: dict[str, H] = {}
 
     def define(self) -> None:
@@ -71,8 +73,8 @@ class Definition(Generic[H]):
         self._check_backend(first)
 
     def lookup(self) -> Definition[H]:
-        """Return the definition of this name, which is this one if there is no other."""
-        return definitions.setdefault(self.name, self)
+        """Return the definition of this name, which is this one if there is no other, or if it is an instance's."""
+        return self if self.is_instance else definitions.setdefault(self.name, self)
 
     def resolve(self) -> BreakerCache:
         """Return what this process knows of the breaker. From now on it is in use, and can't be defined otherwise.
@@ -88,9 +90,10 @@ class Definition(Generic[H]):
         definition = self.lookup()
         if definition is not self:
             self._check_backend(definition)
-        if definition.cache is None:
-            definition.cache = definition.make_cache()
-        return definition.cache
+        with _lock:  # functions that share a breaker keep its cache, so there must be one
+            if definition.cache is None:
+                definition.cache = definition.make_cache()
+            return definition.cache
 
     def _check_backend(self, first: Definition[H]) -> None:
         if self.backend is not None and self.backend is not first.backend:
@@ -124,6 +127,7 @@ class Definition(Generic[H]):
         """
         definition = Definition(self.handle, name, self.options, self.backend, self.clock)
         definition.longest_run = self.longest_run
+        definition.is_instance = True
         definition.cache = definition.make_cache()
         return definition
 

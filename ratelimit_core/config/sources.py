@@ -46,6 +46,11 @@ def chosen(*names: str) -> str:
     return names[0]
 
 
+def first_set(*names: str) -> str | None:
+    """Return which of these settings the first source sets that sets any; None if no source does."""
+    return next((name for source in _in_order() for name in names if source(name) is not None), None)
+
+
 def _in_order() -> tuple[Source, ...]:
     return (explicit.get, *sources, _django, _environment)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..config.breaker import CircuitBreakerConfig
 from ..config.schema import SETTINGS
 from ..config.sources import checked, chosen, explicit, setting
 from ..errors import ConfigurationError
-from .factory import Members, entries, from_entry, make_backend
+from .factory import entries, from_entry, make_backend
 from .fallback import Store
 
 OF_THE_BACKEND = frozenset(
@@ -99,15 +100,15 @@ def get_backend(name: str | None = None) -> Backend:
     with _lock:
         if name not in _named:
             entry = entries().get(name)
-            _named[name] = make_backend(name, members=_members()) if entry is None else from_entry(entry)
+            _named[name] = make_backend(name, members=_members) if entry is None else from_entry(entry)
         return _named[name]
 
 
 def _configured() -> Backend:
     if chosen("backend", "backends") == "backends":
-        return make_backend("multi", members=_members())
-    return make_backend(setting("backend"), setting("backend_options"), members=_members())
+        return make_backend("multi", members=_members)
+    return make_backend(setting("backend"), setting("backend_options"), members=_members)
 
 
-def _members() -> Members:
+def _members() -> Mapping[str, Callable[[], Backend]]:
     return {name: partial(get_backend, name) for name in entries()}

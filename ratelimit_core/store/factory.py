@@ -74,11 +74,11 @@ def from_entry(entry: Any) -> Backend:
     return make_backend(kind, {"name": name, **options})
 
 
-Members = Mapping[str, Callable[[], Backend]]
-"""The entries of ``RATELIMIT_BACKENDS`` by name: functions that return each one's backend."""
+Members = Callable[[], Mapping[str, Callable[[], Backend]]]
+"""Returns the entries of ``RATELIMIT_BACKENDS`` by name, as functions that return each one's backend."""
 
 
-def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, members: Members | None = None) -> Backend:
+def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, members: Members = dict) -> Backend:
     """Make a backend from a URL, a name or the dotted path of a class; a backend is returned as it is.
 
     URLs: ``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
@@ -93,7 +93,7 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, memb
         raise ConfigurationError(f"backend={without_secrets(backend)}: give a URL, a name, a dotted path or a Backend")
     options = dict(options or {})
     shown = f"backend={without_secrets(backend)}"
-    factory, arguments, defaults = _factory(backend, shown, members or {})
+    factory, arguments, defaults = _factory(backend, shown, members)
     try:
         made = factory(*arguments, **{**defaults, **options})
     except (ValueError, TypeError) as error:
@@ -131,7 +131,7 @@ def _factory(backend: str, shown: str, members: Members) -> tuple[Callable[..., 
     if scheme == "multi":
         from ..backends.multi import MultiBackend
 
-        return MultiBackend, (), {"backends": [member() for member in members.values()]}
+        return MultiBackend, (), {"backends": [member() for member in members().values()]}
     if scheme in ("database", "django-db"):
         from ..backends.database import DatabaseBackend
 
@@ -148,7 +148,7 @@ def _factory(backend: str, shown: str, members: Members) -> tuple[Callable[..., 
         except Exception as error:  # a custom module may raise anything
             said = f"{type(error).__name__}: {error}{nearest_path(backend, _PATHS)}"
             raise ConfigurationError(f"{shown} can't be imported: {said}") from error
-    names = [*_NAMES, *_registered, *members]
+    names = [*_NAMES, *_registered, *members()]
     known = f"known are {', '.join([*_URLS, *names])}, and dotted paths of a class"
     meant = nearest(scheme, [url.partition("://")[0] for url in _URLS], 0.7) if "://" in backend else None
     hint = did_you_mean(backend, names) if meant is None else f"; did you mean '{meant}://'?"

@@ -138,7 +138,7 @@ def test_an_unreachable_state_store_is_reported_once_and_loses_no_task(fleet: Fl
     assert [result["order"] for result in gather(orders)] == [0, 1, 2, 3, 4]
     fleet.outage()
     later = [fleet.module.charge.delay(n) for n in range(5, 10)]
-    worker.wait_for("breaker 'payments' opened after 3 failures; next probe in 0.5 s (this process only")
+    worker.wait_for("breaker 'payments' opened after 3 failures; next probe in 0.5 s (in this process only")
     fleet.recovery()
     assert sorted(result["order"] for result in gather(later)) == [5, 6, 7, 8, 9]
     assert sum("the shared store is unavailable" in line for line in worker.lines) == 1

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -19,6 +22,8 @@ from ratelimit_core import (
 from ratelimit_core._util.clock import LONGEST, SECOND
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.circuit_breaker import circuit_breaker
+from ratelimit_core.circuit_breaker.cache import BreakerCache
+from ratelimit_core.circuit_breaker.definitions import Definition
 from ratelimit_core.errors import ConfigurationError
 from ratelimit_core.protocol.breaker import policy_config
 from ratelimit_core.store import configured
@@ -348,3 +353,30 @@ def test_a_refusal_by_busy_probes_names_no_time_that_has_passed(fleet: Fleet) ->
 
 def test_the_default_backend_is_memory() -> None:
     assert isinstance(configured.get_backend(), MemoryBackend)
+
+
+def test_an_instance_of_a_template_is_no_definition_of_its_own() -> None:
+    breaker = CircuitBreaker("mail:{tenant}", backend=MemoryBackend(), failure_threshold=2).bind(tenant=1)
+    breaker.extend_probe_timeout(5)
+    breaker.call(len, "")
+    assert [*circuit_breaker_registry._breakers] == ["mail:{tenant}"]
+    assert [*circuit_breaker_registry.get_all_status()] == ["mail:1"]
+
+
+def test_functions_that_are_first_called_at_once_share_one_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    both, made = threading.Barrier(2), []
+    make = Definition.make_cache
+
+    def make_slowly(definition: Definition[Any], **options: Any) -> BreakerCache:
+        made.append(definition)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # for the other thread, if it may make one as well
+        return make(definition, **options)
+
+    monkeypatch.setattr(Definition, "make_cache", make_slowly)
+    breaker = CircuitBreaker("shared", backend=MemoryBackend())
+    functions = [breaker(len), breaker(repr)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda function: function(""), functions))
+    assert len(made) == 1
+    assert breaker.stats["successes"] == 2

@@ -410,6 +410,17 @@ def test_the_algorithm_of_the_settings(limited: Any, configured: Configure) -> N
     assert limited(algorithm="sliding_window").limiter.limits[0].policy.name == "sliding_window"
 
 
+def test_the_first_source_wins_whichever_of_the_two_names_it_uses(
+    limited: Any, configured: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATELIMIT_ON_STORE_FAILURE", "deny")
+    assert limited().limiter.on_store_failure == "deny"
+    configured(RATELIMIT_FAIL_OPEN=True)
+    assert limited().limiter.on_store_failure == "allow"
+    configured(RATELIMIT_ON_STORE_FAILURE="local")
+    assert limited().limiter.on_store_failure == "local"
+
+
 @pytest.mark.parametrize(("fail_open", "on_store_failure"), [(None, "local"), (True, "allow"), (False, "deny")])
 def test_fail_open_says_what_happens_while_the_store_is_away(
     limited: Any, configured: Configure, fail_open: bool | None, on_store_failure: str

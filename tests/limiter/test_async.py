@@ -462,3 +462,52 @@ def test_while_the_store_is_away_it_does_what_was_chosen(
 
     asyncio.run(main())
     assert backend.asked == 1, "once, and not again for a while"
+
+
+def test_a_guard_that_is_cancelled_before_it_asks_keeps_the_successes_that_are_to_be_reported() -> None:
+    backend, clock = MemoryBackend(), ManualClock()
+    breaker = CircuitBreaker("early", backend=backend, clock=clock, cache_ttl=1)
+    breaker.call(len, "")
+    breaker.call(len, "")
+    before = cache_of(breaker).pending_successes
+    assert before
+    clock.advance(2)  # the next call has to ask
+
+    async def scenario() -> None:
+        asking = asyncio.ensure_future(Guard(breaker, None).aacquire())
+        await asyncio.sleep(0)  # it has made the task that asks, which has not begun
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(scenario())
+    assert cache_of(breaker).pending_successes == before
+
+
+def test_an_admission_whose_release_is_cancelled_settles_its_permit_all_the_same() -> None:
+    class Hanging(MemoryBackend):
+        hang: asyncio.Event | None = None
+
+        async def _aapply(self, calls: Any) -> list[Verdict]:
+            if self.hang is not None:
+                self.hang.set()
+                await asyncio.Event().wait()
+            return self._apply(calls)
+
+    slots = Hanging()
+    breaker = CircuitBreaker("cancelled", backend=MemoryBackend(), failure_threshold=1)
+    limiter = Limiter(key="elsewhere", concurrency=1, backend=slots)
+    breaker.call(len, "")  # permits are cached, so the two need not be asked in one round trip
+
+    async def scenario() -> None:
+        admission = await Guard(breaker, limiter).aacquire()
+        slots.hang = asyncio.Event()
+        settling = asyncio.ensure_future(admission.arecord(ValueError("no answer")))
+        await slots.hang.wait()
+        settling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await settling
+
+    asyncio.run(scenario())
+    assert breaker.state == "open"

@@ -326,3 +326,11 @@ def test_an_unreachable_redis_is_no_error_before_and_local_state_at_the_first_qu
     assert breaker.state == "open"
     assert [record.message.startswith("the shared store is unavailable") for record in caplog.records] == [True, False]
     get_backend().close()
+
+
+def test_entries_that_nobody_asks_for_may_be_wrong(clean: pytest.MonkeyPatch) -> None:
+    clean.setenv("RATELIMIT_BACKENDS", '[{"name": "x", "typ": "memory"}]')
+    configure(backend="memory://")
+    assert isinstance(get_backend(), MemoryBackend)
+    with pytest.raises(ConfigurationError, match="'type'"):
+        configure(backend="multi")

@@ -12,7 +12,7 @@ from django.http.response import HttpResponseBase
 from ..._util.suggest import unknown_option
 from ...backends.base import Backend
 from ...config.schema import OnStoreFailure
-from ...config.sources import setting
+from ...config.sources import first_set, setting
 from ...errors import ConfigurationError
 from ...limiter import Algorithm, Decision, Limiter
 from ...rates import Rate, parse_rates
@@ -239,7 +239,11 @@ def _matcher(option: str, listed: Listed | None) -> Callable[[HttpRequest], bool
 
 
 def _on_store_failure() -> OnStoreFailure:
-    """Return the setting ``RATELIMIT_ON_STORE_FAILURE``, or its alias ``RATELIMIT_FAIL_OPEN``."""
-    answers: dict[bool | None, OnStoreFailure] = {None: "local", True: "allow", False: "deny"}
-    chosen: OnStoreFailure | None = setting("on_store_failure")
-    return chosen or answers[setting("fail_open")]
+    """Return the answer of the first source that sets ``on_store_failure``, or its alias ``fail_open``."""
+    chosen = first_set("on_store_failure", "fail_open")
+    if chosen is None:
+        return "local"
+    if chosen == "fail_open":
+        return "allow" if setting("fail_open") else "deny"
+    answer: OnStoreFailure = setting("on_store_failure")
+    return answer

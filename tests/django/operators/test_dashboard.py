@@ -40,7 +40,7 @@ def test_who_may_see_may_not_act(site: Site, server: str) -> None:
     breaker = CircuitBreaker("only seen", backend=site.backend())
     breaker.call(len, "")
     viewer = Browser(server).log_in("view")
-    assert "only seen" in viewer.get(PAGE).words
+    eventually(lambda: "only seen" in viewer.get(PAGE).words)  # the page is known for a second
     page = viewer.get(page_of("only seen"))
     assert "Force open" not in page.words
     token = viewer.get("/admin/password_change/").token

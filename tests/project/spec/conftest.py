@@ -87,7 +87,7 @@ def backend(make: Make) -> Backend:
     return backend
 
 
-_DRIVER = ("_apply", "_aapply", "_delete", "_keys", "_clear", "_append", "_entries")
+_DRIVER = ("_apply", "_aapply", "_delete", "_keys", "_clear", "_append", "_aappend", "_entries")
 
 
 @contextmanager

@@ -125,6 +125,7 @@ OPERATIONS: dict[str, Callable[[Backend], object]] = {
     "keys": lambda backend: backend.keys(COUNTER),
     "clear": lambda backend: backend.clear(),
     "append": lambda backend: backend.append(("name", "journal"), "entry", keep=5, seconds=60),
+    "aappend": lambda backend: asyncio.run(backend.aappend(("name", "journal"), "entry", 5, 60)),
     "entries": lambda backend: backend.entries(("name", "journal")),
 }
 
@@ -134,7 +135,7 @@ def test_no_operation_of_a_backend_goes_past_its_breaker(make: Make) -> None:
     backend = make(circuit_breaker_config={"failure_threshold": 1})
     operations = {name for name, _ in inspect.getmembers(Backend, inspect.isfunction) if not name.startswith("_")}
     without_a_store = {name for name in operations if "circuit_breaker" in name or name.endswith("health_status")}
-    assert operations - without_a_store - {"close", "attempt", "aattempt", "hit"} == set(OPERATIONS)
+    assert operations - without_a_store - {"close", "apply_unguarded", "aapply_unguarded", "hit"} == set(OPERATIONS)
     for name, operation in OPERATIONS.items():
         if name in ("delete", "reset") and isinstance(backend, MultiBackend):
             continue  # they need the first store, whose breaker refuses them; that says nothing of the others
