@@ -1,4 +1,4 @@
-"""Helpers for tests of code that uses this library: isolation, a clock to control, and breakers in a chosen state.
+"""Helpers for tests of code that uses this library: isolation, controlled time, and breakers in a chosen state.
 
 Nothing here needs pytest. The fixtures of :mod:`ratelimit_core.pytest_plugin` call these functions. Helpers for tasks
 are in :mod:`resilient_tasks.testing`.
@@ -39,12 +39,12 @@ __all__ = [
 def isolated(**options: Any) -> Iterator[None]:
     """Run the block without any earlier state, and remove its own state afterwards.
 
-    Inside the block the configured store is a new memory, whatever the project's settings say. ``options`` go to
-    :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. Breakers and limiters
-    that the project made at import are as new. Afterwards the configuration and the defined breakers are again what
-    they were before the block.
+    Inside the block, the configured store is a new memory backend, whatever the project's settings say. ``options`` are
+    passed to :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. Breakers and
+    limiters that the project created at import start without state. After the block, the earlier configuration and
+    breaker definitions are restored.
 
-    A breaker reads its own settings when it is first used, and keeps them.
+    A breaker reads its settings when it is first used. The block does not make it read them again.
     """
     breakers = patch.dict(definitions)
     try:
@@ -58,7 +58,7 @@ def isolated(**options: Any) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Clear everything that this process remembers, except stores that other processes share."""
+    """Clear all state of this process. Stores that other processes share keep their records."""
     for each in list(fallback._stores):
         each.reset_local_state()
         if not each.shared:
@@ -70,7 +70,7 @@ def _forget() -> None:
 
 
 class ManualClock:
-    """A clock for tests. It stands still until a test moves it, forwards or backwards."""
+    """A clock for tests. Its time changes only when a test moves it, forwards or backwards."""
 
     def __init__(self, start: float = 1_790_000_000.0) -> None:
         self.now = clock.microseconds(start)
@@ -80,19 +80,19 @@ class ManualClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Move by ``seconds``, which may be negative."""
+        """Move the time by ``seconds``, which may be negative."""
         self.now += round(seconds * clock.SECOND)
 
 
 class FrozenTime:
-    """The clock that :func:`frozen_time` gives."""
+    """The clock that :func:`frozen_time` yields."""
 
     def __init__(self) -> None:
         self._offset = 0
         self._began = time_ns()
 
     def advance(self, seconds: float) -> None:
-        """Move time by ``seconds``. A negative number sets the stores' clock back, as an administrator might."""
+        """Move the time by ``seconds``. A negative number sets the clock back, as an administrator might do."""
         self._offset += round(seconds * 1e9)
 
     def now(self) -> float:
@@ -105,11 +105,12 @@ class FrozenTime:
 
 @contextmanager
 def frozen_time() -> Iterator[FrozenTime]:
-    """Stop time for all breakers, limiters and stores of this process; ``advance`` moves it.
+    """Stop the time of all breakers, limiters and stores of this process. ``advance`` moves the time.
 
-    Time starts at the present, and objects that were made before follow it too. A wait in place ends at once and moves
-    time by its length. ``time.time()`` and other processes are not affected. A Redis or database server has its own
-    clock, so test with the memory (:func:`isolated`). Celery's countdowns are not shortened.
+    The frozen time starts at the present time. Objects that were created before the block use it, too. If a guard waits
+    in place, the wait ends at once and moves the time by its length. ``time.time()``, Celery's countdowns and other
+    processes are not affected. A Redis or database server has its own clock, so use the memory backend of
+    :func:`isolated`.
     """
     frozen = FrozenTime()
     with patch.multiple(clock, time_ns=frozen._ns, monotonic_ns=frozen._ns, sleep=frozen.advance):
@@ -118,9 +119,9 @@ def frozen_time() -> Iterator[FrozenTime]:
 
 @contextmanager
 def breaker_open(name: str, retry_after: float | None = None) -> Iterator[CircuitBreaker]:
-    """Open the breaker ``name``, as if its dependency had just failed, and reset it at the end of the block.
+    """Open the breaker ``name``, as if its dependency had just failed. Reset the breaker at the end of the block.
 
-    It permits a probe after ``retry_after`` seconds, by default its ``recovery_timeout``.
+    The breaker permits a probe after ``retry_after`` seconds. The default is its ``recovery_timeout``.
     """
     with _as_new(name) as breaker:
         _open(breaker, breaker.config.recovery_timeout if retry_after is None else retry_after)
@@ -129,7 +130,7 @@ def breaker_open(name: str, retry_after: float | None = None) -> Iterator[Circui
 
 @contextmanager
 def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
-    """Make the breaker ``name`` half-open without a running probe, and reset it at the end of the block.
+    """Make the breaker ``name`` half-open without a running probe. Reset the breaker at the end of the block.
 
     The next call is a probe.
     """
@@ -137,7 +138,7 @@ def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
         _open(breaker, 1e-6)
         while True:
             try:
-                breaker.acquire().cancel()  # the first request after the wait makes it half-open
+                breaker.acquire().cancel()  # the first permit after the wait makes the breaker half-open
                 break
             except CircuitBreakerError as refusal:
                 clock.sleep(refusal.retry_after)
@@ -146,7 +147,7 @@ def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
 
 @contextmanager
 def breaker_closed(name: str) -> Iterator[CircuitBreaker]:
-    """Keep the breaker ``name`` closed, whatever fails, and reset it at the end of the block."""
+    """Keep the breaker ``name`` closed, whatever fails. Reset the breaker at the end of the block."""
     with _as_new(name) as breaker:
         breaker.force_closed("a test")
         _relearn(breaker)
@@ -165,14 +166,17 @@ def _as_new(name: str) -> Iterator[CircuitBreaker]:
 
 
 def _open(breaker: CircuitBreaker, seconds: float) -> None:
-    """Report one failure with a wait of ``seconds``, whatever the breaker's settings count as a failure."""
+    """Report a failure that opens the breaker for ``seconds``, whatever its settings count as a failure."""
     cache = cache_of(breaker)
     cache.store.apply([cache.call(BreakerEvent(REPORT, failures=1, duration=clock.microseconds(seconds)))])
     _relearn(breaker)
 
 
 def _relearn(breaker: CircuitBreaker) -> None:
-    """Drop the cached verdicts of this name in this process: each instance of a template has its own."""
+    """Drop this process's cached verdicts of the breaker.
+
+    There may be several, because several breaker objects may have this name, and each may have its own cache.
+    """
     for cache in caches():
         if cache.config.name == breaker.name:
             cache.forget()

@@ -1,4 +1,4 @@
-"""Redact passwords in errors and logs."""
+"""Redact credentials and passwords in errors and logs."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ _PASSWORD = re.compile(
     r"""(\\+(['"]).*?\\+\3|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:[^&,'"\s}\\]|\\+.)+)""",
     re.IGNORECASE | re.DOTALL,
 )
-"""A password with the text before it. Inside a quoted string the password's own quotes are escaped with backslashes."""
+"""Two groups: the name of a password with its ``=`` or ``:``, and the password.
+
+If the text is itself a quoted string, backslashes escape the quotes around the password.
+"""
 
 
 def without_secrets(value: object) -> str:
-    """Return the ``repr()`` of a setting for an error, without the credentials of URLs and without passwords."""
+    """Return the ``repr()`` of ``value``, for an error. Passwords and the credentials in URLs are masked."""
     return masked(repr(value))
 
 
 def masked(text: str) -> str:
-    """Return ``text``, such as another library's error, with ``***`` in place of credentials and passwords."""
+    """Return ``text`` with ``***`` in place of credentials and passwords. The text may be another library's error."""
     return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", text))

@@ -1,4 +1,4 @@
-"""Several stores as one: if the first does not answer, the next one does."""
+"""Combine several stores into one. If the first store does not answer, the next one is asked."""
 
 from __future__ import annotations
 
@@ -23,30 +23,38 @@ from .base import Backend
 
 
 class MultiBackend(Backend):
-    """Asks the first of several stores that answers.
+    """Several stores as one. Each call asks the first store that answers.
 
-    A call that finds a store failing continues with the next one at once. From then on calls skip the failed store: one
-    call in ``store_retry_interval`` seconds (the setting) tries it again, while the others continue. If
-    ``failure_threshold`` attempts in a row fail, the store's own breaker lets none through for ``recovery_timeout``.
-    The stores don't exchange anything: after a failover counts begin at zero, and after the return the counts of the
-    other store are not used. A call costs one round trip, and one timeout for each store that it finds failing.
+    If a store fails, the call asks the next store at once, and later calls skip the failed store. One call in
+    ``store_retry_interval`` seconds (a setting) tries the failed store again, while all other calls skip it.
+    Each store also has its own breaker (``circuit_breaker_config``). It opens after ``failure_threshold`` failed
+    attempts in a row, and rejects all calls for ``recovery_timeout`` seconds.
 
-    An override of a breaker and a deletion have to reach the store that is asked first. Otherwise they raise
-    :class:`BackendError`, since in another store they would be lost as soon as the first is available again.
+    The stores do not exchange counts. After a failover, counts begin at zero. Once the first store is available again,
+    the counts of the other store are not used. A call costs one round trip, and one timeout for each store that fails
+    during this call.
+
+    An override of a breaker or a deletion must reach the store that its name prefers. If that store is unavailable,
+    :class:`BackendError` is raised. In another store the change would be lost as soon as the preferred store is
+    available again.
 
     Args:
         backends: the stores, in the order of preference.
-        strategy: ``"first_healthy"`` asks in that order. ``"round_robin"`` spreads the names over the stores. Each
-            name has an order of its own, the same in every process, so the load is shared and every limit still has
-            one count. Calls of one name are decided atomically. If several names lie in different stores, each store
-            is first asked whether it would allow its calls, and then to apply them if all would: two round trips for
-            each. If one decides otherwise the second time, what the stores before it wrote is not undone. The setting
-            ``multi_backend_strategy`` by default.
+        strategy: which store a name prefers. The default is the setting ``multi_backend_strategy``.
+
+            * ``"first_healthy"``: all names prefer the first store.
+            * ``"round_robin"``: each name prefers one of the stores, the same store in every process. So the stores
+              share the load, and every limit still has one count.
+
+            Calls of one name are decided atomically. Calls of several names may prefer different stores. Each store is
+            first asked without writing. If all would allow, each is asked again and writes. This costs two round trips
+            for each store. If a store denies the second time, earlier stores keep what they wrote.
         clock: for tests.
-        options: those of :class:`Backend`.
+        options: the other arguments of :class:`Backend`.
 
     Raises:
-        ConfigurationError: there are no stores, or one of them is no :class:`Backend`, or the strategy is unknown.
+        ConfigurationError: ``backends`` is empty or contains an object that is not a :class:`Backend`, or the
+            strategy is unknown.
     """
 
     def __init__(
@@ -57,7 +65,9 @@ class MultiBackend(Backend):
         self.strategy = setting(name) if strategy is None else checked(name, strategy)
         self.backends = tuple(backends)
         if not self.backends:
-            raise ConfigurationError("a MultiBackend needs stores: MultiBackend([RedisBackend(...), MemoryBackend()])")
+            raise ConfigurationError(
+                "a MultiBackend needs stores, as in MultiBackend([RedisBackend(...), MemoryBackend()])"
+            )
         for backend in self.backends:
             if not isinstance(backend, Backend):
                 raise ConfigurationError(
@@ -66,8 +76,8 @@ class MultiBackend(Backend):
         self._members = [_Member(backend, clock or monotonic) for backend in self.backends]
 
     @property
-    def shared(self) -> bool:  # type: ignore[override] # of the others it is a constant
-        """Whether the stores that are asked first are shared."""
+    def shared(self) -> bool:  # type: ignore[override] # a constant in other backends
+        """Whether other processes see what the preferred stores contain."""
         first = self.backends if self.strategy == "round_robin" else self.backends[:1]
         return all(backend.shared for backend in first)
 
@@ -78,11 +88,11 @@ class MultiBackend(Backend):
         return await arun(self._decide(calls), acall)
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
-        primaries = {self._place(name) for name, _ in keys}
-        for place in primaries:
-            run(self._on_primary(place, "delete", policy, keys), call)
-        for place, member in enumerate(self._members):
-            if place not in primaries:
+        primaries = {self._primary_index(name) for name, _ in keys}
+        for index in primaries:
+            run(self._on_primary(index, "delete", policy, keys), call)
+        for index, member in enumerate(self._members):
+            if index not in primaries:
                 with suppress(BackendError, CircuitBreakerError), member.calling(self._members) as backend:
                     backend.delete(policy, keys)
 
@@ -109,28 +119,31 @@ class MultiBackend(Backend):
             backend.close()
 
     def get_backend_health_status(self) -> dict[str, Any]:
-        """Return the status of any :class:`Backend`, with that of each store in ``backends``.
+        """Return the status that every :class:`Backend` has. Its ``backends`` lists the status of each store.
 
-        ``healthy`` is true if at least one store is healthy.
+        ``healthy`` is true if at least one store is healthy and this backend's own breaker permits calls.
         """
         parts = [member.health() for member in self._members]
         whole = super().get_backend_health_status()
         return whole | {"healthy": whole["healthy"] and any(part["healthy"] for part in parts), "backends": parts}
 
     def reset_circuit_breaker(self) -> None:
-        """Close its breaker, and those of the stores."""
+        """Close the breaker of this backend and the breakers of all stores, and ask every store again."""
         super().reset_circuit_breaker()
         for member in self._members:
             member.backend.reset_circuit_breaker()
             member.unavailable_until = 0
 
-    # The same for callers that block and for callers that await
+    # The steps that blocking and awaiting callers share
 
     def _decide(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
-        """Ask each store for the calls that belong to it; first without writing, if there are several stores."""
+        """Ask each store to decide the calls that prefer it.
+
+        If there are several such stores, first ask all of them without writing.
+        """
         parts: dict[int, list[int]] = {}
         for i, each in enumerate(calls):
-            parts.setdefault(self._place(each.key[0]), []).append(i)
+            parts.setdefault(self._primary_index(each.key[0]), []).append(i)
         if len(parts) < 2:
             return (yield from self._ask(calls))
         verdicts: dict[int, Verdict] = {}
@@ -146,13 +159,13 @@ class MultiBackend(Backend):
     def _ask(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
         name = _name(calls)
         if _is_override(calls):
-            return self._on_primary(self._place(name), "apply_unguarded", calls)
+            return self._on_primary(self._primary_index(name), "apply_unguarded", calls)
         return self._on_first(name, "apply", calls)
 
     def _on_first(self, name: str, method: str, *arguments: Any) -> Steps[Any]:
-        """Call the first store that answers, in the order of ``name``."""
+        """Call the store that ``name`` prefers. If it does not answer, call the next ones in turn."""
         errors: list[Exception] = []
-        first = self._place(name)
+        first = self._primary_index(name)
         for member in self._members[first:] + self._members[:first]:
             try:
                 with member.calling(self._members) as backend:
@@ -161,14 +174,14 @@ class MultiBackend(Backend):
                 errors.append(error)
         raise _all_failed(errors)
 
-    def _on_primary(self, place: int, method: str, *arguments: Any) -> Steps[Any]:
-        """Call the store at ``place``, even if it has just failed, and no other instead."""
-        member = self._members[place]
+    def _on_primary(self, index: int, method: str, *arguments: Any) -> Steps[Any]:
+        """Call the store at ``index``, even if it has just failed, and call no other store instead."""
+        member = self._members[index]
         try:
             result = yield member.backend, method, *arguments
         except (BackendError, CircuitBreakerError) as error:
             failure = BackendError(f"{member.backend.name} does not answer, so nothing was changed there: {error}")
-            failure.is_outage = member.is_last(self._members)  # else other stores answer all other calls
+            failure.is_outage = member.is_last(self._members)  # otherwise another store answers the other calls
             raise failure from error
         member.unavailable_until = 0
         return result
@@ -186,15 +199,15 @@ class MultiBackend(Backend):
             raise _all_failed(errors)
         return answers
 
-    def _place(self, name: str) -> int:
-        """Return the place of the store that is asked first."""
+    def _primary_index(self, name: str) -> int:
+        """Return the index of the store that ``name`` prefers."""
         if self.strategy != "round_robin":
             return 0
         return zlib.crc32(known_by(name).encode("utf-8", "surrogatepass")) % len(self.backends)
 
 
 class _Member:
-    """One of the stores, behind a breaker of threshold 1, as long as there is another one to ask."""
+    """One of the stores. After a failure, calls skip the store for a while, if another store is available."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self.backend = backend
@@ -206,16 +219,16 @@ class _Member:
 
     @contextmanager
     def calling(self, members: Sequence[_Member]) -> Iterator[Backend]:
-        """Give the store to be called inside of the ``with``, and note whether it answers.
+        """Yield the store. Note whether the call in the ``with`` block succeeds.
 
         Raises:
-            BackendError: it has failed, and it is not yet time to try it again.
+            BackendError: the store has failed, and it is not yet time to try it again.
         """
         if self.unavailable_until and not self.is_last(members):
             with self._lock:
                 now = self._clock()
                 left = self.unavailable_until - now
-                if left <= 0:  # this call tries it; the others continue to skip it
+                if left <= 0:  # this call tries the store again, while other calls skip it
                     self.unavailable_until = now + self._retry_after
             if left > 0:
                 raise BackendError(f"{self.backend.name} is unavailable", retry_after=left / SECOND)
@@ -228,11 +241,11 @@ class _Member:
         self.unavailable_until = 0
 
     def is_last(self, members: Sequence[_Member]) -> bool:
-        """Return whether all the others are unavailable."""
+        """Return whether all other stores are unavailable."""
         return all(member.unavailable_until for member in members if member is not self)
 
     def health(self) -> dict[str, Any]:
-        """Return the status of the store, which is not healthy while calls skip it."""
+        """Return the status of the store. A store that calls skip is not healthy."""
         status = self.backend.get_backend_health_status()
         return status | {"healthy": status["healthy"] and not self.unavailable_until}
 
@@ -252,7 +265,7 @@ def _name(calls: Sequence[Call]) -> str:
 
 
 def _dry_run_call(calls: Sequence[Call]) -> Call:
-    """Return a call that is denied, so that nothing is written for the calls that are made with it."""
+    """Return a call that is always denied. A store that applies it together with ``calls`` writes nothing."""
     return Call(FIXED_WINDOW, (_name(calls), "veto"), (HIT, 1), (0, 1))
 
 

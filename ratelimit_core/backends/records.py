@@ -1,4 +1,4 @@
-"""Records and leases in a dictionary, on which policies run as plain Python functions."""
+"""Keep records and leases in a dictionary, and run policies on them as plain Python functions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from .leases import Leases, reads
 
 @lru_cache(maxsize=4096)
 def _configured(policy: Policy, config: tuple[int, ...]) -> Callable[..., Verdict]:
-    """Return the policy's function with one configuration."""
+    """Return the policy's function with its configuration filled in."""
     return partial(policy.decide, **dict(zip(policy.config, config, strict=True)))
 
 
 def _bounded(key: Key) -> Key:
-    """Return ``key``, with a long name stored as other stores do. A per cent sign marks an escaped name."""
+    """Return ``key``. Escape a long name, as other stores do, to limit its length.
+
+    An escaped name contains a per cent sign. So a name that has one already is escaped, too.
+    """
     name = key[0]
     return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
 
 
 class _Entry:
-    """What is stored under one key: a record with its end, and leases."""
+    """What is stored under one key: a record, the time in µs when the record ends, and leases."""
 
     __slots__ = ("expires", "key", "leases", "record")
 
@@ -45,7 +48,11 @@ class _Entry:
 
 
 class Records:
-    """The dictionary, with one lock. It keeps ``max_keys`` of each policy, and evicts the least recently written."""
+    """The dictionary and its lock.
+
+    It keeps at most ``max_keys`` keys of each policy, and evicts the keys that were written least recently. Journals
+    have the same bound.
+    """
 
     def __init__(self, max_keys: int, clock: Clock) -> None:
         self._clock = clock
@@ -57,7 +64,7 @@ class Records:
         _instances.add(self)
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide ``calls`` under the lock; if one is denied, nothing is written for any."""
+        """Decide ``calls`` under the lock. If a call is denied, nothing is written for any of them."""
         with self._lock:
             now = self._clock()
             if len(calls) == 1:  # the usual case
@@ -94,11 +101,11 @@ class Records:
             decide(*record, *call.event, now, *[read(leases, ended, call, now) for read in reads(policy)]),
         )
 
-    def _write(self, call: Call, entry: _Entry, was: tuple[int, ...], verdict: Verdict, now: int) -> None:
+    def _write(self, call: Call, entry: _Entry, before: tuple[int, ...], verdict: Verdict, now: int) -> None:
         policy = call.policy
         width = len(policy.blank)
         record = verdict[RECORD : RECORD + width]
-        written = verdict[EXPIRES] > 0 and record != was
+        written = verdict[EXPIRES] > 0 and record != before
         if written:
             entry.record, entry.expires = record, verdict[EXPIRES]
         if policy.leases:
@@ -118,13 +125,16 @@ class Records:
         return self._entries.setdefault(policy.name, OrderedDict())
 
     def _sweep(self, entries: OrderedDict[Key, _Entry], now: int) -> None:
-        for oldest in list(islice(entries, 16)):  # twice as many as can be new since the last sweep
+        for oldest in list(islice(entries, 16)):  # twice as many as can have been added since the last sweep
             if entries[oldest].in_use(now) and len(entries) <= self._max_keys:
                 return
             del entries[oldest]
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict]:
-        """Return a function of name and lease id that decides hits like ``call``, as :meth:`apply` does."""
+        """Return a function that decides hits like ``call``, with the same result as :meth:`apply`.
+
+        The function takes a name and a lease id.
+        """
         policy, (_, qualifier), event, config, _ = call
         decide, leased = hit_of(policy, event, config)
         entries, clock, sweep = self._entries_of(policy), self._clock, self._sweep
@@ -158,13 +168,13 @@ class Records:
         return hit
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
-        """Delete these records and their leases."""
+        """Delete the records under ``keys`` and their leases."""
         with self._lock:
             for key in keys:
                 self._entries.get(policy.name, OrderedDict()).pop(_bounded(key), None)
 
     def keys(self, policy: Policy, most: int | None) -> list[Key]:
-        """List the records of ``policy`` that have not ended, ``most`` at most."""
+        """Return the keys of ``policy`` whose record or leases have not ended, ``most`` at most."""
         with self._lock:
             now = self._clock()
             entries = self._entries.get(policy.name, OrderedDict())
@@ -172,7 +182,7 @@ class Records:
             return list(islice(in_use, most))
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Add an entry to the journal ``key``."""
+        """Add an entry to the journal ``key``, which keeps the newest ``keep`` entries for ``seconds``."""
         key = _bounded(key)
         with self._lock:
             now = self._clock()
@@ -192,12 +202,13 @@ class Records:
     def clear(self) -> None:
         """Delete everything."""
         with self._lock:
-            for entries in list(self._entries.values()):  # cleared in place, since the functions of `hit` refer to them
+            # Clear the dictionaries in place, because functions that `hit` returned refer to them.
+            for entries in list(self._entries.values()):
                 entries.clear()
             self._journals.clear()
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()  # a thread of the parent may hold the old one
+        self._lock = threading.Lock()  # a thread of the parent may hold the old lock
 
 
 _instances = renewed_after_fork(Records._after_fork)

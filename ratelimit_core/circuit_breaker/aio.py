@@ -1,4 +1,4 @@
-"""How a permit is settled in an event loop, also if the caller is cancelled."""
+"""Settle a permit in an event loop, even if the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .permit import Permit, probes
 
 
 async def settle_awaitable(permit: Permit, function: Callable[[], Any]) -> Any:
-    """Await what ``function`` returns, settle the permit by how that ends, and return the result."""
+    """Call ``function`` and await what it returns. Settle the permit with the outcome, and return the result."""
     try:
         result = await (_as_probe(permit, function) if permit.probe else awaited(function()))
-    except GeneratorExit:  # the coroutine is closed, and may not await
+    except GeneratorExit:  # a coroutine that is being closed must not await
         permit.cancel()
         raise
     except BaseException as error:
@@ -26,17 +26,20 @@ async def settle_awaitable(permit: Permit, function: Callable[[], Any]) -> Any:
 
 
 async def _as_probe(permit: Permit, function: Callable[[], Any]) -> Any:
-    """Await ``function``. Calls through the same breaker within it belong to the probe."""
+    """Call ``function`` and await what it returns. Inner calls through the same breaker belong to this probe."""
     before = probes.push(permit)
     try:
         return await awaited(function())
     finally:
-        with suppress(ValueError):  # it is closed in another context than it began in
+        with suppress(ValueError):  # the coroutine may be closed in another context than it began in
             probes.reset(before)
 
 
 async def settle(permit: Permit, steps: Steps[Any]) -> None:
-    """Take the steps, if there are any. Without one no task is made, which would cost more than all else."""
+    """Run the steps. If there are none, create no asyncio task.
+
+    Creating one would cost more than everything else here.
+    """
     step = next(steps, None)
     if step is not None:
         await finished(adrive(steps, permit.store, step))

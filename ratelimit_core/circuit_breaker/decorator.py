@@ -18,12 +18,17 @@ def circuit_breaker(
 def circuit_breaker(name: Any = None, *, backend: Backend | None = None, **options: Any) -> Any:
     """Guard a function by the breaker ``name`` (default: the function's own dotted name).
 
-    With and without parentheses. On a method of a class-based view, give a name: Django decorates another function
-    there than the one you wrote. ``options`` are those of :class:`CircuitBreakerConfig`. The decorated function has
-    the breaker as its attribute ``circuit_breaker``.
+    Write ``@circuit_breaker`` or ``@circuit_breaker("name", ...)``. Give a name if you decorate a method of a
+    class-based view, because Django passes the decorator a function of its own instead of your method. The decorated
+    function has an attribute ``circuit_breaker``, which is the breaker.
+
+    Args:
+        name: the breaker's name.
+        backend: another backend than the configured one.
+        options: settings, as in :class:`CircuitBreakerConfig`.
 
     Raises:
-        ConfigurationError: where the decorator runs, if an option is unknown or wrong.
+        ConfigurationError: an option is unknown or wrong. It is raised when the function is decorated.
     """
     if callable(name):
         return circuit_breaker()(name)

@@ -1,4 +1,4 @@
-"""What an operator does to a breaker: looks at it, overrides it for the whole fleet, and resets it."""
+"""Operations for operators: inspect a breaker, override it for the whole fleet, or reset it."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from .cache import BreakerCache
 
 
 class ManualControl(ABC):
-    """What an operator can do to a breaker. ``author`` and ``reason`` appear in its status and history."""
+    """A breaker's operations for operators.
+
+    The ``author`` and ``reason`` of an override appear in the breaker's status and history.
+    """
 
     name: str
 
     @abstractmethod
     def _resolve(self) -> BreakerCache:
-        """Return what this process knows of the breaker."""
+        """Return the cache of the breaker in this process."""
 
     def force_open(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Reject every call in the whole fleet, for ``ttl`` seconds or until further notice.
+        """Reject every call in the whole fleet, for ``ttl`` seconds or until another operation ends this mode.
 
-        Other processes see it within ``cache_ttl``, and within a second where calls are rejected. Three round trips,
-        as for the other modes.
+        Other processes notice the override within ``cache_ttl`` seconds. A process that is rejecting calls notices it
+        within a second. Every mode costs three round trips.
 
         Raises:
-            BackendError: the store is unavailable, and nothing was changed.
-            ConfigurationError: ``ttl`` is out of range, or ``author`` or ``reason`` is not a string.
+            BackendError: the store is unavailable. Nothing was changed.
+            ConfigurationError: ``ttl`` is not between 0 and 400 days, or ``author`` or ``reason`` is not a string.
         """
         self._force(FORCED_OPEN, author, reason, ttl)
 
     def force_closed(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Reject no call, whatever fails; failures are still counted. See :meth:`force_open`."""
+        """Permit every call, even if all calls fail. Failures are still counted. See :meth:`force_open`."""
         self._force(FORCED_CLOSED, author, reason, ttl)
 
     def disable(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Reject no call and count nothing. See :meth:`force_open`."""
+        """Permit every call, and count no outcomes. See :meth:`force_open`."""
         self._force(DISABLED, author, reason, ttl)
 
     def shadow(self, author: str = "", reason: str = "", ttl: float | None = None) -> None:
-        """Decide and report as always, and reject no call. See :meth:`force_open`."""
+        """Decide and report as always, but permit every call. See :meth:`force_open`."""
         self._force(SHADOW, author, reason, ttl)
 
     def clear_override(self, author: str = "", reason: str = "") -> None:
-        """End an override: the breaker decides again, from where it stood. See :meth:`force_open`."""
+        """End an override. The breaker decides again, from its present state and counts. See :meth:`force_open`."""
         self._force(AUTOMATIC, author, reason, None)
 
     def _force(self, mode: int, author: str, reason: str, ttl: float | None) -> None:
@@ -63,44 +66,57 @@ class ManualControl(ABC):
         history.write(cache.store.backend, entry)
 
     def reset(self, author: str = "", reason: str = "") -> None:
-        """Close the breaker, end an override and forget all counts, in the whole fleet. The history stays.
+        """Close the breaker, end an override and delete all counts, in the whole fleet. The history stays.
 
-        Other processes see it within a second. Six round trips on Redis, and one more for each resume rate in use. It
-        reads the list of all token buckets that the store has.
+        Other processes notice the reset within ``cache_ttl`` seconds. A process that is rejecting calls notices it
+        within a second. On Redis a reset costs six round trips, and one more for each resume rate in use. It reads the
+        list of all token buckets in the store.
 
         Raises:
-            BackendError: the store is unavailable. What this process knew is forgotten all the same.
+            BackendError: the store is unavailable. This process has forgotten its cached verdict even so.
         """
         cache = self._resolve()
         entry = history.override_entry(self.name, "reset", author, reason, None)
         cache.forget()
         peek, store = cache.peek_call(), cache.store
         store.local.delete(BREAKER, [peek.key])
-        store.backend.apply_unguarded([peek])  # raises if it is unavailable, whatever the backend's own breaker thinks
+        # Ask the store even if the backend's own breaker is open. An unavailable store raises here.
+        store.backend.apply_unguarded([peek])
         store.backend.delete(BREAKER, [peek.key])
         for key in store.backend.keys(TOKEN_BUCKET):
-            if key[0] == turns_of(self.name):  # tasks may have reserved their resumption for a day ahead
+            if key[0] == turns_of(self.name):  # deferred tasks may hold reservations for up to a day ahead
                 store.backend.delete(TOKEN_BUCKET, [key])
         history.write(store.backend, entry)
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the last 100 changes, newest first. One round trip.
+        """Return the last 100 changes, newest first. Costs one round trip.
 
-        Each has ``at`` (seconds since the epoch), ``event`` (``opened``, ``half_open``, ``closed``, a mode, or
-        ``reset``), ``failure_count``, ``retry_after``, ``shadow`` (no call was rejected), and, of what an operator did,
-        ``author``, ``reason`` and ``ttl``. A change is missing if its process was killed in that moment.
+        Each change is a dictionary:
+
+        * ``at``: when it happened, in seconds since the epoch.
+        * ``event``: ``opened``, ``half_open``, ``closed``, ``reset``, or the mode that an operator set.
+        * ``failure_count``: the breaker's failures at that time.
+        * ``retry_after``: for how many seconds the breaker opened, or 0 if it did not open.
+        * ``shadow``: whether shadow mode kept the breaker from rejecting calls.
+        * ``author``, ``reason``, ``ttl``: the arguments of the operator. They are empty or None if calls caused it.
+
+        A change is missing if the process that caused it was killed before it wrote the entry.
 
         Raises:
             BackendError: the store is unavailable.
+            CircuitBreakerError: the store's own breaker is open.
         """
         return history.read(self._resolve().store.backend, self.name)
 
     def peek(self, refresh: bool = False) -> tuple[str, float]:
         """Return the state, and for how many seconds calls are rejected, without making a call.
 
-        Open or half-open and 0 seconds: the breaker may be probed. This takes no probe's place, and needs no outcome.
-        No round trip while the cached verdict is valid, unless ``refresh``; else one. While the store is unavailable,
-        a known opening holds to its deadline; else the breaker counts as closed.
+        If the state is open or half-open and the time is 0, the next call may be a probe. This method does not use up a
+        probe, and there is no outcome to record. A breaker in shadow mode is returned as closed.
+
+        Costs one round trip if ``refresh`` is true or the cached verdict has expired, and none otherwise. If the store
+        is unavailable, a breaker that this process knows to be open stays open until its deadline. Every other breaker
+        is returned as closed.
         """
         cache = self._resolve()
         now = cache.clock()
@@ -109,7 +125,7 @@ class ManualControl(ABC):
         if now >= cache.reject_until or refresh:
             try:
                 verdict = BreakerVerdict._make(cache.store.apply([cache.peek_call()])[0])
-            except BackendError:  # a known opening holds to its deadline
+            except BackendError:
                 left = max(0, cache.open_for(now))
                 return ("open" if left else "closed"), left / SECOND
             cache.update(verdict, local=False, asked=False)
@@ -118,36 +134,50 @@ class ManualControl(ABC):
         return STATES[cache.last.effective_state], cache.seconds_to_probe()
 
     def get_status(self) -> dict[str, Any]:
-        """Return the breaker's status from the store: one round trip, or two while an override is in force.
+        """Return the breaker's status from the store, or from this process while the store is unavailable.
 
-        ``name``, ``state`` (as callers see it), ``failure_count``, ``failure_threshold``, ``last_failure_time``,
-        ``changed_at``, ``next_attempt_time`` (while open, else None), ``backoff_time`` (the length of the present or
-        latest wait), ``half_open_calls`` (running probes), ``stats`` (of this process), ``shadow`` (no call is
-        rejected), and ``mode``, ``mode_until``, ``author``, ``reason``. Times are seconds since the epoch on the
-        store's clock; None where there was none.
+        Costs one round trip, or two while an override is in force. The status is a dictionary. Its times are seconds
+        since the epoch on the store's clock. A time is None if the event has not happened or is not expected.
+
+        * ``name``: the breaker's name.
+        * ``state``: ``closed``, ``open`` or ``half_open``, as callers see it.
+        * ``failure_count``, ``failure_threshold``: the failures so far, and how many open the breaker.
+        * ``last_failure_time``, ``changed_at``: when a call failed last, and when the state changed last.
+        * ``next_attempt_time``: when the breaker may be probed, if it is open.
+        * ``backoff_time``: for how many seconds the breaker is open now, or was open last.
+        * ``half_open_calls``: how many probes are running.
+        * ``stats``: what this process counted, see :attr:`stats`.
+        * ``shadow``: whether shadow mode keeps the breaker from rejecting calls.
+        * ``mode``, ``mode_until``: the mode, and when the mode ends.
+        * ``author``, ``reason``: the arguments of the operator that set the mode.
         """
         cache = self._resolve()
         verdict = read_record(cache)
         found = status(self.name, verdict, cache.config, cache.stats())
-        mode = verdict.mode if cache.store.available else AUTOMATIC  # only the store has its author
+        mode = verdict.mode if cache.store.available else AUTOMATIC  # only the store knows the author of an override
         return found | history.current_override(cache.store.backend, self.name, mode)
 
     @property
     def state(self) -> str:
-        """``"closed"``, ``"open"`` or ``"half_open"``, from the store: one round trip."""
+        """``"closed"``, ``"open"`` or ``"half_open"``. Costs as many round trips as :meth:`get_status`."""
         return cast(str, self.get_status()["state"])
 
     @property
     def stats(self) -> dict[str, int]:
-        """What this process counted: ``successes``, ``failures``, ``rejections``, ``shadow_rejections``. No round trip.
+        """The calls that this process counted. Costs no round trip.
 
-        The last are the calls that would have been rejected without shadow mode.
+        * ``successes``, ``failures``: the outcomes of calls.
+        * ``rejections``: the calls that the breaker rejected.
+        * ``shadow_rejections``: the calls that the breaker would have rejected without shadow mode.
         """
         return self._resolve().stats()
 
 
 def read_record(cache: BreakerCache) -> BreakerVerdict:
-    """Read the record from the store or, while that is unavailable, from this process. One round trip."""
+    """Return the verdict on a peek at the breaker. Costs one round trip.
+
+    While the store is unavailable, the verdict comes from this process.
+    """
     call = cache.peek_call()
     try:
         return BreakerVerdict._make(cache.store.apply([call])[0])

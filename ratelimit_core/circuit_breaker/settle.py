@@ -1,4 +1,4 @@
-"""How the outcome of a call is judged and reported."""
+"""Classify the outcome of a call, and report it to the store."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from .announce import apply_and_announce
 from .cache import BreakerCache
 
 RECORDED_ATTR = "_resilience_recorded"
-"""An error's attribute: when each breaker recorded it, by name. So a call within a call fails once."""
+"""The attribute of an error that maps each breaker's name to the time at which the breaker recorded the error.
+
+If a guarded call contains another call through the same breaker, an error that passes both is recorded once.
+"""
 
 
 class Issued(Protocol):
-    """What settling has to know of a permit."""
+    """The fields of a permit that this module needs."""
 
     generation: int
     lease_id: str
@@ -36,19 +39,22 @@ def classify(config: CircuitBreakerConfig, error: BaseException | None) -> bool 
     if error is None or isinstance(error, config.success_exceptions):
         return True
     if isinstance(error, CircuitBreakerError | RateLimitExceeded):
-        return None  # another call was rejected or denied; that says nothing about this dependency
+        return None  # a breaker or a limit stopped an inner call, which says nothing about this dependency
     if isinstance(error, config.expected_exception) and not isinstance(error, config.ignored_exceptions):
         return False
     return None
 
 
 def already_recorded(config: CircuitBreakerConfig, error: BaseException, since: int) -> bool:
-    """Return whether this error was recorded as a failure of this breaker since then."""
+    """Return whether this breaker recorded ``error`` as a failure at ``since`` or later. Times are µs."""
     return bool(getattr(error, RECORDED_ATTR, {}).get(config.name, -1) >= since)
 
 
 def count_locally(cache: BreakerCache, permit: Issued) -> bool:
-    """Count a success that can be reported later. Return False if it has to be reported now, and is not counted."""
+    """Count a success without reporting it now, and return True.
+
+    Return False, and count nothing, if the caller has to report the outcome now.
+    """
     if cache.failure_count or cache.config.slow_call_duration is not None:
         return False
     cache.successes += 1
@@ -65,13 +71,15 @@ def settle_steps(
     failures: int = 0,
     error: BaseException | None = None,
 ) -> Steps[float]:
-    """Report an outcome, now or with the next question. Return the seconds until the next probe, or 0.
+    """Report an outcome. Return the seconds until the next probe, or 0.
+
+    A success may be kept, and reported with the next request to the store.
 
     Args:
         cache: what this process knows of the breaker.
         permit: the permit of the call.
         took: how many µs the call took.
-        successes, failures: 1 for what it was; neither if nothing can be said.
+        successes, failures: 1 for the outcome, 0 for the other. Both are 0 if the outcome does not count.
         error: what the call raised.
     """
     config = cache.config
@@ -81,7 +89,9 @@ def settle_steps(
     cache.failures += failures
     if not permit.probe and not failures and not slow_calls:
         if successes and cache.add_pending_success(permit.generation, permit.local) and cache.failure_count:
-            cache.failure_count = 0  # one thread is enough to report it at once, before the next failure elsewhere
+            # Report this success now, so that failures in other processes are not counted as consecutive. Other threads
+            # need not report it, too.
+            cache.failure_count = 0
             yield from report_steps(cache, permit)
             return 0.0
         if permit.extra_calls:
@@ -91,7 +101,7 @@ def settle_steps(
     if failures and error is not None:
         if config.respect_retry_after:
             duration = microseconds(parse_retry_after(error) or 0)
-        with suppress(AttributeError):  # an error with slots
+        with suppress(AttributeError):  # an error that has slots has no `__dict__`
             error.__dict__.setdefault(RECORDED_ATTR, {})[config.name] = cache.clock()
     wait = yield from report_steps(
         cache, permit, successes=successes, failures=failures, slow_calls=slow_calls, duration=duration
@@ -108,7 +118,10 @@ def report_steps(
     slow_calls: int = 0,
     duration: int = 0,
 ) -> Steps[int]:
-    """Report an outcome and the pending successes in one round trip. Return the µs until the next probe, or 0."""
+    """Report an outcome and the pending successes. Return the µs until the next probe, or 0.
+
+    Costs one round trip, and one more for the history if the report changes the breaker's state.
+    """
     pending = age = 0
     if cache.is_current(permit.generation, permit.local):
         pending = cache.take_pending()
@@ -120,7 +133,7 @@ def report_steps(
     local = False
     try:
         verdicts = yield "apply", [call, *permit.extra_calls]
-    except BackendError:  # the extra calls are lost: a lease ends by itself
+    except BackendError:  # the extra calls are lost, but they only release leases, which end by themselves
         wait = _wait_without_store(cache)
         if wait is not None:
             return wait
@@ -133,9 +146,13 @@ def report_steps(
 
 
 def _report_locally(cache: BreakerCache, permit: Issued, call: Call) -> Steps[int]:
-    """Report the outcome of a permit that was issued without the store. The store's verdict wins once it is back."""
-    outdated = not cache.cached.local  # the permit is of an earlier outage: what the store has said since is honoured
-    if outdated and cache.store.available:  # else the store may be available, and too busy
+    """Report the outcome of a permit that was issued without the store. Return the µs until the next probe, or 0.
+
+    If the store has answered since the permit was issued, the store's verdict takes precedence over the outcome.
+    """
+    outdated = not cache.cached.local  # the store has answered since the permit was issued
+    # For other permits `available` says too little: a store that is available may have been too busy to answer.
+    if outdated and cache.store.available:
         wait: int | None = 0
     else:
         wait = _wait_without_store(cache, honour_opening=outdated)
@@ -148,15 +165,21 @@ def _report_locally(cache: BreakerCache, permit: Issued, call: Call) -> Steps[in
 
 
 def _wait_without_store(cache: BreakerCache, *, honour_opening: bool = True) -> int | None:
-    """Return None if an outcome counts in this process. Else return the µs until the next probe, or 0."""
+    """Return the µs until the next probe, or 0, if the outcome does not count in this process.
+
+    Return None if it counts. With ``honour_opening``, no outcome counts while the breaker is known to be open.
+    """
     if cache.config.on_store_failure != "local" or cache.override_allows():
         return 0
     wait = cache.open_for(cache.clock()) if honour_opening else 0
-    return wait if wait > 0 else None  # a call that began before a known opening changes nothing
+    return wait if wait > 0 else None  # the call began before the breaker opened, so its outcome changes nothing
 
 
 def _apply_in_present_generation(cache: BreakerCache, event: BreakerEvent) -> BreakerVerdict:
-    """Record in this process an outcome that the store can't be told, in the generation of this process."""
+    """Record an outcome in this process, because the store is unavailable. Return the verdict.
+
+    The outcome counts in the present generation of this process, whatever generation issued the permit.
+    """
     memory = cache.store.local
     present = BreakerVerdict._make(memory.apply([cache.peek_call()])[0])
     return BreakerVerdict._make(memory.apply([cache.call(event._replace(generation=present.generation))])[0])
@@ -165,13 +188,13 @@ def _apply_in_present_generation(cache: BreakerCache, event: BreakerEvent) -> Br
 def report_external(
     cache: BreakerCache, error: BaseException | None, started_ago: float, lease_id: str, extra_calls: Sequence[Call]
 ) -> Steps[None]:
-    """Take the steps of :meth:`CircuitBreaker.report_external`."""
+    """Return the steps of :meth:`CircuitBreaker.report_external`."""
     failures = int(error is not None)
     cache.failures += failures
     event = BreakerEvent(REPORT, success_age=microseconds(started_ago), failures=failures)
     try:
         verdicts = yield "apply", [cache.call(event, lease_id), *extra_calls]
-    except BackendError:  # a lease ends by itself
+    except BackendError:  # this report is lost, but the leases end by themselves
         return
     verdict = BreakerVerdict._make(verdicts[0])
     yield from apply_and_announce(cache, verdict, local=False, written=True, asked=False)

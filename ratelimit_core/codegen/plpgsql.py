@@ -35,7 +35,7 @@ class PlpgsqlFunction(Function):
 
     def check_name(self, name: str, node: ast.AST) -> None:
         if name.startswith("_") or len(name) > 63:
-            raise self.refuse(node, f"the name {name!r}, which SQL reserves or cuts,")
+            raise self.refuse(node, f"the name {name!r} is reserved in SQL or longer than 63 characters: rename it")
         super().check_name(name, node)
 
     def lines(self) -> Iterator[str]:

@@ -22,7 +22,10 @@ from ..policies import Policy
 
 
 class Untranslatable(ValueError):
-    """A policy uses something outside the subset. The message names the file, the line and the construct."""
+    """A policy uses something outside the subset. The message names the file and the line.
+
+    It also says what to write instead.
+    """
 
 
 class Module:
@@ -63,19 +66,19 @@ class Module:
             raise Untranslatable(f"{self.file}: there is no function {name!r}")
         return self._inlined(name, ())
 
-    def refuse(self, node: ast.AST, what: str) -> Untranslatable:
-        """Return the error that says that ``what``, at the line of ``node``, is outside the subset."""
-        return Untranslatable(f"{self.file}:{getattr(node, 'lineno', 0)}: {what} is outside the subset of policies")
+    def refuse(self, node: ast.AST, message: str) -> Untranslatable:
+        """Return an error at the line of ``node``. ``message`` says what is wrong, and what to write instead."""
+        return Untranslatable(f"{self.file}:{getattr(node, 'lineno', 0)}: {message}")
 
     def _inlined(self, name: str, callers: tuple[str, ...]) -> ast.FunctionDef:
         node = copy.deepcopy(self._functions[name])
         if ast.get_docstring(node) is not None:
             del node.body[0]
         if not returns(node.body):
-            raise self.refuse(node, "a function that may end without a return")
+            raise self.refuse(node, f"{name!r} may end without a return: let every branch return")
         names = {each.arg for each in parameters(node)} | _assigned(node.body)
         if clash := sorted(names & self._functions.keys()):
-            raise self.refuse(node, f"the name {clash[0]!r}, which is a function's,")
+            raise self.refuse(node, f"the name {clash[0]!r} belongs to a function: rename the variable")
         caller = _Caller(names | _read(node.body) | self.constants.keys())
         node.body = self._block(node.body, caller, (*callers, name))
         if callers:
@@ -95,7 +98,7 @@ class Module:
                     name in self._functions
                 ):
                     if name in callers:
-                        raise self.refuse(call, f"the call of {name!r} inside itself")
+                        raise self.refuse(call, f"{name!r} is called inside itself: write it without recursion")
                     helper = self._inlined(name, callers)
                     found += self._call(call, target, helper, caller)
                 case _:
@@ -127,19 +130,24 @@ class Module:
     def _signature(self, call: ast.Call, helper: ast.FunctionDef) -> list[str]:
         arguments = helper.args
         if arguments.kwonlyargs or arguments.vararg or arguments.kwarg or arguments.defaults or helper.decorator_list:
-            raise self.refuse(helper, "a helper with a decorator, or with other than plain positional parameters,")
+            raise self.refuse(
+                helper, f"the helper {helper.name!r} has a decorator or special parameters: write plain parameters only"
+            )
         takes = [each.arg for each in parameters(helper)]
         if call.keywords or len(call.args) != len(takes) or any(isinstance(each, ast.Starred) for each in call.args):
-            raise self.refuse(call, f"the call `{ast.unparse(call)}`, as {helper.name!r} takes {len(takes)} positions,")
+            raise self.refuse(
+                call,
+                f"the call `{ast.unparse(call)}` does not fit {helper.name!r}: pass {len(takes)} arguments by position",
+            )
         return takes
 
     def _targets(self, target: ast.expr) -> list[str]:
         found: list[str] = []
         for each in target.elts if isinstance(target, ast.Tuple) else [target]:
             if not isinstance(each, ast.Name):
-                raise self.refuse(each, f"assignment to `{ast.unparse(each)}`")
+                raise self.refuse(each, f"assignment to `{ast.unparse(each)}` can't be translated: assign to a name")
             if each.id in found:
-                raise self.refuse(target, "assignment to the same name twice at once")
+                raise self.refuse(target, f"`{ast.unparse(target)}` assigns to one name twice: use two names")
             found.append(each.id)
         return found
 
@@ -147,7 +155,9 @@ class Module:
         """Return the values of a helper's ``return``."""
         results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
         if len(results) != wanted or results[0] is None:
-            raise self.refuse(node, f"a return of {len(results)} values from a helper that is called for {wanted}")
+            raise self.refuse(
+                node, f"`{ast.unparse(node)}` does not fit the call: return as many values as it assigns, {wanted}"
+            )
         return [each for each in results if each is not None]
 
     def _early(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -155,7 +165,7 @@ class Module:
         for i, statement in enumerate(body):
             rest = body[i + 1 :]
             if isinstance(statement, ast.Return) and rest:
-                raise self.refuse(statement, "a return that is not last in its block")
+                raise self.refuse(statement, "statements follow this return in its block: remove them")
             if not isinstance(statement, ast.If) or not any(_returns([statement])):
                 continue
             test, then, otherwise = statement.test, statement.body, statement.orelse
@@ -164,7 +174,7 @@ class Module:
             elif rest and returns(otherwise):
                 then = [*then, *rest]
             elif rest:
-                raise self.refuse(statement, "a return in a branch of which another part goes on")
+                raise self.refuse(statement, "a branch of this `if` returns in some cases only: let it return in all")
             return [*body[:i], ast.copy_location(ast.If(test, self._early(then), self._early(otherwise)), statement)]
         return list(body)
 

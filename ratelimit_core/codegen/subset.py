@@ -1,9 +1,16 @@
-"""The subset of Python in which policies are written, read from their ``ast``. Each language has a subclass.
+"""Translate policies, which are written in a subset of Python. Each target language has a subclass.
 
-The subset has parameters, assignment (of tuples too), ``if``/``elif``/``else``, comparisons joined by
-``and``/``or``/``not``, ``+ - * // %``, ``min``, ``max``, integer constants of the module, ``return`` of a tuple as the
-last statement of a block, and calls of helper functions (see :mod:`.source`). Anything else is refused with its file
-and line. Numbers stay below 2**53.
+The subset consists of:
+
+* parameters, and integer constants of the module;
+* assignment of a number to a name, or of a tuple to as many names;
+* ``if``, ``elif`` and ``else``, on comparisons that ``and``, ``or`` and ``not`` join;
+* ``+``, ``-``, ``*``, ``//``, ``%``, ``min`` and ``max``;
+* ``return`` of a tuple, as the last statement of a block;
+* calls of helper functions, see :mod:`.source`.
+
+All numbers are integers below 2**53. Anything else raises :class:`Untranslatable`, which names the file and the line,
+and says what to write instead.
 """
 
 from __future__ import annotations
@@ -20,17 +27,17 @@ from .source import Module, is_exact, parameters, returns
 
 
 class Function(ABC):
-    """A function definition, written in the language of a subclass.
+    """A function of a policy's module, translated into the language of a subclass.
 
     Args:
         module: the module in which ``node`` is defined.
         node: the definition, without docstring and with its helpers inlined.
-        helper: other functions call it, so it may return a single number.
+        helper: the function is a helper, so it may return a single number instead of a tuple.
     """
 
     language: ClassVar[str]
     reserved: ClassVar[frozenset[str]]
-    """Names that mean something else in the language, or in the text around the function."""
+    """Names that have another meaning in the language, or in the generated text around the function."""
     comparisons: ClassVar[dict[type[ast.cmpop], str]]
     elif_word: ClassVar[str]
 
@@ -40,9 +47,9 @@ class Function(ABC):
         arguments = node.args
         self.parameters = [each.arg for each in parameters(node)]
         if arguments.vararg or arguments.kwarg or arguments.defaults or any(arguments.kw_defaults):
-            raise self.refuse(node, "a parameter with a default or a star")
+            raise self.refuse(node, f"a parameter of {node.name!r} has a default or a star: write plain parameters")
         if node.decorator_list:
-            raise self.refuse(node, "a decorator")
+            raise self.refuse(node, f"{node.name!r} has a decorator: remove it")
         for name in (node.name, *self.parameters):
             self.check_name(name, node)
         self.locals: list[str] = []
@@ -51,71 +58,76 @@ class Function(ABC):
 
     @classmethod
     def of(cls, module: Module, name: str) -> Function:
-        """Write the function ``name`` of a module.
+        """Return the translation of the function ``name`` of a module.
 
         Raises:
-            Untranslatable: something in it, or in a helper that it calls, is outside the subset.
+            Untranslatable: the function, or a helper that it calls, contains something outside the subset.
         """
         node = module.function(name)
-        for helper in module.helpers:  # a helper has to be right on its own, too
+        # Check each helper on its own, because an inlined helper could read the variables of its caller.
+        for helper in module.helpers:
             cls(module, helper, helper=True)
         return cls(module, node)
 
     @classmethod
     def of_policy(cls, policy: Policy) -> Function:
-        """Write the function of ``policy``."""
+        """Return the translation of the function of ``policy``. See :meth:`of`."""
         return cls.of(Module.of(policy), policy.name)
 
-    # How a language writes it
+    # What a subclass implements
 
     @abstractmethod
     def lines(self) -> Iterator[str]:
-        """Write the whole function."""
+        """Return the lines of the whole function."""
 
     @abstractmethod
     def name(self, name: str) -> str:
-        """Write a variable."""
+        """Return the text of a variable."""
 
     @abstractmethod
     def constant(self, value: int) -> str:
-        """Write an integer."""
+        """Return the text of an integer."""
 
     @abstractmethod
     def arithmetic(self, left: str, operator: ast.operator, right: str) -> str | None:
-        """Write one of ``+ - * // %``; None for anything else."""
+        """Return the text of ``+``, ``-``, ``*``, ``//`` or ``%``. Return None for any other operator."""
 
     @abstractmethod
     def extreme(self, name: str, numbers: Sequence[str]) -> str:
-        """Write ``min`` or ``max``."""
+        """Return the text of ``min`` or ``max``."""
 
     @abstractmethod
     def assign(self, names: Sequence[str], numbers: Sequence[str]) -> str:
-        """Write the assignment to all of ``names`` at once."""
+        """Return the text that assigns ``numbers`` to ``names``, all at the same time."""
 
     @abstractmethod
     def give(self, numbers: Sequence[str]) -> str:
-        """Write ``return``."""
+        """Return the text of a ``return``."""
 
     @abstractmethod
     def end_if(self) -> str:
-        """Write the end of an ``if``."""
+        """Return the text that ends an ``if``."""
 
-    # What is in the subset
+    # The constructs of the subset
 
     def check_name(self, name: str, node: ast.AST) -> None:
         if name in self.reserved:
-            raise self.refuse(node, f"the name {name!r}, which {self.language} reserves,")
-        if name in self.constants or not name.isascii():
-            raise self.refuse(node, f"the name {name!r}, which is a constant's or not ASCII,")
+            raise self.refuse(node, f"the name {name!r} is reserved in {self.language}: rename it")
+        if name in self.constants:
+            raise self.refuse(node, f"the name {name!r} belongs to a constant of the module: use another name")
+        if not name.isascii():
+            raise self.refuse(node, f"the name {name!r} is not ASCII: rename it")
 
     def block(self, body: list[ast.stmt], depth: int) -> Iterator[str]:
         pad = "  " * depth
         for statement in body:
             if isinstance(statement, ast.Return):
                 if statement is not body[-1]:
-                    raise self.refuse(statement, "a return that is not last in its block")
+                    raise self.refuse(statement, "statements follow this return in its block: remove them")
                 if not isinstance(statement.value, ast.Tuple) and not (self._helper and statement.value):
-                    raise self.refuse(statement, "a return of anything but a tuple")
+                    raise self.refuse(
+                        statement, f"`{ast.unparse(statement)}` returns no tuple: write one, such as `return a, b`"
+                    )
                 values = statement.value.elts if isinstance(statement.value, ast.Tuple) else [statement.value]
                 yield pad + self.give([self.number(item) for item in values])
             elif isinstance(statement, ast.If):
@@ -127,12 +139,16 @@ class Function(ABC):
             elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:
                 yield pad + self.assignment(statement.targets[0], statement.value)
             else:
-                raise self.refuse(statement, f"the statement `{ast.unparse(statement).splitlines()[0]}`")
+                raise self.refuse(
+                    statement,
+                    f"the statement `{ast.unparse(statement).splitlines()[0]}` can't be translated:"
+                    " write an assignment to one target, an `if` or a `return`",
+                )
 
     def branch(self, node: ast.If, depth: int) -> Iterator[str]:
         pad = "  " * depth
         before = self.assigned
-        after: list[set[str]] = []  # what has a value at the end of each branch that goes on
+        after: list[set[str]] = []  # the names that have a value after each branch that does not return
         word, rest = "if", list[ast.stmt]([node])
         while len(rest) == 1 and isinstance(rest[0], ast.If):
             inner = rest[0]
@@ -155,16 +171,19 @@ class Function(ABC):
             number = self.number(value)
             return self.assign([self.target(target)], [number])
         if not isinstance(value, ast.Tuple) or len(value.elts) != len(target.elts):
-            raise self.refuse(value, "unpacking of anything but a tuple of the same length")
+            count = len(target.elts)
+            raise self.refuse(
+                value, f"`{ast.unparse(value)}` is assigned to {count} names: write a tuple of {count} values"
+            )
         numbers = [self.number(item) for item in value.elts]
         names = [self.target(item) for item in target.elts]
         if len(set(names)) < len(names):
-            raise self.refuse(target, "assignment to the same name twice at once")
+            raise self.refuse(target, f"`{ast.unparse(target)}` assigns to one name twice: use two names")
         return self.assign(names, numbers)
 
     def target(self, node: ast.expr) -> str:
         if not isinstance(node, ast.Name):
-            raise self.refuse(node, f"assignment to `{ast.unparse(node)}`")
+            raise self.refuse(node, f"assignment to `{ast.unparse(node)}` can't be translated: assign to a name")
         self.check_name(node.id, node)
         if node.id not in self.parameters and node.id not in self.locals:
             self.locals.append(node.id)
@@ -178,12 +197,16 @@ class Function(ABC):
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return f"not ({self.condition(node.operand)})"
         if not isinstance(node, ast.Compare):
-            raise self.refuse(node, f"the truth of `{ast.unparse(node)}` (compare it)")
+            text = ast.unparse(node)
+            raise self.refuse(node, f"`{text}` is used as a condition: write a comparison, such as `x > 0`")
         operands = [self.number(item) for item in (node.left, *node.comparators)]
         parts = []
         for left, operator, right in zip(operands, node.ops, operands[1:], strict=False):
             if type(operator) not in self.comparisons:
-                raise self.refuse(node, f"the comparison `{ast.unparse(node)}`")
+                text = ast.unparse(node)
+                raise self.refuse(
+                    node, f"the comparison `{text}` can't be translated: use `==`, `!=`, `<`, `<=`, `>` or `>=`"
+                )
             parts.append(f"{left} {self.comparisons[type(operator)]} {right}")
         return parts[0] if len(parts) == 1 else "(" + " and ".join(parts) + ")"
 
@@ -196,7 +219,9 @@ class Function(ABC):
             case ast.Name(id=name) if name in self.assigned:
                 return self.name(name)
             case ast.Name(id=name) if name in self.locals:
-                raise self.refuse(node, f"the name {name!r}, which may have no value here,")
+                raise self.refuse(node, f"{name!r} may be unassigned here: assign it in every branch before")
+            case ast.Name(id=name):
+                raise self.refuse(node, f"{name!r} is unknown here: assign it before, or define an integer constant")
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return f"(-{self.number(operand)})"
             case ast.BinOp(left=left, op=operator, right=right):
@@ -204,7 +229,11 @@ class Function(ABC):
                     return written
             case ast.Call(func=ast.Name(id="min" | "max" as name), args=[_, _, *_] as items, keywords=[]):
                 return self.extreme(name, [self.number(item) for item in items])
-        raise self.refuse(node, f"the expression `{ast.unparse(node)}`")
+        raise self.refuse(
+            node,
+            f"the expression `{ast.unparse(node)}` can't be translated: write integers below 2**53, names,"
+            " `+ - * // %`, `min` or `max`, and call a helper as in `a = helper(b)`",
+        )
 
 
 def heading(policy: Policy) -> str:

@@ -1,4 +1,7 @@
-"""What guards ask: the configured backend and, while that is unavailable, the memory of this process."""
+"""The configured backend, and whether it is available.
+
+While it is not, guards decide in ``Store.local``, this process's memory.
+"""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def asked(stores: Sequence[FaultyMemory]) -> list[int]:
 def named(place: int, number: int = 1, of: int = 3) -> list[str]:
     """Names that belong to the store at ``place``."""
     backend = MultiBackend([MemoryBackend() for _ in range(of)], strategy="round_robin")
-    found = (name for name in map("name-{}".format, range(10_000)) if backend._place(name) == place)
+    found = (name for name in map("name-{}".format, range(10_000)) if backend._primary_index(name) == place)
     return [next(found) for _ in range(number)]
 
 
@@ -294,7 +294,7 @@ def test_every_process_finds_a_name_in_the_same_store(round_robin: MultiBackend)
         from ratelimit_core.backends import MemoryBackend, MultiBackend
         multi = MultiBackend([MemoryBackend() for _ in range(3)], strategy="round_robin")
         names = [*(f"user:{i}" for i in range(50)), "", "é😀", "\\udcff"]
-        print(json.dumps([multi._place(name) for name in names]))
+        print(json.dumps([multi._primary_index(name) for name in names]))
     """
     for seed in ("1", "2"):
         done = subprocess.run(
@@ -303,7 +303,7 @@ def test_every_process_finds_a_name_in_the_same_store(round_robin: MultiBackend)
             capture_output=True,
             check=True,
         )
-        assert json.loads(done.stdout) == [round_robin._place(name) for name in names]
+        assert json.loads(done.stdout) == [round_robin._primary_index(name) for name in names]
 
 
 def both(backend: Backend, calls: Sequence[Any], way: str) -> list[Any]:

@@ -154,7 +154,7 @@ class InSeveral:
         return self.backend.apply(calls)
 
     def state(self, policy: Policy, key: Key) -> State:
-        return self.members[self.backend._place(key[0])].state(policy, key)
+        return self.members[self.backend._primary_index(key[0])].state(policy, key)
 
     def keys(self, policy: Policy) -> set[Key]:
         return set(self.backend.keys(policy))

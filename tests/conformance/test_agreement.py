@@ -81,7 +81,7 @@ def test_calls_asked_together_are_decided_all_or_none_and_what_is_in_use_is_list
 ) -> None:
     unit = participant(ManualClock()).finest
     two = MultiBackend([MemoryBackend(), MemoryBackend()], strategy="round_robin")
-    assert {two._place(name) for name in NAMES} == {0, 1}
+    assert {two._primary_index(name) for name in NAMES} == {0, 1}
 
     @examples(40)
     @given(calls_together(unit))

@@ -1,4 +1,4 @@
-"""One transaction: how it begins and ends, and what it does to rows."""
+"""Begin and end a transaction, and read and write rows in it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ R = TypeVar("R")
 def transact(
     connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dialect: Dialect, clock: Clock | None
 ) -> R:
-    """Do ``work`` in a new transaction. Django's ``atomic`` would take more round trips."""
+    """Do ``work`` in a new transaction, and return the result. Django's ``atomic`` would take more round trips."""
     with begin(connection, dialect.begin) as cursor:
         try:
             transaction = Transaction(cursor, dialect, clock)
@@ -47,17 +47,17 @@ def transact(
             except Error:
                 connection.close()
             raise
-        except BaseException:  # interrupted: the connection may be in the middle of anything
+        except BaseException:  # an interrupted statement may have left an unread answer on the connection
             connection.close()
             raise
         return result
 
 
 def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dialect: Dialect, clock: Clock | None) -> R:
-    """Do ``work`` in the transaction that is open on the alias.
+    """Do ``work`` in the transaction that is already open on ``connection``, and return the result.
 
-    A savepoint takes back what is denied or fails, and with it the time limit of these statements. If the savepoint is
-    kept, the time limit is set back explicitly.
+    The work runs in a savepoint. If the work fails or writes nothing, as when a call is denied, the rollback also
+    restores the timeouts of statements and locks. Otherwise the timeouts are restored explicitly.
     """
     savepoint = str(connection.savepoint())
     try:
@@ -73,7 +73,7 @@ def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dial
         try:
             connection.savepoint_rollback(savepoint)
         except Error:
-            connection.needs_rollback = True  # the database has given up the whole transaction
+            connection.needs_rollback = True  # the database has aborted the whole transaction
         raise
     if transaction.written:
         connection.savepoint_commit(savepoint)
@@ -83,7 +83,10 @@ def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dial
 
 
 def begin(connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str | int | None] = ()) -> CursorWrapper:
-    """Return a cursor that has executed ``text``, on a new connection if the old one turns out to be cut."""
+    """Execute ``text``, and return the cursor.
+
+    If the connection turns out to be closed, and no transaction is open on it, execute ``text`` on a new connection.
+    """
     cursor = connection.cursor()
     try:
         cursor.execute(text, parameters or None)
@@ -98,24 +101,26 @@ def begin(connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str |
 
 
 class Transaction:
-    """The tables, as one transaction sees them.
+    """Reads and writes the rows of one transaction.
 
     Args:
-        cursor: a cursor of Django's.
-        clock: decides instead of the database's clock; None for the database's.
-        joined: the caller began the transaction, maybe long ago.
+        cursor: Django's cursor of the transaction's connection.
+        dialect: the SQL of the database.
+        clock: the clock that decisions use, or None for the database's clock.
+        joined: the caller began the transaction, possibly long ago.
     """
 
     def __init__(self, cursor: Any, dialect: Dialect, clock: Clock | None, *, joined: bool = False) -> None:
         self._cursor, self._dialect, self._clock, self._joined = cursor, dialect, clock, joined
         self.written = False
-        """Whether there is anything to commit."""
+        """Whether this transaction has changes to commit."""
         self._creates = False
 
     def lock(self, rows: Sequence[Row]) -> dict[str, Row]:
-        """Return what is stored of ``rows``, by id, and lock it until the transaction ends.
+        """Lock ``rows`` until the transaction ends, and return them as stored, by id.
 
-        Rows are locked in the order of their ids, so that two transactions don't wait for each other.
+        Rows that do not exist yet are created if the database has to lock them. Rows are locked in the order of their
+        ids, so that two transactions never wait for each other.
         """
         rows = sorted(rows)
         found = self._found(rows)
@@ -124,29 +129,34 @@ class Transaction:
         self._creates = True
         if not self._dialect.lock:  # SQLite has one lock, and this transaction holds it
             return {row.id: row for row in rows} | found
-        if found and not self._joined:  # holds nothing while it waits for another one that creates the same
+        if found and not self._joined:
+            # The INSERT may have to wait for a transaction that creates the same rows. Release all locks before it, so
+            # that the other transaction never waits for this one.
             self._cursor.execute("ROLLBACK")
             self._cursor.execute(self._dialect.begin)
         self._insert(rows, self._dialect.or_lock)
         return self._found(rows)
 
     def decide(self, calls: Sequence[Call], rows: Sequence[Row]) -> list[Verdict]:
-        """Return the verdicts on ``calls``, whose records are ``rows``. Write what changed if all are allowed."""
-        stored = self.lock(rows)
+        """Return the verdicts on ``calls``, whose records are ``rows``. If all are allowed, write the changed rows."""
+        locked = self.lock(rows)
         now, answers = self._read_leases(calls, rows)
-        decided = [_decide(call, stored[row.id], now, answers) for call, row in zip(calls, rows, strict=True)]
+        decided = [_decide(call, locked[row.id], now, answers) for call, row in zip(calls, rows, strict=True)]
         if all(verdict[ALLOWED] for _, verdict in decided):
             changed: list[Row] = []
-            for call, row, (was, verdict) in zip(calls, rows, decided, strict=True):
-                before = stored[row.id]
-                after = self._changed(call, before, was, verdict, now)
+            for call, row, (stored, verdict) in zip(calls, rows, decided, strict=True):
+                before = locked[row.id]
+                after = self._changed(call, before, stored, verdict, now)
                 if after != before:
                     changed.append(after)
             self.replace(changed, now)
         return [verdict for _, verdict in decided]
 
     def replace(self, rows: Sequence[Row], now: int) -> None:
-        """Write ``rows``, which are locked. If one of them is new, delete two records that have ended."""
+        """Write ``rows``, which this transaction has locked.
+
+        If one of them is new, also delete up to two records that have ended. A joined transaction does not.
+        """
         if not rows:
             return
         self._insert(rows, self._dialect.or_replace)
@@ -162,16 +172,22 @@ class Transaction:
         return int(self._cursor.fetchone()[0])
 
     def probe_table(self) -> None:
-        """Read nothing from the table. That raises if the table is locked; locked records don't matter."""
+        """Execute a SELECT that returns no rows. It raises if the table is locked. Locked records do not matter."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
 
     def remove_ended(self, now: int, most: int) -> tuple[int, int]:
-        """Delete up to ``most`` records that have ended and are not locked. Returns how many, and how many leases."""
+        """Delete up to ``most`` records that have ended and are not locked, and their leases.
+
+        Return how many records and how many leases were deleted.
+        """
         found = self._ids(f"WHERE kept_until <= {now} ORDER BY kept_until LIMIT {most}", [], self._dialect.lock_free)
         return len(found), self._remove(found)
 
     def remove(self, condition: str, parameters: Sequence[str]) -> int:
-        """Delete records and their leases. Returns how many records."""
+        """Delete the records that match ``condition``, ``BATCH`` at most, and their leases.
+
+        Return how many records were deleted.
+        """
         found = self._ids(f"WHERE {condition} ORDER BY id LIMIT {BATCH}", parameters, self._dialect.lock)
         self._remove(found)
         return len(found)
@@ -185,7 +201,7 @@ class Transaction:
         return {values[0]: Row(*values) for values in self._cursor.fetchall()}
 
     def _last_end(self, record: str) -> int:
-        """Return when the last of the leases ends; 0 if there are none."""
+        """Return when the last lease of ``record`` ends, or 0 if there are no leases."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT MAX(ends) FROM {LEASES} WHERE record = %s", [record])
         return int(self._cursor.fetchone()[0] or 0)
 
@@ -194,7 +210,10 @@ class Transaction:
         return [values[0] for values in self._cursor.fetchall()]
 
     def _read_leases(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
-        """Return the time, and what was read of leases, both read after the locks are held."""
+        """Return the time in µs, and what the policies of ``calls`` need to know of their leases.
+
+        Both are read after the rows are locked, so that no other transaction changes the leases any more.
+        """
         now = None if self._clock is None else self._clock()
         if now is not None and not any(call.policy.leases for call in calls):
             return now, iter(())
@@ -206,11 +225,11 @@ class Transaction:
 
     # Writing
 
-    def _changed(self, call: Call, row: Row, was: _Was, verdict: Verdict, now: int) -> Row:
+    def _changed(self, call: Call, row: Row, stored: _Stored, verdict: Verdict, now: int) -> Row:
         policy = call.policy
         width = len(policy.record)
         record = verdict[RECORD : RECORD + width]
-        if verdict[EXPIRES] > 0 and record != was.record:
+        if verdict[EXPIRES] > 0 and record != stored.record:
             expires = verdict[EXPIRES]
             row = row._replace(version=policy.version, expires=expires, data=" ".join(map(str, record)))
             if row.overstays(expires, now):
@@ -219,21 +238,21 @@ class Transaction:
         if policy.leases:
             drop, add, ends = verdict[RECORD + width :]
             if drop or add:
-                self._exchange(call, row.id, was, drop, add, ends, now)
+                self._exchange(call, row.id, stored, drop, add, ends, now)
             if add:
                 row = row.kept(ends, now)
         return row
 
-    def _exchange(self, call: Call, record: str, was: _Was, drop: int, add: int, ends: int, now: int) -> None:
-        """Drop and add leases: see :mod:`ratelimit_core.policies`."""
+    def _exchange(self, call: Call, record: str, stored: _Stored, drop: int, add: int, ends: int, now: int) -> None:
+        """Drop and add leases as the policy decided. See :mod:`ratelimit_core.policies`."""
         owner = collation_safe(call.lease_id)
-        ended = 0 < was.leases["oldest"] <= now
+        ended = 0 < stored.leases["oldest"] <= now
         if drop or ended:
             self._cursor.execute(
                 f"DELETE FROM {LEASES} WHERE record = %s AND (ends <= %s OR (owner = %s AND part <= %s))",
                 [record, now, owner, drop],
             )
-        if was.leases["own_end"] and drop < add:
+        if stored.leases["own_end"] and drop < add:
             self._cursor.execute(
                 f"UPDATE {LEASES} SET owner = %s WHERE record = %s AND owner = %s AND part <= %s",
                 [NO_OWNER, record, owner, add],
@@ -256,7 +275,10 @@ class Transaction:
         self._cursor.execute(into, values)
 
     def _remove(self, ids: Sequence[str]) -> int:
-        """Delete records, which are locked so that no lease is added, and their leases. Returns how many leases."""
+        """Delete records and their leases. Return how many leases were deleted.
+
+        The records are locked, so no other transaction adds leases meanwhile.
+        """
         leases = 0
         if ids:
             self._cursor.execute(f"DELETE FROM {LEASES} WHERE record IN {placeholders(ids)}", ids)
@@ -266,8 +288,8 @@ class Transaction:
         return leases
 
 
-class _Was:
-    """What was stored when the transaction began, as a policy sees it."""
+class _Stored:
+    """The stored record of a call and what its policy reads of the leases, as they were before the decision."""
 
     __slots__ = ("leases", "record")
 
@@ -288,12 +310,12 @@ def _is_record(data: str, width: int) -> bool:
     return len(fields) == width and all(_NUMBER.fullmatch(field) for field in fields)
 
 
-_NUMBER = re.compile(r"-?[0-9]{1,16}")  # those of a record stay below 2**53
+_NUMBER = re.compile(r"-?[0-9]{1,16}")  # the numbers in a record stay below 2**53, which has 16 digits
 
 
-def _decide(call: Call, row: Row, now: int, answers: Iterator[int]) -> tuple[_Was, Verdict]:
+def _decide(call: Call, row: Row, now: int, answers: Iterator[int]) -> tuple[_Stored, Verdict]:
     policy = call.policy
-    was = _Was(call, row, now, answers)
+    stored = _Stored(call, row, now, answers)
     config = dict(zip(policy.config, call.config, strict=True))
-    held = [was.leases[name] for name in policy.leases]
-    return was, policy.decide(*was.record, *call.event, now, *held, **config)
+    held = [stored.leases[name] for name in policy.leases]
+    return stored, policy.decide(*stored.record, *call.event, now, *held, **config)
