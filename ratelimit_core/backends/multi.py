@@ -121,7 +121,7 @@ class MultiBackend(Backend):
     def get_backend_health_status(self) -> dict[str, Any]:
         """Return the status that every :class:`Backend` has. Its ``backends`` lists the status of each store.
 
-        ``healthy`` is true if at least one store is healthy and this backend's own breaker permits calls.
+        ``healthy`` is true if at least one store is healthy and this backend's own breaker is closed.
         """
         parts = [member.health() for member in self._members]
         whole = super().get_backend_health_status()
