@@ -113,16 +113,27 @@ def test_two_breakers_on_one_queue(fleet: Fleet, gather: Gather) -> None:
     assert other.state == "closed"
 
 
+def cut_connections(fleet: Fleet, worker: Process) -> None:
+    """Cut all connections to the broker until the worker notices: between two polls its client mends them silently."""
+
+    def reconnected() -> bool:
+        if sum("Connected to" in line for line in worker.lines) > 1:
+            return True
+        with fleet.app.connection_for_write() as connection:
+            connection.default_channel.client.client_kill_filter(_type="normal", skipme=True)
+        return False
+
+    eventually(reconnected, every=2.0)
+    connect_anew(fleet.app)  # the test's own were cut, too
+
+
 def test_a_lost_connection_does_not_have_it_taken_up(fleet: Fleet, gather: Gather) -> None:
     worker = fleet.worker("-c", "1", *BOTH)
     breaker = fleet.module.settle.resilience.breaker
     breaker.force_open()
     worker.wait_for("settling is stopped")
     orders = [fleet.module.settle.delay(n) for n in range(5)]
-    with fleet.app.connection_for_write() as connection:
-        connection.default_channel.client.client_kill_filter(_type="normal", skipme=True)
-    connect_anew(fleet.app)  # so did the test's own
-    worker.wait_for("Connected to", times=2)
+    cut_connections(fleet, worker)
     assert fleet.module.plain.delay(1).get(timeout=30) == 1
     assert in_queue(fleet) == 5
     breaker.reset()
@@ -140,10 +151,7 @@ def test_who_waits_for_a_turn_when_the_connection_is_lost_runs_once(fleet: Fleet
     assert orders[0].get(timeout=20) == 0
     for order in orders:  # one has run, the others have turns in 3, 6 and 9 seconds
         worker.wait_for(f"{order.id}] received")
-    with fleet.app.connection_for_write() as connection:
-        connection.default_channel.client.client_kill_filter(_type="normal", skipme=True)
-    connect_anew(fleet.app)
-    worker.wait_for("Connected to", times=2)
+    cut_connections(fleet, worker)
     assert sorted(gather(orders)) == list(range(4))
     last_turn = time.monotonic() + 10
     eventually(lambda: time.monotonic() > last_turn)  # of those that were kept here then

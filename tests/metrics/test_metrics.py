@@ -111,11 +111,12 @@ def test_a_child_counts_only_its_own() -> None:
 
 
 def test_no_client_becomes_a_label() -> None:
+    secret = uuid.uuid4().hex  # no other test has used it
     CircuitBreaker("tenants:{tenant}", failure_threshold=1)
-    fail(CircuitBreaker("tenants:secret", failure_threshold=1))
-    Limiter("1/h", key="secret", algorithm="fixed_window").hit()
+    fail(CircuitBreaker(f"tenants:{secret}", failure_threshold=1))
+    Limiter("1/h", key=secret, algorithm="fixed_window").hit()
     text = prometheus.exposition()[0].decode()
-    assert "secret" not in text
+    assert secret not in text
     assert value("resilience_breaker_state", breaker="tenants:{tenant}", state="open") == 1
     assert value("resilience_limits_full", limit="1/h", algorithm="fixed_window") == 1
     assert label_of("unknown:secret") == "unknown:*"
