@@ -6,6 +6,8 @@ it. What waits stays in the broker: no redelivery, no memory, no visibility time
 For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
 one worker that gets the probe's place takes one task out of the queue; once the breaker has closed, the queue is taken
 up again, and its tasks are released turn by turn for as long as it shrinks by that.
+
+This module has over 300 lines because one bootstep holds all that only the consumer's thread may touch.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ OPERATIONS = {
     "token_bucket": 5,
 }
 COSTS = {"a": 1, "b": 1, "c": 2, "d": 3}
-"""Of each lease id: whoever comes with it always asks for as much."""
+"""The cost of each lease id, which always comes with the same cost."""
 
 CURRENT, STALE, UNKNOWN = -1, -2, -3
 """Stand for the breaker's generation when the event is sent, for one that is not it, and for none."""

@@ -90,7 +90,7 @@ def test_a_view_with_a_limit_in_memory(backend: MemoryBackend) -> None:
         return limited(request)
 
     found = instructions(call).beyond(instructions(lambda: view(request)))
-    at_most(850, found.beyond(instructions(of_limiter)))  # 322 of these check that five headers are well-formed
+    at_most(528, found.beyond(instructions(of_limiter)))
 
 
 @pytest.mark.parametrize("state", ["closed", "refused"])

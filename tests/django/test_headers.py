@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ratelimit_core import Limiter
 from ratelimit_core.backends import MemoryBackend
 from ratelimit_core.django.decorators import rate_limit
+from ratelimit_core.django.limits import headers as fields
 from ratelimit_core.django.limits.headers import Policies, note, retry_after, show
 from ratelimit_core.limiter import Decision
 from ratelimit_core.testing import ManualClock
@@ -128,6 +129,21 @@ def test_what_is_no_number_reaches_no_header_either(requests: RequestFactory) ->
     with pytest.raises(ValueError, match="format"):
         show(request, response)
     assert "X-Evil" not in str(response.headers)
+
+
+def test_a_django_that_keeps_headers_in_another_way_gets_the_same(
+    requests: RequestFactory, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> Any:
+        return decorated(("ip", "10/s;1000/h"), backend=MemoryBackend(clock=clock))(
+            requests.get("/")
+        ).serialize_headers()
+
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_000.5)
+    as_usual = told()
+    assert fields._DJANGO_KEEPS_PAIRS
+    monkeypatch.setattr(fields, "_DJANGO_KEEPS_PAIRS", False)
+    assert told() == as_usual
 
 
 @pytest.mark.parametrize("algorithm", ["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket"])

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase
+from django.http.response import HttpResponseBase, ResponseHeaders
 
 from ...limiter import Decision
 from ...limiter.limit import Limit
@@ -88,16 +88,40 @@ def show(request: Any, response: Any) -> None:
         policy = _joined(shown)
     name, _, window, allowance = policies.policies[decision.binding]
     remaining = f"{decision.remaining:d}"
-    headers = response.headers
-    headers["RateLimit-Policy"] = policy
-    headers["X-RateLimit-Limit"] = allowance
-    headers["X-RateLimit-Remaining"] = remaining
+    fields = {
+        "ratelimit-policy": ("RateLimit-Policy", policy),
+        "x-ratelimit-limit": ("X-RateLimit-Limit", allowance),
+        "x-ratelimit-remaining": ("X-RateLimit-Remaining", remaining),
+    }
     if window is None:
-        headers["RateLimit"] = f'"{name}";r={remaining}'
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining}'
     else:
         seconds = min(math.ceil(decision.reset_after), window)
-        headers["RateLimit"] = f'"{name}";r={remaining};t={seconds}'
-        headers["X-RateLimit-Reset"] = f"{math.ceil(time.time()) + seconds}"
+        fields["ratelimit"] = "RateLimit", f'"{name}";r={remaining};t={seconds}'
+        fields["x-ratelimit-reset"] = "X-RateLimit-Reset", f"{math.ceil(time.time()) + seconds}"
+    _set(response.headers, fields)
+
+
+def _set(headers: Any, fields: dict[str, tuple[str, str]]) -> None:
+    """Set ``fields``, which are pairs of a name and a value by the name in lower case.
+
+    This writes Django's private ``_store`` for the sake of each limited view: setting these five headers by Django's
+    interface adds 3 µs to the 15 µs that such a view may cost, because Django checks every name and value. These are
+    constants and formatted numbers, which are always well-formed.
+    """
+    if _DJANGO_KEEPS_PAIRS and type(headers) is ResponseHeaders:
+        vars(headers)["_store"].update(fields)
+        return
+    for name, value in fields.values():
+        headers[name] = value
+
+
+def _django_keeps_pairs() -> bool:
+    return vars(ResponseHeaders({"A": "b"})).get("_store") == {"a": ("A", "b")}
+
+
+_DJANGO_KEEPS_PAIRS = _django_keeps_pairs()
+"""Whether this Django stores headers as releases since 3.2 do. Otherwise its interface is used."""
 
 
 def retry_after(seconds: float) -> str:
