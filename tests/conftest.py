@@ -216,6 +216,7 @@ def store(store_kind: str, lasting_keys: None, request: pytest.FixtureRequest, c
 @pytest.fixture(autouse=True)
 def fresh_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees another's breakers, settings or Celery app."""
+    circuit_breaker_registry._breakers.clear()  # a module that a fixture of the session imports may define breakers
     monkeypatch.setattr(sources, "sources", [])
     celery_state: Any = _state
     app = celery_state._tls.current_app
