@@ -98,8 +98,13 @@ def note_redelivery(request: Any, **_: Any) -> None:
 _began: object = None
 
 
-@task_received.connect
-@task_prerun.connect
+@celeryd_init.connect
+def share(**_: Any) -> None:
+    """Have the processes of a worker forget between tests. A test's own process, which imports this, must not."""
+    task_received.connect(begin_anew)
+    task_prerun.connect(begin_anew)
+
+
 def begin_anew(**_: Any) -> None:
     """Forget in this process, of the worker itself or of its pool, what it knows from an earlier test."""
     global _began
