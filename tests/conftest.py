@@ -159,7 +159,9 @@ def fleet_module() -> Iterator[ModuleType]:
     """The app and the tasks of tests/celery, with a Valkey of their own."""
     with servers.valkey() as url, pytest.MonkeyPatch.context() as patch, ExitStack() as until_the_end:
         patch.setenv("FLEET_URL", url.rsplit("/", 1)[0])
+        circuit_breaker_registry._breakers.clear()
         module: Any = importlib.import_module("tests.celery.fleet")
+        module.breakers = dict(circuit_breaker_registry._breakers)
         module.shared_worker, module.until_the_end = None, until_the_end
         yield module
         gc.collect()  # results unsubscribe when they go: the server must still be there

@@ -11,7 +11,7 @@ import pytest
 import redis
 from kombu import pools
 
-from ratelimit_core import CircuitBreaker
+from ratelimit_core import CircuitBreaker, circuit_breaker_registry
 from ratelimit_core.circuit_breaker.breaker import cache_of
 from ratelimit_core.config.sources import add_source
 from resilient_tasks import settings
@@ -108,6 +108,7 @@ class Fleet:
 def assembled(module: Any, **environ: str) -> Iterator[Fleet]:
     module.app.set_current()
     _begin_anew(module)
+    circuit_breaker_registry._breakers.update(module.breakers)  # as a worker, which imports it, has them defined
     for task in module.app.tasks.values():
         protection = getattr(task, "resilience", None)
         ours = task.name.startswith("tests.celery.fleet.")  # shared tasks of other tests are there as well
