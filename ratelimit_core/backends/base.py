@@ -93,12 +93,12 @@ class Backend(ABC):
         return self._with_breaker(self._apply, calls)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply` without blocking the event loop."""
+        """Do the same as :meth:`apply`, without blocking the event loop."""
         with _Attempt(self, self._enter()):
             return await self._aapply(calls)
 
     def apply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Do the same as :meth:`apply`, also while the breaker is open. For callers that have a stricter breaker.
+        """Do the same as :meth:`apply`, even while the breaker is open. Callers need a stricter breaker of their own.
 
         The breaker counts a failure as usual. One answer closes the breaker.
         """
@@ -113,7 +113,7 @@ class Backend(ABC):
         return verdicts
 
     async def aapply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply_unguarded` without blocking the event loop."""
+        """Do the same as :meth:`apply_unguarded`, without blocking the event loop."""
         with _Attempt(self, None):
             return await self._aapply(calls)
 
@@ -153,7 +153,7 @@ class Backend(ABC):
         self._with_breaker(self._append, key, entry, keep, seconds)
 
     async def aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """:meth:`append` without blocking the event loop."""
+        """Do the same as :meth:`append`, without blocking the event loop."""
         with _Attempt(self, self._enter()):
             await self._aappend(key, entry, keep, seconds)
 

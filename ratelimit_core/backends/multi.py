@@ -1,4 +1,4 @@
-"""Combine several stores into one. If the first store does not answer, the next one is asked."""
+"""Combine several stores into one. If the first store does not answer, the next store is asked."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ class MultiBackend(Backend):
 
 
 class _Member:
-    """One of the stores. After a failure, calls skip the store for a while, if another store is available."""
+    """A store of a MultiBackend. After a failure, calls skip it for a while if another store is available."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self.backend = backend

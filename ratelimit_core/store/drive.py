@@ -25,7 +25,7 @@ def drive(steps: Steps[R], store: object) -> R:
 
 
 async def adrive(steps: Steps[R], store: object, first: tuple[Any, ...] | None = None) -> R:
-    """:func:`drive` without blocking the event loop.
+    """Do the same as :func:`drive`, without blocking the event loop.
 
     Args:
         first: the first step, if the caller has already taken it out of ``steps``.

@@ -72,7 +72,7 @@ class Store:
             return run(self._fail(error), call)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply` without blocking the event loop."""
+        """Do the same as :meth:`apply`, without blocking the event loop."""
         if self._unavailable_until or observer is not None:
             return await arun(self._try(calls), acall)
         try:
@@ -91,7 +91,7 @@ class Store:
         run(self._try_best_effort(calls, local), call)
 
     async def aapply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
-        """:meth:`apply_best_effort` without blocking the event loop."""
+        """Do the same as :meth:`apply_best_effort`, without blocking the event loop."""
         await arun(self._try_best_effort(calls, local), acall)
 
     def append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
@@ -99,7 +99,7 @@ class Store:
         run(self._append_history(key, entry, keep, seconds, local), call)
 
     async def aappend_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """:meth:`append_history` without blocking the event loop."""
+        """Do the same as :meth:`append_history`, without blocking the event loop."""
         await arun(self._append_history(key, entry, keep, seconds, local), acall)
 
     def emit(self, event: Event | None) -> None:
@@ -108,7 +108,7 @@ class Store:
             events.emit(event)
 
     async def aemit(self, event: Event | None) -> None:
-        """:meth:`emit` without blocking the event loop."""
+        """Do the same as :meth:`emit`, without blocking the event loop."""
         if event is not None:
             await events.aemit(event)
 

@@ -65,7 +65,7 @@ class Executor:
         return self._execute(partial(self._attempt, work, fast_path, seconds), seconds)
 
     async def arun(self, work: Work[R], fast_path: FastPath[R] | None = None) -> R:
-        """:meth:`run` without blocking the event loop."""
+        """Do the same as :meth:`run`, without blocking the event loop."""
         seconds = self._timeout
         deadline = time.monotonic() + seconds
         future = self.threads.submit(partial(self._attempt, work, fast_path, seconds, deadline), deadline)

@@ -54,9 +54,9 @@ def unavailable(alias: str, error: Error, *, of_caller: bool) -> BackendError:
     Args:
         of_caller: whether the caller's transaction is the cause.
     """
-    hint = f"; run manage.py migrate --database {alias} to make the tables" if RECORDS in str(error) else ""
+    hint = f" (run manage.py migrate --database {alias} to make the tables)" if RECORDS in str(error) else ""
     if of_caller:
-        hint = "; it concerns the transaction that is open on the alias: give the store a separate alias"
+        hint = " (in the transaction that is open on the alias; give the store a separate alias)"
     failure = BackendError(f"database {alias!r}: {type(error).__name__}: {error}{hint}")
     failure.is_outage = not of_caller
     return failure

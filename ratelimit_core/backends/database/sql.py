@@ -20,8 +20,10 @@ NO_OWNER = ""
 """The owner of leases that can't be found by a lease id any more."""
 
 MAX_OVERSTAY = 10 * 365 * 86400 * SECOND
-"""The maximum time in µs that a row is kept longer than needed. A larger excess means that the row had no end before,
-as with an override."""
+"""The maximum time in µs that a row is kept longer than needed.
+
+A row that is kept even longer had no end before, as a breaker's override has none.
+"""
 
 Parameters = list[str | int]
 

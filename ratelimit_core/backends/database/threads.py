@@ -23,8 +23,10 @@ DRIVER_TIMEOUTS: dict[str, dict[str, int]] = {
     "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
     "mysql": {"connect_timeout": 2, "read_timeout": 10, "write_timeout": 10},
 }
-"""Driver options that end the wait for an unreachable host. Times are in seconds. ``OPTIONS`` of the alias override
-them."""
+"""Driver options that end the wait for an unreachable host. Times are in seconds.
+
+``OPTIONS`` of the alias override these options.
+"""
 
 
 class Threads:

@@ -55,8 +55,8 @@ class RedisBackend(Backend):
 
     **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` names the master of ``SERVICE``.
     Each new connection asks the Sentinels for the master, one after the other, each for at most 0.1 s. Until a new
-    master is elected, calls raise :class:`BackendError`. The URL has the user and the password of the Redis servers. The
-    option ``sentinel_kwargs``, a dictionary, has those of the Sentinels.
+    master is elected, calls raise :class:`BackendError`. The user and the password in the URL are for the Redis
+    servers. The option ``sentinel_kwargs``, a dictionary, has the user and the password for the Sentinels.
 
     **Cluster.** ``redis+cluster://:password@host:6379,host2:6379`` uses 64 of the cluster's slots. The name of a record
     selects the slot. Calls in one slot are decided together in one EVALSHA. If a name has a part in braces, only that
