@@ -1,6 +1,6 @@
 -- Decide one call: lock its record, decide, and write what the policy changed. Return the verdict.
 --
--- This is a template for the function of one policy. The policy's generated block replaces the placeholder for decide.
+-- This is a template for the function of one policy. The policy's generated block replaces the placeholder "decide".
 -- The block reads "now", _fields and the leases. It sets _verdict, and sets "own_end" to the end of the owner's lease.
 --
 -- _clock is the time in µs. If it is null, the server's clock is read after the record is locked.

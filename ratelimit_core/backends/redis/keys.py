@@ -18,8 +18,9 @@ JOURNAL = "journal"
 class Keys:
     """Names for a single server.
 
-    A record is stored in ``prefix:{name}:policy:qualifier``, its leases in the same key with ``:leases`` at the end.
-    Each policy has one index, ``prefix:index:policy``, and so have the journals.
+    A record is stored in ``prefix:{name}:policy:qualifier``, its leases in the same key with ``:leases`` at the end. A
+    policy that has leases and no record stores the leases in the first key. Each policy has one index,
+    ``prefix:index:policy``. The journals have one, too.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -37,7 +38,7 @@ class Keys:
         return [*self.record(policy, key), self.index(policy.name, key[0])]
 
     def beside(self, policy: Policy, first: str) -> list[str]:
-        """Return the keys of the record and its leases. An index lists ``first``."""
+        """Return the keys of the record and its leases. The first of them, which an index lists, is ``first``."""
         return [first, f"{first}:leases"] if policy.record and policy.leases else [first]
 
     def journal(self, key: Key) -> str:
