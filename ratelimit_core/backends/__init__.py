@@ -20,6 +20,6 @@ __all__ = ["Backend", "Call", "DatabaseBackend", "MemoryBackend", "MultiBackend"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # a driver is imported only where it is used
+    if name in _HOMES:  # imported at first use, so that a driver need not be installed unless its store is used
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a store has to implement, and what every store can do with it."""
+"""The base class of all stores: the methods that callers use, and the methods that a subclass implements."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ R = TypeVar("R")
 
 
 class Backend(ABC):
-    """A store. Thread-safe, and usable in a forked child.
+    """A backend: it runs policies in one kind of store. It is thread-safe, and usable in a forked child.
 
-    Subclass it for a store of another kind, and implement the six abstract methods. They raise
-    :class:`BackendError` if the store does not answer. Callers use the public methods. A circuit breaker in the memory
-    of this process guards each of them, so each raises, besides what its own documentation says:
+    For another kind of store, write a subclass that implements the six abstract methods. They raise
+    :class:`BackendError` if the store does not answer.
+
+    Callers use the public methods. Each process keeps a circuit breaker for each store. Public methods that ask the
+    store therefore raise two errors besides those in their own documentation:
 
     * :class:`BackendError` if the store does not answer;
-    * :class:`CircuitBreakerError` at once, without asking the store, while that breaker is open.
+    * :class:`CircuitBreakerError` at once, without asking the store, while the store's breaker is open.
 
     Args:
-        name: what the store is called, in errors and where there are several.
-        enable_circuit_breaker: whether its breaker may refuse calls.
-        circuit_breaker_config: settings of its breaker, as in :class:`CircuitBreakerConfig`; those of the
-            setting ``circuit_breaker`` by default. It counts consecutive failures, and no rates.
-        clock: for tests.
+        name: the name of the store in errors and in its health status. The default is the name of the class.
+        enable_circuit_breaker: whether the store has a circuit breaker.
+        circuit_breaker_config: settings of the store's breaker, as in :class:`CircuitBreakerConfig`. The default is
+            the setting ``circuit_breaker``. This breaker counts consecutive failures only: rates are ignored.
+        clock: a function that returns the time in µs; for tests.
     """
 
     shared = True
-    """Whether other processes see what is stored here. Verdicts of a store that is not shared are not cached."""
+    """Whether other processes see what is stored here. If not, limiters do not cache denials."""
 
     def __init__(
         self,
@@ -73,35 +75,35 @@ class Backend(ABC):
     def _entries(self, key: Key) -> list[str]: ...
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Apply in a thread. A store whose driver has an asynchronous client overrides this."""
+        """Call :meth:`_apply` in a thread. A store whose driver has an asynchronous client overrides this method."""
         return await asyncio.to_thread(self._apply, calls)
 
     async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Append in a thread. A store that does not block overrides this."""
+        """Call :meth:`_append` in a thread. A store that does not block overrides this method."""
         await asyncio.to_thread(self._append, key, entry, keep, seconds)
 
     # What callers use
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide ``calls`` atomically, in one round trip; if one is denied, nothing is written for any.
+        """Decide ``calls`` atomically, in one round trip. If one call is denied, nothing is written for any call.
 
         Raises:
-            ValueError: two of the calls name the same record.
+            ValueError: two calls have the same policy and key.
         """
         return self._with_breaker(self._apply, calls)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply` without blocking the event loop."""
+        """Do the same as :meth:`apply`, without blocking the event loop."""
         with _Attempt(self, self._enter()):
             return await self._aapply(calls)
 
     def apply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply`, also while the breaker is open: for a caller that has a stricter breaker.
+        """Do the same as :meth:`apply`, even while the breaker is open. Callers need a stricter breaker of their own.
 
-        The outcome counts all the same; one answer closes the breaker.
+        The breaker counts a failure as usual. One answer closes the breaker.
         """
         breaker = self._breaker
-        try:  # as _Attempt does, which would add a tenth to the cost of a decision in memory
+        try:  # not `with _Attempt`, which would make a decision in memory a tenth slower
             verdicts = self._apply(calls)
         except BaseException as error:
             self._on_error(None, error)
@@ -111,14 +113,17 @@ class Backend(ABC):
         return verdicts
 
     async def aapply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply_unguarded` without blocking the event loop."""
+        """Do the same as :meth:`apply_unguarded`, without blocking the event loop."""
         with _Attempt(self, None):
             return await self._aapply(calls)
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """Return a function that decides hits like ``call`` faster than :meth:`apply`; None if there is none.
+        """Return a function that decides hits like ``call`` faster than :meth:`apply`, or None if the store has none.
 
-        The function takes a name and a lease id. ``call`` is a hit that costs 1, of a policy that limits.
+        The function takes the name of a key and a lease id, and returns the verdict.
+
+        Args:
+            call: a hit with cost 1, of one of the policies :data:`~ratelimit_core.policies.LIMITS`.
         """
         return None
 
@@ -127,9 +132,10 @@ class Backend(ABC):
         self._with_breaker(self._delete, policy, keys)
 
     def keys(self, policy: Policy, most: int | None = None) -> list[Key]:
-        """List the records of ``policy`` that are in use, ``most`` at most, without scanning the store.
+        """Return the keys of at most ``most`` records of ``policy`` that are in use, without scanning the store.
 
-        The store chooses which. Redis lists those that end last, which are the fullest buckets.
+        If more records are in use, the store chooses some. Redis chooses the records that expire last: of equal token
+        buckets, the most used ones.
         """
         return self._with_breaker(self._keys, policy, most)
 
@@ -138,16 +144,21 @@ class Backend(ABC):
         self._with_breaker(self._clear)
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Add ``entry`` to the journal ``key``, which keeps the newest ``keep``, for ``seconds``. One round trip."""
+        """Add ``entry`` to the journal ``key``, in one round trip.
+
+        Args:
+            keep: the maximum number of entries. Older entries are deleted.
+            seconds: how long the journal is kept after this entry.
+        """
         self._with_breaker(self._append, key, entry, keep, seconds)
 
     async def aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """:meth:`append` without blocking the event loop."""
+        """Do the same as :meth:`append`, without blocking the event loop."""
         with _Attempt(self, self._enter()):
             await self._aappend(key, entry, keep, seconds)
 
     def entries(self, key: Key) -> list[str]:
-        """Return the journal ``key``, newest entry first. One round trip."""
+        """Return the entries of the journal ``key``, the newest first. Costs one round trip."""
         return self._with_breaker(self._entries, key)
 
     def close(self) -> None:  # noqa: B027 - most stores have nothing to close
@@ -156,45 +167,48 @@ class Backend(ABC):
     # Plain counters
 
     def incr(self, key: str, period: float) -> int:
-        """Count one hit of ``key`` and return how many there were since its window began, ``period`` s ago at most.
+        """Count one hit of ``key``, and return how many hits its current window has.
 
-        The window begins with its first hit. No hit is ever refused. One round trip.
+        A window begins with the first hit, and ends ``period`` seconds later. No hit is denied. Costs one round trip.
 
         Raises:
-            ConfigurationError: the key is no string, or the period is not between 0 and 400 days.
+            ConfigurationError: ``key`` is not a string, or ``period`` is not above 0 and at most 400 days.
         """
         if not (type(period) in (int, float) and 0 < period <= LONGEST / SECOND):
             raise ConfigurationError(
-                f"incr({key!r}, {period!r}): the period should be seconds, more than 0 and at most 400 days"
+                f"incr({key!r}, {period!r}): period should be seconds, more than 0 and at most 34,560,000 (400 days)"
             )
         return self._counted(key, HIT, microseconds(period))[ANSWER]
 
     def get_count(self, key: str, period: float | None = None) -> int:
-        """Return how many hits of ``key`` were counted in the current window. One round trip.
+        """Return how many hits of ``key`` the current window has. Costs one round trip.
 
-        ``period`` is not needed: a window knows how long it lasts.
+        ``period`` is ignored, because the end of the window is stored with the hits.
         """
         return self._counted(key, PEEK)[ANSWER]
 
     def get_reset_time(self, key: str) -> int | None:
-        """Return when the current window of ``key`` ends, in whole seconds since the epoch; None if there is none."""
+        """Return when the current window of ``key`` ends, in whole seconds since the epoch, or None without a window.
+
+        Costs one round trip.
+        """
         verdict = self._counted(key, PEEK)
         return -(-verdict[RECORD + 1] // SECOND) if verdict[OTHER_ANSWER] else None
 
     def reset(self, key: str) -> None:
-        """Delete the hits of ``key``. One round trip."""
+        """Delete the hits of ``key``. Costs one round trip."""
         self.delete(COUNTER, [_counter(key)])
 
     def _counted(self, key: str, op: int, period: int = 0) -> Verdict:
         return self.apply([Call(COUNTER, _counter(key), (op, 1, period), ())])[0]
 
-    # Its breaker
+    # The store's breaker
 
     def get_backend_health_status(self) -> dict[str, Any]:
-        """Return how the store is, from what this process has seen: no round trip.
+        """Return the health of the store as this process has seen it. Costs no round trip.
 
-        ``name``, ``backend_class``, ``healthy``, and of its breaker ``circuit_breaker_enabled``,
-        ``circuit_breaker_available`` and ``circuit_breaker`` (its status, or None).
+        The keys are ``name``, ``backend_class``, ``healthy``, ``circuit_breaker_enabled``,
+        ``circuit_breaker_available`` (always true) and ``circuit_breaker`` (the breaker's status, or None).
         """
         status = self.get_circuit_breaker_status()
         return {
@@ -207,16 +221,16 @@ class Backend(ABC):
         }
 
     def get_circuit_breaker_status(self) -> dict[str, Any] | None:
-        """Return the same as :meth:`CircuitBreaker.get_status`; None if it has no breaker. No round trip."""
+        """Return what :meth:`CircuitBreaker.get_status` returns, or None without a breaker. Costs no round trip."""
         return None if self._breaker is None else self._breaker.status()
 
     def reset_circuit_breaker(self) -> None:
-        """Close its breaker and forget the failures."""
+        """Close the store's breaker, and set its failure count to zero."""
         if self._breaker is not None:
             self._breaker.reset()
 
     def is_circuit_breaker_enabled(self) -> bool:
-        """Return whether it has a breaker."""
+        """Return whether the store has a breaker."""
         return self._breaker is not None
 
     def _with_breaker(self, operation: Callable[..., R], *arguments: Any) -> R:
@@ -227,7 +241,11 @@ class Backend(ABC):
         return "" if self._breaker is None else self._breaker.enter()
 
     def _on_error(self, lease_id: str | None, error: BaseException) -> None:
-        """Count ``error`` if it is the store's. Raise a BackendError from it if it is the driver's own."""
+        """Count ``error`` as a failure if the store caused it.
+
+        Raises:
+            BackendError: the store caused ``error``, and ``error`` is not a BackendError yet.
+        """
         breaker = self._breaker
         of_caller = isinstance(error, ValueError) or (isinstance(error, BackendError) and not error.is_outage)
         interrupted = not isinstance(error, Exception) or isinstance(error, tuple(interruptions))
@@ -242,10 +260,10 @@ class Backend(ABC):
 
 
 class _Attempt:
-    """Reports to a backend's breaker how the ``with`` block ended, in which the store is called or awaited.
+    """A context that reports to a backend's breaker whether the call in the ``with`` block succeeded.
 
     Args:
-        lease_id: what the breaker gave for it; None if the breaker was not asked.
+        lease_id: the lease id that the breaker returned for the call, or None if the breaker was not asked.
     """
 
     __slots__ = ("_backend", "_lease_id")
@@ -265,6 +283,6 @@ class _Attempt:
 
 
 def _counter(key: object) -> Key:
-    if not isinstance(key, str):  # the driver's error about it would count as the store's failure
-        raise ConfigurationError(f"key={key!r} should be a string")
+    if not isinstance(key, str):  # otherwise the driver's error would count as a failure of the store
+        raise ConfigurationError(f"key={key!r} should be a string, as in 'user:7'")
     return key, ""

@@ -1,4 +1,4 @@
-"""The breaker around a store. Its state is in this process: a breaker for Redis can't be stored in Redis."""
+"""The breaker around a store. Its state is in this process, because the store itself may be unavailable."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _KEY = ("", "")
 
 
 class StoreBreaker:
-    """Refuses calls to a store that fails, by the breaker policy on a record in the memory of this process.
+    """A breaker that rejects calls to a failing store. It runs the breaker policy in the memory of this process.
 
-    While the store answers, a call costs one look at :attr:`healthy` and one increment.
+    While the store answers, a call only reads :attr:`healthy` and increments a counter.
 
     Args:
-        name: what the breaker is called in errors.
-        config: settings as in :class:`CircuitBreakerConfig`; None for the setting ``circuit_breaker``. Consecutive
-            failures count. Rates don't, since the times of successes are not stored.
-        clock: for tests.
+        name: the name of the breaker in errors.
+        config: settings as in :class:`CircuitBreakerConfig`, or None for the setting ``circuit_breaker``. Only
+            consecutive failures open the breaker. Rates are ignored, because most successes are not recorded.
+        clock: a function that returns the time in µs; for tests.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class StoreBreaker:
         self._lock = threading.Lock()
         self._generation = 0
         self.healthy = True
-        """Nothing has failed since the last success, so the policy is not asked."""
+        """Whether the breaker is closed and no call has failed since the last success. The policy is then not asked."""
         self.stats = {"successes": 0, "failures": 0, "rejections": 0}
         _instances.add(self)
         if config is not None:
-            self.config  # noqa: B018 - a wrong option is refused where it is written
+            self.config  # noqa: B018 - raises for a wrong option now, not at the first failure
 
     @property
     def config(self) -> CircuitBreakerConfig:
-        """The settings in force. Settings that were not given are read when they are first needed."""
+        """The breaker's settings. Unless they were given, the setting ``circuit_breaker`` is read at the first use."""
         if self._config is None:
             config = setting("circuit_breaker") or {} if self._given is None else self._given
             if not isinstance(config, CircuitBreakerConfig):
@@ -60,10 +60,12 @@ class StoreBreaker:
         return self._config
 
     def enter(self) -> str:
-        """Ask whether the store may be called. The lease id that is returned goes to one of the three methods below.
+        """Ask the breaker for one call. Return the call's lease id; "" while the breaker is healthy.
+
+        After the call, pass the lease id to :meth:`succeeded`, :meth:`failed` or :meth:`release`.
 
         Raises:
-            CircuitBreakerError: the store may not be called now.
+            CircuitBreakerError: the breaker rejects the call.
         """
         if self.healthy:
             return ""
@@ -75,7 +77,7 @@ class StoreBreaker:
         return lease_id
 
     def succeeded(self, lease_id: str | None) -> None:
-        """Record that the store answered. Of a call that did not enter (``None``), that closes the breaker."""
+        """Record that the store answered. If the call did not :meth:`enter` (``None``), close the breaker."""
         self.stats["successes"] += 1
         if lease_id:
             self._apply(REPORT, successes=1, lease_id=lease_id)
@@ -88,19 +90,19 @@ class StoreBreaker:
         self._apply(REPORT, failures=1, lease_id=lease_id or "")
 
     def release(self, lease_id: str | None) -> None:
-        """Give the lease id back: the call says nothing about the store."""
+        """Record that the call ended without a success or a failure of the store."""
         if lease_id:
             self._apply(REPORT, lease_id=lease_id)
 
     def reset(self) -> None:
-        """Close the breaker, and forget the failures."""
+        """Close the breaker, and set its failure count to zero."""
         with self._lock:
             self._records.clear()
             self._generation = 0
             self.healthy = True
 
     def status(self) -> dict[str, Any]:
-        """Return the same dictionary as :meth:`CircuitBreaker.get_status`. No round trip."""
+        """Return the same dictionary as :meth:`CircuitBreaker.get_status`. Costs no round trip."""
         return status(self._name, self._apply(PEEK), self.config, self.stats)
 
     def _apply(self, op: int, *, successes: int = 0, failures: int = 0, lease_id: str = "") -> BreakerVerdict:

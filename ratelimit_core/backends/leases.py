@@ -1,4 +1,4 @@
-"""A lease set in memory: members that each end at their own time."""
+"""The lease sets of the store in memory."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from ..protocol.call import Call
 class Leases:
     """A lease set: members that each end at their own time.
 
-    ``ends`` has the members. ``by_end`` lists them in order, from the index ``first`` on. A signal handler that raises
-    in the middle of a change, or a fork there, leaves the set ``dirty``. The next use rebuilds ``by_end``.
+    ``ends`` maps each member to its end. ``by_end`` lists the same members in the order of their ends, from the index
+    ``first`` on. If a signal handler raises during a change, or the process forks during a change, the set stays
+    ``dirty``. The next read of a dirty set rebuilds ``by_end``.
     """
 
     __slots__ = ("by_end", "dirty", "ends", "first")
@@ -54,7 +55,7 @@ class Leases:
         by_end, ends = self.by_end, self.ends
         for i in range(self.first, ended):
             del ends[by_end[i][1]]
-        if 2 * ended > len(by_end):  # so that it moves no more members than it removes
+        if 2 * ended > len(by_end):  # so that the deletion moves fewer members than it removes
             del by_end[:ended]
             ended = 0
         self.first = ended
@@ -96,7 +97,10 @@ class Leases:
     # Members that have ended may not be removed yet, so every read skips them.
 
     def first_live_index(self, time: int) -> int:
-        """Return the index in ``by_end`` of the first member that ends after ``time``. Other reads need it."""
+        """Return the index in ``by_end`` of the first member that ends after ``time``.
+
+        The other methods that read ``by_end`` take this index for the current time as ``ended``.
+        """
         if self.dirty:
             self._rebuild()
         by_end, first = self.by_end, self.first
@@ -110,7 +114,7 @@ class Leases:
         return end if end > now else 0
 
     def nth_last_end(self, skip: int, ended: int) -> int:
-        """Return when the last member ends apart from the ``skip`` that end latest; 0 if there are no more."""
+        """Return when the last member ends, without the ``skip`` members that end latest; 0 if no member is left."""
         return self.by_end[-1 - skip][0] if skip < len(self.by_end) - ended else 0
 
 
@@ -118,8 +122,8 @@ def _named(lease_id: str, part: int) -> str:
     return lease_id if part == 1 else f"{lease_id}/{part}"
 
 
-# How each name in `policies.LEASES` is read, given the set, the index of its first live member, the call and the time.
-# A read that depends on a parameter of the policy finds it by its index.
+# Functions that compute the facts in `policies.LEASES` from a set, the index of its first live member, the call and the
+# time. `_read` makes the functions that also need a parameter of the policy.
 _Read = Callable[[Leases, int, Call, int], int]
 _READS: dict[str, _Read] = {
     "active": lambda leases, ended, call, now: len(leases.by_end) - ended,
@@ -142,7 +146,7 @@ def _read(policy: Policy, name: str) -> _Read:
     return _READS[name]
 
 
-@cache  # there are few policies
+@cache  # unbounded, since policies are few
 def reads(policy: Policy) -> list[_Read]:
-    """Return the functions that read what the policy asks about its leases."""
+    """Return the functions that compute the facts about leases in the signature of ``policy``."""
     return [_read(policy, name) for name in policy.leases]

@@ -1,4 +1,4 @@
-"""The memory of this process: for tests, for a single process, and while the shared store is unavailable."""
+"""The backend in the memory of this process, for tests, single processes, and outages of the shared store."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from .records import Records
 
 
 class MemoryBackend(Backend):
-    """Keeps records in a dictionary, at most ``max_keys`` of each policy. The least recently written one is evicted.
+    """A backend that keeps records in the memory of this process. Other processes do not see them.
 
-    There is one lock. A call costs a few µs and no round trip. Each process has a memory of its own.
+    A call takes a few µs and no round trip. One lock protects all records.
 
     Args:
-        max_keys: the setting ``memory_max_keys`` by default.
-        clock: for tests.
-        options: those of :class:`Backend`.
+        max_keys: the maximum number of keys of each policy. The key that was written least recently is evicted first.
+            The default is the setting ``memory_max_keys``.
+        clock: a function that returns the time in µs; for tests.
+        options: the other arguments of :class:`Backend`.
     """
 
     shared = False
@@ -35,7 +36,10 @@ class MemoryBackend(Backend):
         return self._records.apply(calls)
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """Return a function that skips the breaker, since it can't fail; None in a subclass that decides otherwise."""
+        """Return a function that skips the breaker, because memory does not fail.
+
+        Return None in a subclass that overrides how calls are applied.
+        """
         kind = type(self)
         own = (kind._apply, kind._aapply) == (MemoryBackend._apply, MemoryBackend._aapply)
         return self._records.hit(call) if own else None

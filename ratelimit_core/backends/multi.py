@@ -1,4 +1,4 @@
-"""Combine several stores into one. If the first store does not answer, the next one is asked."""
+"""Combine several stores into one. If the first store does not answer, the next store is asked."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .base import Backend
 
 
 class MultiBackend(Backend):
-    """Several stores as one. Each call asks the first store that answers.
+    """A backend that combines several stores. Each call asks the first store that answers.
 
     If a store fails, the call asks the next store at once, and later calls skip the failed store. One call in
     ``store_retry_interval`` seconds (a setting) tries the failed store again, while all other calls skip it.
-    Each store also has its own breaker (``circuit_breaker_config``). It opens after ``failure_threshold`` failed
-    attempts in a row, and rejects all calls for ``recovery_timeout`` seconds.
+    Each store also has its own breaker (its ``circuit_breaker_config``). The breaker opens after
+    ``failure_threshold`` failed attempts in a row, and rejects all calls for ``recovery_timeout`` seconds.
 
     The stores do not exchange counts. After a failover, counts begin at zero. Once the first store is available again,
     the counts of the other store are not used. A call costs one round trip, and one timeout for each store that fails
     during this call.
 
-    An override of a breaker or a deletion must reach the store that its name prefers. If that store is unavailable,
-    :class:`BackendError` is raised. In another store the change would be lost as soon as the preferred store is
+    A breaker's override or a deletion must reach the store that its name prefers. If this store is unavailable,
+    :class:`BackendError` is raised. In another store, the change would be lost as soon as the preferred store is
     available again.
 
     Args:
@@ -47,9 +47,10 @@ class MultiBackend(Backend):
               share the load, and every limit still has one count.
 
             Calls of one name are decided atomically. Calls of several names may prefer different stores. Each store is
-            first asked without writing. If all would allow, each is asked again and writes. This costs two round trips
-            for each store. If a store denies the second time, earlier stores keep what they wrote.
-        clock: for tests.
+            first asked without writing. If all stores would allow the calls, each store is asked again and writes.
+            This costs two round trips for each store. If a store denies the second time, earlier stores keep what they
+            wrote.
+        clock: a function that returns the time in µs; for tests.
         options: the other arguments of :class:`Backend`.
 
     Raises:
@@ -66,12 +67,12 @@ class MultiBackend(Backend):
         self.backends = tuple(backends)
         if not self.backends:
             raise ConfigurationError(
-                "a MultiBackend needs stores, as in MultiBackend([RedisBackend(...), MemoryBackend()])"
+                f"backends={backends!r} should have a store, as in MultiBackend([RedisBackend(...), MemoryBackend()])"
             )
         for backend in self.backends:
             if not isinstance(backend, Backend):
                 raise ConfigurationError(
-                    f"{without_secrets(backend)} in a MultiBackend should be a Backend, as in MemoryBackend()"
+                    f"backends: {without_secrets(backend)} in a MultiBackend should be a Backend, as in MemoryBackend()"
                 )
         self._members = [_Member(backend, clock or monotonic) for backend in self.backends]
 
@@ -134,7 +135,7 @@ class MultiBackend(Backend):
             member.backend.reset_circuit_breaker()
             member.unavailable_until = 0
 
-    # The steps that blocking and awaiting callers share
+    # Steps for callers that block and for callers that await: see `_util.steps`
 
     def _decide(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
         """Ask each store to decide the calls that prefer it.
@@ -180,8 +181,8 @@ class MultiBackend(Backend):
         try:
             result = yield member.backend, method, *arguments
         except (BackendError, CircuitBreakerError) as error:
-            failure = BackendError(f"{member.backend.name} does not answer, so nothing was changed there: {error}")
-            failure.is_outage = member.is_last(self._members)  # otherwise another store answers the other calls
+            failure = BackendError(f"{member.backend.name} does not answer, so nothing was changed in it: {error}")
+            failure.is_outage = member.is_last(self._members)  # otherwise another store answers other calls
             raise failure from error
         member.unavailable_until = 0
         return result
@@ -207,7 +208,7 @@ class MultiBackend(Backend):
 
 
 class _Member:
-    """One of the stores. After a failure, calls skip the store for a while, if another store is available."""
+    """A store of a MultiBackend. After a failure, calls skip it for a while if another store is available."""
 
     def __init__(self, backend: Backend, clock: Clock) -> None:
         self.backend = backend

@@ -24,16 +24,17 @@ def _configured(policy: Policy, config: tuple[int, ...]) -> Callable[..., Verdic
 
 
 def _bounded(key: Key) -> Key:
-    """Return ``key``. Escape a long name, as other stores do, to limit its length.
+    """Return ``key`` with its name shortened if the name is too long, as in other stores.
 
-    An escaped name contains a per cent sign. So a name that has one already is escaped, too.
+    A shortened name contains a per cent sign. So a name with a per cent sign is escaped, and never equals a shortened
+    name.
     """
     name = key[0]
     return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
 
 
 class _Entry:
-    """What is stored under one key: a record, the time in µs when the record ends, and leases."""
+    """A stored record, the time in µs when the record ends, and the leases of the same key."""
 
     __slots__ = ("expires", "key", "leases", "record")
 
@@ -48,10 +49,10 @@ class _Entry:
 
 
 class Records:
-    """The dictionary and its lock.
+    """The records, leases and journals of one store, in dictionaries with one lock.
 
-    It keeps at most ``max_keys`` keys of each policy, and evicts the keys that were written least recently. Journals
-    have the same bound.
+    For each policy, at most ``max_keys`` keys are kept. The keys that were written least recently are evicted first.
+    At most ``max_keys`` journals are kept, too.
     """
 
     def __init__(self, max_keys: int, clock: Clock) -> None:
@@ -125,7 +126,8 @@ class Records:
         return self._entries.setdefault(policy.name, OrderedDict())
 
     def _sweep(self, entries: OrderedDict[Key, _Entry], now: int) -> None:
-        for oldest in list(islice(entries, 16)):  # twice as many as can have been added since the last sweep
+        # Every 8th write sweeps. A sweep deletes up to 16 entries, so that ended entries do not accumulate.
+        for oldest in list(islice(entries, 16)):
             if entries[oldest].in_use(now) and len(entries) <= self._max_keys:
                 return
             del entries[oldest]
@@ -174,7 +176,7 @@ class Records:
                 self._entries.get(policy.name, OrderedDict()).pop(_bounded(key), None)
 
     def keys(self, policy: Policy, most: int | None) -> list[Key]:
-        """Return the keys of ``policy`` whose record or leases have not ended, ``most`` at most."""
+        """Return at most ``most`` keys of ``policy`` whose record or leases have not ended."""
         with self._lock:
             now = self._clock()
             entries = self._entries.get(policy.name, OrderedDict())
@@ -182,7 +184,7 @@ class Records:
             return list(islice(in_use, most))
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Add an entry to the journal ``key``, which keeps the newest ``keep`` entries for ``seconds``."""
+        """Add an entry to the journal ``key``: see :meth:`Backend.append`."""
         key = _bounded(key)
         with self._lock:
             now = self._clock()
@@ -194,7 +196,7 @@ class Records:
                 self._journals.popitem(last=False)
 
     def entries(self, key: Key) -> list[str]:
-        """Return the journal ``key``, newest entry first."""
+        """Return the entries of the journal ``key``, the newest first."""
         with self._lock:
             expires, journal = self._journals.get(_bounded(key), (0, deque()))
             return list(journal) if expires > self._clock() else []

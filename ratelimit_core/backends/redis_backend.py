@@ -1,4 +1,4 @@
-"""The path that settings name: ``ratelimit_core.backends.redis_backend.RedisBackend``."""
+"""The module that settings name, as in ``ratelimit_core.backends.redis_backend.RedisBackend``."""
 
 from .redis.backend import RedisBackend
 

@@ -1,1 +1,1 @@
-"""The store that guards ask: the configured backend and, while it is unavailable, this process's memory."""
+"""The store that guards ask. While the configured backend is unavailable, guards use this process's memory."""

@@ -1,4 +1,4 @@
-"""The store that this process is configured to use, made at its first use."""
+"""The store that this process is configured to use. It is made at the first use."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .fallback import Store
 OF_THE_BACKEND = frozenset(
     ["backend", "backend_options", "backends", "multi_backend_strategy", "redis", "database", "key_prefix"]
 )
-"""The settings that change which backend is configured."""
+"""The settings that define the configured backend."""
 
 _store: Store | None = None
 _stores: weakref.WeakKeyDictionary[Backend, Store] = weakref.WeakKeyDictionary()
@@ -33,14 +33,14 @@ os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.RLoc
 def configure(**settings: Any) -> None:
     """Set any setting of :data:`ratelimit_core.config.schema.SETTINGS` for this process.
 
-    The most useful ones are ``backend`` (a URL, a dotted path, a name or an object), ``backend_options``,
+    The most useful settings are ``backend`` (a URL, a dotted path, a name or a :class:`Backend`), ``backend_options``,
     ``circuit_breaker`` (defaults for every breaker) and ``key_prefix``.
 
-    Other settings keep their values. None removes a value, so that the next source decides. Guards that have already
-    used a store keep it.
+    Settings that are not given keep their values. None removes a value, so that the next source decides. Guards that
+    have already used a store keep this store.
 
     Raises:
-        ConfigurationError: a setting is unknown, or the backend can't be made.
+        ConfigurationError: a setting is unknown or its value is wrong, or the backend can't be made.
     """
     for name, value in settings.items():
         if name not in SETTINGS:
@@ -63,7 +63,7 @@ def configure(**settings: Any) -> None:
 
 
 def forget() -> None:
-    """Make the configured backend again when it is next needed, because the settings have changed."""
+    """Forget the backends, so that they are made from the current settings at their next use."""
     global _store
     with _lock:
         _store = None
@@ -71,7 +71,7 @@ def forget() -> None:
 
 
 def get_store(backend: Backend | str | None = None) -> Store:
-    """Return this process's store of a backend, given itself or by name; by default of the configured backend."""
+    """Return this process's store for ``backend`` (a backend or its name). The default is the configured backend."""
     global _store
     if isinstance(backend, str):
         backend = get_backend(backend)
@@ -81,19 +81,20 @@ def get_store(backend: Backend | str | None = None) -> Store:
     with _lock:
         if backend is None:
             if _store is None:
-                CircuitBreakerConfig().with_options(setting("circuit_breaker") or {})  # now, not when something fails
+                CircuitBreakerConfig().with_options(setting("circuit_breaker") or {})  # raises now, not at a failure
                 _store = get_store(_configured())
             return _store
         return _stores.setdefault(backend, Store(backend, retry_after=setting("store_retry_interval")))
 
 
 def get_backend(name: str | None = None) -> Backend:
-    """Return the configured backend, or the one called ``name``. The same name returns the same object.
+    """Return the configured backend, or the backend ``name``. The same name returns the same object.
 
-    A name is that of an entry of ``RATELIMIT_BACKENDS``, or any value of the setting ``backend``.
+    Args:
+        name: the name of an entry of ``RATELIMIT_BACKENDS``, or any string that the setting ``backend`` may have.
 
     Raises:
-        ConfigurationError: no backend has that name, or it can't be made.
+        ConfigurationError: no backend has this name, or the backend can't be made.
     """
     if name is None:
         return get_store().backend

@@ -1,6 +1,6 @@
 """Drive a guard's logic against a store: see :mod:`ratelimit_core._util.steps`.
 
-A step of a guard is the name of a method of :class:`~ratelimit_core.store.fallback.Store`, and its arguments.
+A step of a guard is a tuple: the name of a method of :class:`~ratelimit_core.store.fallback.Store`, and its arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Steps", "adrive", "drive"]
 
 
 def drive(steps: Steps[R], store: object) -> R:
-    """Have ``store`` perform the steps one after the other, and return what they come to."""
+    """Perform the steps one after the other by calling methods of ``store``, and return the result of ``steps``."""
 
     def perform(step: tuple[Any, ...]) -> Any:
         return getattr(store, step[0])(*step[1:])
@@ -25,7 +25,7 @@ def drive(steps: Steps[R], store: object) -> R:
 
 
 async def adrive(steps: Steps[R], store: object, first: tuple[Any, ...] | None = None) -> R:
-    """:func:`drive` without blocking the event loop.
+    """Do the same as :func:`drive`, without blocking the event loop.
 
     Args:
         first: the first step, if the caller has already taken it out of ``steps``.

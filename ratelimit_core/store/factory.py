@@ -1,4 +1,4 @@
-"""Backends from URLs, names, dotted paths and the entries of ``RATELIMIT_BACKENDS``."""
+"""Make backends from URLs, names, dotted paths and the entries of ``RATELIMIT_BACKENDS``."""
 
 from __future__ import annotations
 
@@ -28,15 +28,19 @@ _registered: dict[str, Callable[..., Backend]] = {}
 
 
 def register_backend(name: str, factory: Callable[..., Backend]) -> None:
-    """Register ``factory``, a subclass of :class:`Backend` or a function, under ``name``.
+    """Register ``factory`` under ``name``. The setting ``backend`` can then have this name.
+
+    Args:
+        name: a Python identifier.
+        factory: a subclass of :class:`Backend`, or a function that returns a backend.
 
     Raises:
-        ConfigurationError: the name is not an identifier, or the factory can't be called.
+        ConfigurationError: ``name`` is not an identifier, or ``factory`` is not callable.
     """
     if not name.isidentifier():
-        raise ConfigurationError(f"register_backend({name!r}, ...): the name should be a word, as in 'mine'")
+        raise ConfigurationError(f"register_backend({name!r}, ...): name should be an identifier, as in 'my_store'")
     if not callable(factory):
-        raise ConfigurationError(f"register_backend({name!r}, {factory!r}): give a class or a function")
+        raise ConfigurationError(f"register_backend({name!r}, {factory!r}): factory should be a class or a function")
     _registered[name] = factory
 
 
@@ -46,51 +50,60 @@ def entries() -> dict[str, Any]:
     for entry in setting("backends") or ():
         name = _entry(entry)[0]
         if name in found:
-            raise ConfigurationError(f"backends: two are called {name!r}; give each a different 'name'")
+            raise ConfigurationError(f"backends: two entries have the name {name!r}; give each a different 'name'")
         found[name] = entry
     return found
 
 
 def _entry(entry: Any) -> tuple[str, str, Mapping[str, Any]]:
-    """Return name, type and options of an entry of ``RATELIMIT_BACKENDS``."""
+    """Return the name, the type and the options of an entry of ``RATELIMIT_BACKENDS``."""
     if not isinstance(entry, Mapping) or not isinstance(entry.get("type"), str):
         raise ConfigurationError(
-            f"backends: {without_secrets(entry)} should have a 'type', and perhaps 'name' and 'options'"
+            f"backends: {without_secrets(entry)} should be a dictionary with a 'type', as in {{'type': 'memory'}}, and "
+            "with 'name' and 'options' if needed"
         )
     for key in entry:
         if key not in ("type", "name", "options"):
             raise unknown_option(f"backends: {entry.get('name', entry['type'])!r}", key, ("type", "name", "options"))
     name, kind, options = entry.get("name") or entry["type"], entry["type"], entry.get("options") or {}
     if not isinstance(name, str) or not isinstance(options, Mapping):
-        raise ConfigurationError(f"backends: of {kind!r}, 'name' should be a string and 'options' a dictionary")
+        raise ConfigurationError(f"backends: in {kind!r}, 'name' should be a string and 'options' a dictionary")
     if kind.partition("://")[0] == "multi":
-        raise ConfigurationError(f"backends: {name!r} can't be made of the others: its type is {kind!r}")
+        hint = "leave this entry out, since all entries are combined anyway"
+        raise ConfigurationError(f"backends: {name!r} can't have the type {kind!r}; {hint}")
     return name, kind, options
 
 
 def from_entry(entry: Any) -> Backend:
-    """Make the backend of an entry of ``RATELIMIT_BACKENDS``."""
+    """Make the backend that an entry of ``RATELIMIT_BACKENDS`` describes."""
     name, kind, options = _entry(entry)
     return make_backend(kind, {"name": name, **options})
 
 
 Members = Callable[[], Mapping[str, Callable[[], Backend]]]
-"""Returns the entries of ``RATELIMIT_BACKENDS`` by name, as functions that return each one's backend."""
+"""Returns a function for each entry of ``RATELIMIT_BACKENDS``, by name. That function returns the entry's backend."""
 
 
 def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, members: Members = dict) -> Backend:
-    """Make a backend from a URL, a name or the dotted path of a class; a backend is returned as it is.
+    """Make a backend.
 
-    URLs: ``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``, ``redis+cluster://``,
-    ``django-db://ALIAS``. Names: ``memory``, ``redis``, ``database``, ``multi`` (of ``members``), and registered ones.
+    Args:
+        backend: a URL, a name, or the dotted path of a class. A :class:`Backend` is returned unchanged.
+
+            * URLs: ``memory://``, ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://``,
+              ``rediss+sentinel://``, ``redis+cluster://``, ``rediss+cluster://`` and ``django-db://ALIAS``.
+            * Names: ``memory``, ``redis``, ``database``, ``multi`` and registered names.
+        options: arguments of the backend's class.
+        members: returns the stores of ``multi``.
 
     Raises:
-        ConfigurationError: the name is unknown, and the message names the nearest; or making it failed.
+        ConfigurationError: the name is unknown, or the backend can't be made.
     """
     if isinstance(backend, Backend):
         return backend
     if not isinstance(backend, str):
-        raise ConfigurationError(f"backend={without_secrets(backend)}: give a URL, a name, a dotted path or a Backend")
+        hint = "should be a URL, a name, a dotted path or a Backend"
+        raise ConfigurationError(f"backend={without_secrets(backend)} {hint}")
     options = dict(options or {})
     shown = f"backend={without_secrets(backend)}"
     factory, arguments, defaults = _factory(backend, shown, members)
@@ -105,12 +118,12 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, memb
         raise ConfigurationError(f"{shown} can't be made: {type(error).__name__}: {error}") from error
     if not isinstance(made, Backend):
         meant = did_you_mean(backend, _PATHS)
-        raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is no Backend{meant}")
+        raise ConfigurationError(f"{shown} made a {type(made).__name__}, which is not a Backend{meant}")
     return made
 
 
 def _arguments(factory: Callable[..., Any]) -> list[str]:
-    """Return the names of the arguments of ``factory``; for a class also those of its base classes."""
+    """Return the names of the arguments of ``factory``, and of its base classes if ``factory`` is a class."""
     found: list[str] = []
     for maker in inspect.getmro(factory) if inspect.isclass(factory) else (factory,):
         with suppress(TypeError, ValueError):  # built-in classes do not always have a signature
@@ -120,7 +133,7 @@ def _arguments(factory: Callable[..., Any]) -> list[str]:
 
 
 def _factory(backend: str, shown: str, members: Members) -> tuple[Callable[..., Any], tuple[str, ...], dict[str, Any]]:
-    """Return what makes the backend, its arguments and its default options."""
+    """Return the class or function that makes the backend, its positional arguments and its default options."""
     scheme = backend.partition("://")[0]
     if backend in _registered:
         return _registered[backend], (), {}

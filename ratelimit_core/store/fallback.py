@@ -1,6 +1,6 @@
 """The configured backend, and whether it is available.
 
-While it is not, guards decide in ``Store.local``, this process's memory.
+While the backend is unavailable, guards decide in the memory of this process (``Store.local``).
 """
 
 from __future__ import annotations
@@ -26,16 +26,19 @@ from ..protocol.call import Call, Key
 logger = logging.getLogger("ratelimit_core")
 
 RETRY_AFTER = 5.0
-"""Seconds between two attempts to reach an unavailable store."""
+"""The default time between two attempts to reach an unavailable store, in seconds."""
 observer: Callable[[float, bool], None] | None = None
-"""Called after each round trip to a shared store, with its seconds and whether it failed; metrics set it."""
+"""A function that metrics set. It is called after each :meth:`Store.apply` that asked a shared store.
+
+Its arguments are the duration of the round trip in seconds, and whether the round trip failed.
+"""
 
 
 class Store:
-    """A backend behind a breaker of threshold 1, for the whole process.
+    """A backend, and whether it is available to this process.
 
-    The first call that fails takes as long as the backend's timeout, at most. From then on :meth:`apply` raises at
-    once, and every ``retry_after`` seconds one thread tries the backend again while the others continue.
+    The first call that fails takes at most the backend's timeout, and makes the backend unavailable. While the backend
+    is unavailable, :meth:`apply` raises at once. Every ``retry_after`` seconds, one call tries the backend again.
     """
 
     def __init__(self, backend: Backend, *, retry_after: float = RETRY_AFTER, clock: Clock = monotonic) -> None:
@@ -51,25 +54,25 @@ class Store:
 
     @property
     def available(self) -> bool:
-        """Whether the backend answered the last time it was asked."""
+        """Whether the backend answered the last call that reached it."""
         return not self._unavailable_until
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide as :meth:`Backend.apply` does.
+        """Do the same as :meth:`Backend.apply`.
 
         Raises:
-            BackendError: the backend is unavailable, and ``retry_after`` says when it is tried again; or it could not
-                be asked this once.
+            BackendError: the backend is unavailable, and is tried again in ``retry_after`` seconds. Or only this call
+                failed: then ``is_outage`` is false.
         """
         if self._unavailable_until or observer is not None:
             return run(self._try(calls), call)
-        try:  # without steps: they would add a sixth to the cost of a decision in memory
+        try:  # not by steps, which would make a decision in memory a sixth slower
             return self.backend.apply_unguarded(calls)
         except BackendError as error:
             return run(self._fail(error), call)
 
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """:meth:`apply` without blocking the event loop."""
+        """Do the same as :meth:`apply`, without blocking the event loop."""
         if self._unavailable_until or observer is not None:
             return await arun(self._try(calls), acall)
         try:
@@ -78,22 +81,25 @@ class Store:
             return await arun(self._fail(error), acall)
 
     def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
-        """Apply calls that may be lost, such as the release of a lease, which ends by itself.
+        """Apply ``calls``. They are lost if the store is unavailable. A lease that is not released ends by itself.
 
-        One round trip, none if there are no calls.
+        Costs one round trip, or none without calls.
+
+        Args:
+            local: whether to apply the calls in the memory of this process instead. Costs no round trip.
         """
         run(self._try_best_effort(calls, local), call)
 
     async def aapply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
-        """:meth:`apply_best_effort` without blocking the event loop."""
+        """Do the same as :meth:`apply_best_effort`, without blocking the event loop."""
         await arun(self._try_best_effort(calls, local), acall)
 
     def append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """Add an entry that may be lost to a journal."""
+        """Do the same as :meth:`Backend.append`. The entry is lost if the store is unavailable."""
         run(self._append_history(key, entry, keep, seconds, local), call)
 
     async def aappend_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """:meth:`append_history` without blocking the event loop."""
+        """Do the same as :meth:`append_history`, without blocking the event loop."""
         await arun(self._append_history(key, entry, keep, seconds, local), acall)
 
     def emit(self, event: Event | None) -> None:
@@ -102,19 +108,19 @@ class Store:
             events.emit(event)
 
     async def aemit(self, event: Event | None) -> None:
-        """:meth:`emit` without blocking the event loop."""
+        """Do the same as :meth:`emit`, without blocking the event loop."""
         if event is not None:
             await events.aemit(event)
 
     def reset_local_state(self) -> None:
-        """Forget what this process alone knows: its local records, and that the backend was unavailable."""
+        """Delete the local records, and consider the backend available."""
         self.local.clear()
         self._unavailable_until = self._same_outage_until = 0
 
-    # The same for callers that block and for callers that await
+    # Steps for callers that block and for callers that await: see `_util.steps`
 
     def _try(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
-        """Ask the backend, measure how long it takes, and note whether it answered."""
+        """Ask the backend, measure the duration, and note whether the backend answered."""
         recovering = self._enter()
         began = time.perf_counter() if observer is not None else 0.0
         try:
@@ -138,28 +144,33 @@ class Store:
         with self._lock:
             now = self._clock()
             left = self._unavailable_until - now
-            if left <= 0 and self._unavailable_until:  # this thread tries it; the others continue to skip it
+            if left <= 0 and self._unavailable_until:  # this call tries the backend, while other calls skip it
                 self._unavailable_until = now + self._retry_after
         if left > 0:
             raise BackendError("the shared store is unavailable", retry_after=left / SECOND)
         return True
 
     def _fail(self, error: BackendError) -> Steps[list[Verdict]]:
-        """Note what ``error`` says of the backend, and raise it."""
+        """Note that the backend is unavailable, if ``error`` is an outage. Raise ``error``."""
         if error.is_outage:
             error.retry_after = self._retry_after / SECOND
             yield self, "emit", self._set_unavailable_until(self._clock() + self._retry_after, str(error))
         raise error
 
     def _set_unavailable_until(self, time: int, reason: str = "") -> StoreAvailabilityChanged | None:
-        """Set when the backend is tried again, 0 if it is available. Returns the event, if that changed."""
+        """Set the time in µs at which the backend is tried again, or 0 if the backend is available.
+
+        Return the event if the availability changed, otherwise None.
+        """
         available = not time
         with self._lock:
             was_available = self.available
             if available and not was_available:
                 self._same_outage_until = self._clock() + self._retry_after
             elif was_available and not available and self._clock() >= self._same_outage_until:
-                self.local.clear()  # unless it is the same outage, of a backend that answers but can't write, say
+                # A new outage begins with empty local records. It is the same outage if the backend only answered
+                # for a moment, for example because it can be read but not written.
+                self.local.clear()
             self._unavailable_until = time
         return None if available == was_available else StoreAvailabilityChanged(available=available, reason=reason)
 
@@ -170,9 +181,9 @@ class Store:
                 observer(time.perf_counter() - began, failed)
             except tuple(interruptions):
                 raise
-            except Exception:  # a guard never fails because of its metrics
+            except Exception:  # a guard must not fail because of metrics
                 observer = None
-                logger.exception("round trips to the store are no longer measured")
+                logger.exception("measuring a round trip to the store failed, so this process stops measuring them")
 
     def _try_best_effort(self, calls: Sequence[Call], local: bool) -> Steps[None]:
         if calls:

@@ -426,18 +426,18 @@ def test_they_may_stand_in_the_environment_and_be_short(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("entries", "says"),
     [
-        (["memory"], "should have a 'type'"),
-        ([{}], "should have a 'type'"),
-        ([{"type": 5}], "should have a 'type'"),
+        (["memory"], "a dictionary with a 'type'"),
+        ([{}], "a dictionary with a 'type'"),
+        ([{"type": 5}], "a dictionary with a 'type'"),
         ([{"type": "memory", "nmae": "x"}], "did you mean 'name'"),
         ([{"type": "memory", "name": 5}], "'name' should be a string"),
         ([{"type": "memory", "options": ["max_keys"]}], "'options' a dictionary"),
         ([{"type": "memory", "options": {"max_kyes": 5}}], "max_kyes"),
         ([{"type": "memory", "options": {"circuit_breaker_config": {"recovery": 5}}}], "recovery_timeout"),
-        ([{"type": "memory"}, {"type": "memory"}], "two are called 'memory'"),
-        ([{"type": "redis", "name": "a"}, {"type": "memory", "name": "a"}], "two are called 'a'"),
-        ([{"type": "memory"}, {"type": "multi"}], "can't be made of the others"),
-        ([{"type": "multi://"}], "can't be made of the others"),
+        ([{"type": "memory"}, {"type": "memory"}], "two entries have the name 'memory'"),
+        ([{"type": "redis", "name": "a"}, {"type": "memory", "name": "a"}], "two entries have the name 'a'"),
+        ([{"type": "memory"}, {"type": "multi"}], "can't have the type 'multi"),
+        ([{"type": "multi://"}], "can't have the type 'multi"),
         ([{"type": "no.such.Backend"}], "can't be imported"),
         ([{"type": "mongo"}], "known are"),
     ],
@@ -450,7 +450,7 @@ def test_a_wrong_entry_is_refused_where_it_is_written(entries: list[Any], says: 
 
 
 def test_a_wrong_multi_backend_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="needs stores"):
+    with pytest.raises(ConfigurationError, match="should have a store"):
         MultiBackend([])
     with pytest.raises(ConfigurationError, match="first_healthy"):
         MultiBackend([MemoryBackend()], strategy="random")

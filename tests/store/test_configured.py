@@ -260,10 +260,10 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
         ),
         *(({"backend": nonsense}, "can't be imported") for nonsense in ("no.such.Thing", "os.nothing", "os.path.x.y")),
         *(
-            ({"backend": nonsense}, "no Backend|not callable|argument")
+            ({"backend": nonsense}, "not a Backend|not callable|argument")
             for nonsense in ("os.path", "os.getcwd", "os.stat")
         ),
-        ({"backend": f"{__name__}.fails"}, "made a NoneType, which is no Backend"),
+        ({"backend": f"{__name__}.fails"}, "made a NoneType, which is not a Backend"),
         *(({"backend": f"redis://{nonsense}"}, "redis://") for nonsense in ("h:port", "h:99999", "[::1")),
         ({"backend": "redis://x", "backend_options": {"socket_timeot": 1}}, "socket_timeot"),
         ({"backend": "memory://", "backend_options": {"max": 1}}, "max"),

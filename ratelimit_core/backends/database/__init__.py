@@ -1,4 +1,4 @@
-"""Databases, through Django."""
+"""The backend for databases, through Django."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
--- Decide one call: lock its record, decide, and write what the policy changed.
+-- Decide one call: lock its record, decide, and write what the policy changed. Return the verdict.
 --
--- This is the text around each policy. Where it says decide, the policy's generated block stands: it reads "now",
--- _fields and what it needs of the leases, and leaves its answer in _verdict and when the owner's lease ends in
--- "own_end". The clock is the server's, read after the lock is held, unless _clock is given. The call may take _ms, and
--- wait for a lock for nine tenths of that. Returns the verdict.
+-- This is a template for the function of one policy. The policy's generated block replaces the placeholder "decide".
+-- The block reads "now", _fields and the leases. It sets _verdict, and sets "own_end" to the end of the owner's lease.
+--
+-- _clock is the time in µs. If it is null, the server's clock is read after the record is locked.
+-- _ms is the maximum duration of the call. The wait for a lock may take up to nine tenths of it.
 create or replace function {name}(
   _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint, _owner text,
   {parameters}
@@ -42,13 +43,13 @@ begin
     _is_new := true;
   end loop;
   if clock_timestamp() > statement_timestamp() + _ms * interval '1 ms' then
-    raise query_canceled using message = 'the time for this call is over';
+    raise query_canceled using message = format('the call took longer than %s ms', _ms);
   end if;
   if _changes then
     _version := {version}; _expires := _verdict[5]; _data := array_to_string(_verdict[6:{last}], ' ');
     if _expires > _kept_until then
-      _kept_until := 2 * _expires - "now"; -- later than needed, so that the index is not changed each time
-    elsif _kept_until > 2 * _expires - "now" + 315360000000000 then -- it was to last for ever
+      _kept_until := 2 * _expires - "now"; -- later than needed, so that not every call changes the index
+    elsif _kept_until > 2 * _expires - "now" + 315360000000000 then -- the old record had no end
       _kept_until := greatest(
         2 * _expires - "now", (select max(l.ends) from ratelimit_core_lease l where l.record = _id)
       );
@@ -74,7 +75,7 @@ begin
     update ratelimit_core_record r
       set version = _version, expires = _expires, data = _data, kept_until = _kept_until where r.id = _id;
   end if;
-  if _is_new then -- a new record sweeps out two that have ended
+  if _is_new then -- each new record deletes up to two ended ones, so that the table stays small
     for _ended in select r.id from ratelimit_core_record r where r.kept_until <= "now"
       order by r.kept_until limit 2 for update skip locked
     loop

@@ -1,7 +1,8 @@
--- Decide several calls, all or none. The caller gives them in the order of their records' ids.
+-- Decide several calls. If one is denied, write nothing. Return each verdict as a text.
 --
--- Each call is a text that calls the policy's function (see apply_call.sql): $1 to $6 are the parameters that all
--- of these begin with, $7 is the lease_id's owner, $8 has event and configuration. Returns each verdict as a text.
+-- The caller sorts the calls by their records' ids. Each text in _asks calls the function of a policy (see
+-- apply_call.sql). In the text, $1 to $6 are the first six parameters of that function, $7 is _owner, and $8 has the
+-- event and the configuration.
 create or replace function {name}(
   _asks text[], _ids text[], _prefix text, _names text[], _qualifiers text[], _owners text[], _numbers text[],
   _clock bigint, _ms bigint
@@ -24,7 +25,7 @@ begin
       raise exception using errcode = 'RT001';
     end if;
   exception when sqlstate 'RT001' then
-    null; -- this undoes what was written, and keeps the verdicts
+    null; -- the block's writes are rolled back, and the variables keep the verdicts
   end;
   return _verdicts;
 end $$;

@@ -1,4 +1,4 @@
-"""Records in a database of Django's: PostgreSQL, MySQL, MariaDB and SQLite."""
+"""The backend for Django's databases: PostgreSQL, MySQL, MariaDB and SQLite."""
 
 from __future__ import annotations
 
@@ -29,54 +29,62 @@ from .threads import Threads
 from .transaction import Transaction
 
 TIMEOUT_S = 0.3
-"""How long a call may take by default."""
+"""The default upper bound of a call's duration, in seconds."""
 _JOURNAL = "journal"
-"""Journals are records with this name instead of a policy's."""
+"""The name that journals have in rows, in place of a policy's name."""
 
 
 class DatabaseBackend(Backend):
-    """State in a database of Django's ``DATABASES``. ``manage.py migrate --database ALIAS`` makes its tables.
+    """A backend for a database in Django's ``DATABASES``. ``manage.py migrate --database ALIAS`` makes the tables.
 
-    A call is one short transaction. It locks the records in one fixed order, and then reads the time. So it is exact
-    among threads, processes and machines, by the database's clock (SQLite: this machine's). Denied calls are rolled
-    back. A call takes 5 statements, BEGIN and COMMIT included, however many records it decides; up to 3 more for each
-    exact log or other set of leases; up to 7 more if a record is new.
+    A call is one short transaction. It locks its records in a fixed order, and then reads the time. So counts are exact
+    across threads, processes and machines. The clock is the database's; with SQLite, this machine's. Denied calls are
+    rolled back.
 
-    **On PostgreSQL a call is one statement**, however many records it decides and whatever it decides. Policies are
-    functions there, which a session creates in its ``pg_temp`` when it is asked for the second time. The paragraph
-    above applies to a session's first call, inside transactions of the caller, if the role may not create temporary
-    objects, and if ``default_transaction_isolation`` is not "read committed". A crash of the server may lose the
-    decisions of the last half second, as with Redis.
+    A call takes 5 statements for any number of records, including BEGIN and COMMIT. It takes up to 3 more for each
+    lease set, such as an exact log. It takes up to 7 more if a record is new.
 
-    **Use an alias of its own** (the setting ``database``). While a transaction is open on the alias, calls join it. A
-    rollback then undoes what was decided, such as the failure that caused the rollback, and records stay locked for
-    other processes until the transaction ends. A broken transaction takes no calls. Nor does a transaction of SQLite
-    that has read before another connection wrote ("database is locked"). Both raise a BackendError that does not count
-    as an outage. On SQLite an alias of its own is a separate file.
+    **PostgreSQL.** A call is one statement for any number of records. Each session creates the policies as functions in
+    its ``pg_temp`` schema at its second call. Calls are transactions as described above in these cases:
 
-    **A server that hangs** blocks no caller for longer than ``timeout``. Calls run in a few threads of the backend,
-    whose connections are closed after each call unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``) keeps
-    them. In two cases a call runs in the caller's thread, on its connection. One is SQLite, which waits for its lock as
-    long as ``OPTIONS = {"timeout": ...}`` says. The other is a transaction that is open on the alias. There, PostgreSQL
-    and MariaDB end a statement of the backend that takes too long. If the server does not even do that, the call waits,
-    as the caller's own statements do. A forked child makes connections of its own. Open a pool only after the last
-    fork.
+    * the first call of a session, or a call inside a transaction of the caller;
+    * the role may not create temporary objects;
+    * ``default_transaction_isolation`` is not "read committed".
 
-    **A record that other sessions hold** for that long, or too many calls for these threads, is a
-    :class:`BackendContention`: the database is available, and other records are answered. A session that locks
-    a whole table, or that writes to SQLite for that long, blocks every caller: that counts as unavailable. MySQL
-    does not end the wait for a record so soon, which can't be told from a server that hangs.
+    A crash of the server may lose the decisions of the last half second, as with Redis.
+
+    **Use a separate alias** for the store (the setting ``database``). Calls join a transaction that is open on the
+    alias. If the caller rolls the transaction back, the decisions are lost, even the failure that caused the rollback.
+    Until the transaction ends, its records stay locked for other processes. If the transaction is broken, calls raise a
+    :class:`BackendError` that does not count as an outage. On SQLite, the same error ("database is locked") is raised
+    if the transaction has read, and another connection has written since. On SQLite, a separate alias is a separate
+    file.
+
+    **A server that hangs** blocks callers for ``timeout`` at most. Calls run in a few threads of the backend. Their
+    connections are closed after each call, unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``) keeps them.
+    A forked child opens its own connections. Open a pool only after the last fork.
+
+    In two cases, calls run in the caller's thread and on the caller's connection:
+
+    * The database is SQLite. Calls wait for the lock of SQLite up to ``OPTIONS = {"timeout": ...}`` seconds.
+    * A transaction is open on the alias. PostgreSQL and MariaDB then end a statement of the backend that takes too
+      long. If the server hangs, the call waits like the caller's own statements.
+
+    **Contention.** Calls raise :class:`BackendContention` if other sessions lock a record for the whole ``timeout``, or
+    if there are too many calls for the threads. The database then counts as available. It counts as unavailable if a
+    session locks a whole table, or writes to SQLite, for that long. MySQL does not end the wait for a record in time,
+    so there a locked record counts as unavailable, too.
 
     Args:
-        alias: the setting ``database`` by default.
-        timeout: seconds that a call may take, connecting and waiting for locks included. Work on a whole table
-            (``keys``, ``clear``, ``prune``) may take 5 s.
-        key_prefix: give two applications that share the tables two prefixes; the setting ``key_prefix`` by default.
-        clock: decides instead of the database's clock; for tests.
-        options: those of :class:`Backend`.
+        alias: the alias in ``DATABASES``. The default is the setting ``database``.
+        timeout: upper bound of a call's duration in seconds, including connecting and waiting for locks. Work on a
+            whole table (``keys``, ``clear``, ``prune``) may take 5 s.
+        key_prefix: separates applications that share the tables. The default is the setting ``key_prefix``.
+        clock: a function that returns the time in µs, instead of the database's clock; for tests.
+        options: the other arguments of :class:`Backend`.
 
     Raises:
-        ConfigurationError: the alias does not exist, or its database is not supported, or the timeout is wrong.
+        ConfigurationError: the alias does not exist, its database is not supported, or the timeout is wrong.
     """
 
     def __init__(
@@ -110,7 +118,7 @@ class DatabaseBackend(Backend):
     def _deciding(
         self, calls: Sequence[Call]
     ) -> tuple[Callable[[Transaction], list[Verdict]], FastPath[list[Verdict]] | None]:
-        """Return what decides ``calls`` in a transaction, and what decides them in one statement, if possible."""
+        """Return a function that decides ``calls`` in a transaction, and one that uses one statement, or None."""
         rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
         statement = PgStatement(calls, rows) if self._dialect.functions else None
 
@@ -157,14 +165,17 @@ class DatabaseBackend(Backend):
         return _journal(found[0][0]) if found else []
 
     def prune(self, batch: int = 1000) -> tuple[int, int]:
-        """Delete up to ``batch`` records that have ended, of any prefix, and their leases. Returns how many of each.
+        """Delete up to ``batch`` records that have ended, of any prefix, and their leases.
 
-        It skips locked records, so no caller waits for it, and it waits for no caller.
+        Locked records are skipped, so other sessions do not delay this method, except on SQLite.
+
+        Returns:
+            The number of deleted records, and the number of deleted leases.
         """
         return self._executor.run(lambda transaction: transaction.remove_ended(transaction.now(), batch), slow=True)
 
     def close(self) -> None:
-        """Close the connections of the backend, and this thread's unless a transaction is open on it."""
+        """Close the backend's connections, and this thread's connection unless a transaction is open on it."""
         self._executor.threads.stop()
         self._sessions = Sessions()
         connection = connections[self.alias]
@@ -175,9 +186,9 @@ class DatabaseBackend(Backend):
         return self._dialect.clock if self._clock is None else str(self._clock())
 
     def _after_fork(self) -> None:
-        """Leave the parent's connections alone in a child: closing one there would end the parent's session.
+        """Replace the parent's connections in a forked child.
 
-        They are kept, since freeing them would close them.
+        Closing or freeing a connection of the parent would end the parent's session. So these connections are kept.
         """
         _leaked_on_fork.extend([self._executor.renew(), self._sessions])
         self._sessions = Sessions()
@@ -188,7 +199,7 @@ class DatabaseBackend(Backend):
 
 
 def _journal(data: str) -> list[str]:
-    """Return the entries of a journal; none if ``data`` is not valid."""
+    """Return the entries of the journal in ``data``. Return none if ``data`` is invalid."""
     try:
         entries = json.loads(data)
     except ValueError:

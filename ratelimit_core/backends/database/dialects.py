@@ -1,4 +1,4 @@
-"""What differs between the databases."""
+"""Differences between the databases in SQL."""
 
 from __future__ import annotations
 
@@ -8,34 +8,41 @@ from .sql import _CHANGING, RECORDS
 
 
 class Dialect(NamedTuple):
-    """Where three databases differ. :meth:`with_timeout` fills in ``{ms}``, and ``{lock_ms}`` for locks."""
+    """The SQL of one kind of database. An empty text means that this database needs no such statement or clause.
+
+    :meth:`with_timeout` fills in the placeholders of durations, such as ``{ms}`` and ``{lock_ms}``.
+    """
 
     begin: str
+    """The statements that begin a transaction."""
     join: str
-    """The first statement in a transaction that the caller began; '' where none is needed."""
+    """The first statement of the backend in a transaction of the caller. It returns two settings, and changes them."""
     leave: str
-    """The last statement there. It sets back the two values that ``join`` returned; '' where nothing was changed."""
+    """The last statement of the backend in a transaction of the caller. It restores the two settings."""
     within_ms: str
-    """Stands before a statement that may have to wait; '' where the transaction as a whole has a timeout."""
+    """The beginning of a statement that may wait. It limits the statement's duration."""
     clock: str
-    """An expression for the time in µs at which the statement began; '' where the database runs in this process."""
+    """An expression for the time in µs at which the statement began. Empty if the database runs in this process."""
     lock: str
-    """Stands after a SELECT that locks its rows."""
+    """The end of a SELECT that locks its rows."""
     lock_free: str
-    """The same for a SELECT that skips locked rows; '' where that does not exist."""
+    """The end of a SELECT that locks its rows and skips rows that are locked already."""
     or_lock: str
-    """Stands after an INSERT that locks rows that exist already."""
+    """The end of an INSERT that locks rows that exist already."""
     or_replace: str
-    """The same for an INSERT that replaces them."""
+    """The end of an INSERT that replaces rows that exist already."""
     latest: str
-    """Stands after a SELECT that has to read what was committed last, in a transaction that began earlier."""
+    """The end of a SELECT that reads the latest committed rows, even in a transaction with an older snapshot."""
     functions: bool = False
-    """Whether policies can be functions: see :mod:`.functions`."""
+    """Whether policies can be functions of the database: see :mod:`.functions`."""
     ms: int = 0
-    """How long such a function may take."""
+    """Upper bound of the duration of such a function, in milliseconds."""
 
     def with_timeout(self, seconds: float) -> Dialect:
-        """Return a dialect whose statements the database ends after ``seconds``, if it can; lock waits even earlier."""
+        """Return a dialect that has the database end a statement after ``seconds``, and a wait for a lock even earlier.
+
+        The timeouts have no effect on SQLite. MySQL ignores the timeout of statements.
+        """
         ms = max(2, round(seconds * 1000))
         spans = {"ms": ms, "s": ms / 1000, "lock_ms": ms * 9 // 10}
         texts = {name: getattr(self, name).format(**spans) for name in ("begin", "join", "within_ms")}
@@ -46,7 +53,7 @@ _CONFLICT = " ON CONFLICT (id) DO UPDATE SET"
 _DUPLICATE = " ON DUPLICATE KEY UPDATE"
 
 DIALECTS = {
-    # It takes the write lock first, since a transaction that began by reading could not get it later.
+    # Transactions take the write lock first, because a transaction that has read may not get it later.
     "sqlite": Dialect(
         begin="BEGIN IMMEDIATE",
         join=f"DELETE FROM {RECORDS} WHERE id = ''",
@@ -59,7 +66,8 @@ DIALECTS = {
         or_replace=_CONFLICT + ", ".join(f" {column} = EXCLUDED.{column}" for column in _CHANGING),
         latest="",
     ),
-    # Waiting for the disk costs most, so a crash of the server loses the decisions of the last half second.
+    # COMMIT does not wait for the disk, which would take most of the time. A crash of the server may therefore lose the
+    # decisions of the last half second.
     "postgresql": Dialect(
         begin="BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {ms};"
         " SET LOCAL lock_timeout = {lock_ms}; SET LOCAL synchronous_commit = off",
@@ -79,7 +87,8 @@ DIALECTS = {
         begin="START TRANSACTION",
         join="",
         leave="",
-        within_ms="/*M! SET STATEMENT max_statement_time={s} FOR */ ",  # MySQL: its innodb_lock_wait_timeout
+        # MySQL reads this text as a comment. Only MySQL's innodb_lock_wait_timeout ends the wait for a lock.
+        within_ms="/*M! SET STATEMENT max_statement_time={s} FOR */ ",
         clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
         lock=" FOR UPDATE",
         lock_free=" FOR UPDATE SKIP LOCKED",

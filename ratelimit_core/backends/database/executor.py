@@ -1,4 +1,4 @@
-"""Where, by when and how often a database is asked: in which thread, on which connection, in how many attempts."""
+"""Choose the thread, the connection, the deadline and the number of attempts of a query."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from .transaction import Transaction, begin, join, transact
 R = TypeVar("R")
 Work = Callable[[Transaction], R]
 FastPath = Callable[[BaseDatabaseWrapper, Dialect], R | None]
-"""Answers without a transaction; None if it can't."""
+"""A function that answers without a transaction, or returns None if it can't."""
 
 SLOW_TIMEOUT_S = 5.0
-"""How long work may take that goes through a whole table."""
+"""Upper bound of the duration of work on a whole table, in seconds."""
 SERVER_SHARE = 0.8
-"""The share of a timeout after which the server ends a statement, so that it is not executed after the caller left."""
+"""The share of a timeout after which the server ends a statement, so that none is executed after the caller gave up."""
 MAX_ATTEMPTS = 5
-"""How often a transaction begins again after a deadlock."""
+"""The maximum number of attempts if transactions end in a deadlock."""
 
 
 class Executor:
     """Executes work on the database of an alias, within a timeout.
 
-    Work runs in a thread with a connection of its own. It runs in the caller's thread in the two cases that
-    :class:`DatabaseBackend` describes: on SQLite, and while a transaction is open on the alias.
+    Work runs in one of the backend's threads, on the thread's connection. On SQLite, and while a transaction is open on
+    the alias, work runs in the caller's thread: see :class:`DatabaseBackend`.
 
     Args:
-        clock: decides instead of the database's clock; None for the database's.
-        timeout: seconds, for work that is not slow.
+        clock: a function that returns the time in µs, or None for the database's clock.
+        timeout: upper bound of the duration of work, in seconds. For slow work it is :data:`SLOW_TIMEOUT_S`.
     """
 
     def __init__(self, alias: str, dialect: Dialect, clock: Clock | None, timeout: float) -> None:
@@ -53,16 +53,19 @@ class Executor:
         self._in_process = not dialect.clock
 
     def run(self, work: Work[R], fast_path: FastPath[R] | None = None, *, slow: bool = False) -> R:
-        """Return what ``work`` returns in a transaction, or what ``fast_path`` returns without one.
+        """Return the result of ``fast_path``, or of ``work`` in a transaction if ``fast_path`` can't answer.
+
+        Args:
+            slow: whether the work is on a whole table, and may take :data:`SLOW_TIMEOUT_S`.
 
         Raises:
-            BackendError: the driver's error, or there was no answer in time.
+            BackendError: the driver raised an error, or the database did not answer in time.
         """
         seconds = SLOW_TIMEOUT_S if slow else self._timeout
         return self._execute(partial(self._attempt, work, fast_path, seconds), seconds)
 
     async def arun(self, work: Work[R], fast_path: FastPath[R] | None = None) -> R:
-        """:meth:`run` without blocking the event loop."""
+        """Do the same as :meth:`run`, without blocking the event loop."""
         seconds = self._timeout
         deadline = time.monotonic() + seconds
         future = self.threads.submit(partial(self._attempt, work, fast_path, seconds, deadline), deadline)
@@ -72,10 +75,10 @@ class Executor:
             raise self._too_late(seconds) from error
 
     def read(self, text: str, parameters: Sequence[str], *, slow: bool = False) -> list[tuple[Any, ...]]:
-        """Return the rows of one SELECT, without a transaction of its own.
+        """Return the rows of one SELECT. Begin no transaction for it.
 
         Raises:
-            BackendError: the driver's error, or there was no answer in time.
+            BackendError: the driver raised an error, or the database did not answer in time.
         """
 
         def read(deadline: float, connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
@@ -90,15 +93,15 @@ class Executor:
         return self._execute(read, SLOW_TIMEOUT_S if slow else self._timeout)
 
     def renew(self) -> Threads:
-        """Start with new threads, in a forked child. Returns the parent's."""
+        """Start with new threads in a forked child. Return the parent's threads."""
         inherited, self.threads = self.threads, Threads(self._alias)
         return inherited
 
     def _execute(self, operation: Callable[[float, BaseDatabaseWrapper], R], seconds: float) -> R:
-        """Call ``operation`` with its deadline and a connection. In the caller's thread it may take longer.
+        """Call ``operation`` with a deadline, ``seconds`` from now, and a connection.
 
         Raises:
-            BackendError: it took longer.
+            BackendError: the deadline passed. In the caller's thread, ``operation`` may run past the deadline.
         """
         deadline = time.monotonic() + seconds
         connection = self._callers_connection()
@@ -112,7 +115,7 @@ class Executor:
             raise self._too_late(seconds) from error
 
     def _callers_connection(self) -> BaseDatabaseWrapper | None:
-        """Return the connection of this thread if it has to be used: see the class."""
+        """Return the connection of this thread if work has to run on it (see the class), otherwise None."""
         if in_event_loop():
             return None
         connection = this_threads(self._alias)
@@ -127,13 +130,13 @@ class Executor:
         deadline: float,
         connection: BaseDatabaseWrapper,
     ) -> R:
-        """Try the fast path, then the transaction; again after a deadlock, unless the transaction is the caller's."""
+        """Try the fast path, then a transaction. After a deadlock, try again unless the transaction is the caller's."""
         attempt = 1
         while True:
             broken = _is_broken(connection)
             joins, do, dialect = False, transact, self._dialect
             try:
-                joins = not connection.get_autocommit()  # connects, if it has to
+                joins = not connection.get_autocommit()  # also connects, if necessary
                 do = join if joins else transact
                 dialect = self._with_deadline(seconds, deadline)
                 found = fast_path(connection, dialect) if fast_path and not joins else None
@@ -148,7 +151,7 @@ class Executor:
                 raise unavailable(self._alias, error, of_caller=of_caller) from error
 
     def _can_be_read(self, do: Any, connection: BaseDatabaseWrapper, dialect: Dialect) -> bool:
-        """Return whether the table can be read. If not, every call would have to wait, whatever its records."""
+        """Return whether the table can be read. If not, the table is locked, and no other call can succeed."""
         try:
             do(connection, Transaction.probe_table, dialect, self._clock)
         except Error:
@@ -164,7 +167,7 @@ class Executor:
         """Return the dialect whose statements the server ends before ``deadline``.
 
         Raises:
-            BackendContention: the work waited for a thread for so long that there is no time left.
+            BackendContention: the work waited for a thread until almost no time was left.
         """
         left = deadline - time.monotonic() - (1 - SERVER_SHARE) * seconds
         if self._in_process or left > 0.95 * SERVER_SHARE * seconds:
@@ -180,10 +183,10 @@ class Executor:
 
     def _too_many(self, seconds: float) -> BackendContention:
         return BackendContention(
-            f"database {self._alias!r}: too many calls at once for an answer within {seconds:g} s", seconds
+            f"database {self._alias!r}: too many calls at once to answer this one within {seconds:g} s", seconds
         )
 
 
 def _is_broken(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the caller's transaction takes no more statements."""
+    """Return whether the caller's transaction is broken, so that it takes no more statements."""
     return connection.in_atomic_block and (connection.needs_rollback or connection.closed_in_transaction)

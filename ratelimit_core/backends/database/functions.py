@@ -1,7 +1,7 @@
-"""PostgreSQL functions of the policies, so that a decision is one statement.
+"""The policies as functions in PostgreSQL, so that a decision is one statement.
 
-A function is made in ``pg_temp``, the session's own schema, so it needs no migration. Its name ends in a digest of its
-text: releases that share a session, behind a pooler, do not share functions.
+Functions are created in ``pg_temp``, the session's own schema, so they need no migration. The name of a function ends
+in a digest of its text. So two releases that share a session behind a pooler do not call each other's functions.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from .faults import UNDEFINED, code
 from .sql import Row, collation_safe, placeholders
 
 TOGETHER = "apply_together"
-"""The function that decides several records at once. It calls the policies' functions."""
+"""The name of the function that decides several calls. It calls the functions of the policies."""
 
 
 class _Function(NamedTuple):
-    """How a function of this package is made, and called."""
+    """The statements for one function of this package."""
 
     create: str
     ask: str
+    """The SELECT that calls the function."""
     ask_together: str = ""
-    """The same with its arguments in arrays: see ``apply_together.sql``."""
+    """The SELECT with which ``apply_together.sql`` calls the function."""
 
 
-@cache  # there are few
+@cache  # unbounded, since functions are few
 def _function(name: str) -> _Function:
     if name == TOGETHER:
         named, create = _named(name, _sql("backends/database", name))
@@ -49,8 +50,8 @@ def _function(name: str) -> _Function:
 
 
 def _text_of(policy: Policy) -> str:
-    """Return the function of a policy: its generated block, in the text that is the same for all."""
-    last = EXPIRES + 1 + len(policy.record)  # in arrays of SQL the first place is 1
+    """Return the text of a policy's function: the template, with the policy's generated block and numbers filled in."""
+    last = EXPIRES + 1 + len(policy.record)  # SQL arrays begin at index 1
     drop, add, ends = (f"_verdict[{last + i}]" if policy.leases else "0" for i in (1, 2, 3))
     parts = {
         "parameters": ", ".join(f'"{name}" bigint' for name in (*policy.event, *policy.config)),
@@ -81,17 +82,22 @@ def _named(name: str, text: str) -> tuple[str, str]:
 
 
 class PgStatement:
-    """One statement that decides calls, whose records are ``rows``. It has to be a transaction of its own."""
+    """A statement that decides calls, whose records are ``rows``. Execute it outside any transaction."""
 
     def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
         self._calls, self._rows = calls, rows
         self.functions = {call.policy.name for call in calls}
-        """The functions that have to exist in the session."""
+        """The names of the functions that the statement calls."""
         if len(calls) > 1:
             self.functions.add(TOGETHER)
 
     def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
-        """Return the verdicts, decided within ``ms``. ``now`` decides instead of the server's clock."""
+        """Return the verdicts.
+
+        Args:
+            now: the time in µs, or None for the server's clock.
+            ms: upper bound of the duration, in milliseconds.
+        """
         if len(self._calls) > 1:
             return self._execute_together(cursor, now, ms)
         (call,), (row,) = self._calls, self._rows
@@ -120,10 +126,10 @@ class PgStatement:
 
 
 class Sessions:
-    """Which sessions have which functions, and how they are called.
+    """The functions that each session of the database has.
 
-    Functions are created when a session is asked for the second time. A session that is closed after each call, as
-    Django does without ``CONN_MAX_AGE`` or a pool, would be slower for them.
+    Functions are created at the second call of a session. Without ``CONN_MAX_AGE`` or a pool, Django closes the session
+    after each call, and creating functions would only make that call slower.
     """
 
     def __init__(self) -> None:
@@ -134,7 +140,12 @@ class Sessions:
     def decide(
         self, connection: BaseDatabaseWrapper, statement: PgStatement, now: int | None, ms: int
     ) -> list[Verdict] | None:
-        """Execute ``statement``; None if its functions don't exist in the session."""
+        """Execute ``statement`` and return the verdicts, or None if the session lacks its functions.
+
+        Args:
+            now: the time in µs, or None for the server's clock.
+            ms: upper bound of the duration, in milliseconds.
+        """
         for _ in range(2):
             if not self._have(connection, statement.functions):
                 break
@@ -147,9 +158,10 @@ class Sessions:
         return None
 
     def _have(self, connection: BaseDatabaseWrapper, functions: set[str]) -> bool:
-        """Return whether ``functions`` exist. Create them if that pays, and is possible.
+        """Return whether ``functions`` exist. At the second call of a session, create those that don't, if possible.
 
-        It is not possible if transactions don't read what was committed last, unless they choose so when they begin.
+        They are not created if transactions are not "read committed" by default. A single statement could not change
+        that, and would not see what other transactions committed while it waited for a lock.
         """
         made = self._made.get(connection.connection)
         if made is None:
@@ -170,11 +182,11 @@ class Sessions:
         except Error:
             if not connection.is_usable():
                 raise
-            self._wanted = False  # the role may not create them, and that won't change soon
+            self._wanted = False  # the role may not create functions, which won't change soon
         return functions <= made
 
     def _cursor(self, connection: BaseDatabaseWrapper) -> CursorWrapper:
-        """Return a cursor that is kept, since making a cursor takes as long as using it."""
+        """Return the connection's cursor. It is reused, because making a cursor takes as long as using it."""
         session, cursor = self._cursors.get(connection, (None, None))
         if cursor is None or session is not connection.connection:
             cursor = connection.cursor()
@@ -182,14 +194,15 @@ class Sessions:
         return cursor
 
     def _forget(self, connection: BaseDatabaseWrapper) -> None:
-        """Note that the functions don't exist: they were discarded, or a pooler switched to another session."""
+        """Note that the session lacks the functions. They were discarded, or a pooler switched to another session."""
         self._made[connection.connection] = set()
 
 
 def _was_cut(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the server ended the session while it was idle. It hardly sends anything else on its own.
+    """Return whether the server has closed the idle connection.
 
-    That has to be known before a statement is sent, since an error afterwards does not tell whether it was executed.
+    Check this before a statement is sent: a later error would not show whether the statement was executed. Unread data
+    on an idle connection shows that it is closed, because the server rarely sends data for another reason.
     """
     poll = select.poll()
     poll.register(connection.connection.fileno(), select.POLLIN)

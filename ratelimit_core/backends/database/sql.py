@@ -1,4 +1,4 @@
-"""The rows of the database backend, and the SQL that reads them."""
+"""The rows of the database backend, and the queries that read them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ RECORDS = "ratelimit_core_record"
 LEASES = "ratelimit_core_lease"
 
 BATCH = 500
-"""How many rows one statement reads or writes at most."""
+"""The maximum number of rows that one statement reads or writes."""
 
 NO_OWNER = ""
-"""The owner of a lease that no lease id names any more."""
+"""The owner of leases that can't be found by a lease id any more."""
 
 MAX_OVERSTAY = 10 * 365 * 86400 * SECOND
-"""How much longer than needed a row may be kept, in µs. Rows that lasted for ever, such as an override, may end."""
+"""The maximum time in µs that a row is kept longer than needed.
+
+A row that is kept even longer had no end before, as a breaker's override has none.
+"""
 
 Parameters = list[str | int]
 
 
 class Row(NamedTuple):
-    """A record as it is stored."""
+    """A stored record. Times are in µs."""
 
     id: str
     prefix: str
@@ -39,11 +42,14 @@ class Row(NamedTuple):
     kept_until: int = 0
 
     def kept(self, until: int, now: int) -> Row:
-        """Return the row, kept until then or longer, so that ``kept_until``, which is indexed, changes less often."""
+        """Return the row, kept at least until ``until``.
+
+        It is kept longer, so that ``kept_until`` and its index change less often.
+        """
         return self if until <= self.kept_until else self._replace(kept_until=2 * until - now)
 
     def overstays(self, until: int, now: int) -> bool:
-        """Return whether the row is kept far longer than ``until`` needs."""
+        """Return whether ``kept_until`` is more than :data:`MAX_OVERSTAY` too late for a row that ends at ``until``."""
         return self.kept_until > 2 * until - now + MAX_OVERSTAY
 
 
@@ -52,14 +58,18 @@ _CHANGING = ("version", "expires", "data", "kept_until")
 
 
 def collation_safe(text: str) -> str:
-    """Return ``text``, or a digest of it if a collation that ignores case might confuse it with another text."""
+    """Return ``text`` escaped, or its digest if a collation that ignores case might confuse it with another text."""
     safe = escape(text)
     return safe if 0 < len(safe) <= 64 and safe == safe.lower() else _digest(text)
 
 
 def row(prefix: str, policy: str, key: Key) -> Row:
-    """Return the row of a record that was never written. ``prefix`` went through :func:`collation_safe`."""
-    name, qualifier = escape(key[0]), escape(key[1])  # without colons, so that no two keys are joined alike
+    """Return the row of a record that was never written.
+
+    Args:
+        prefix: a result of :func:`collation_safe`.
+    """
+    name, qualifier = escape(key[0]), escape(key[1])  # without colons, so that no two keys have the same id
     return Row(_digest(f"{prefix}:{policy}:{name}:{qualifier}"), prefix, policy, name, qualifier)
 
 
@@ -74,27 +84,27 @@ def placeholders(values: Sequence[object]) -> str:
 
 _OF = f"FROM {LEASES} WHERE record = %s"
 _READS = {
-    # what a policy may ask about its leases, see `policies.LEASES`
+    # the facts in `policies.LEASES`
     "active": f"SELECT COUNT(*) {_OF} AND ends > {{now}}",
     "ending_in_period": f"SELECT COUNT(*) {_OF} AND ends > {{now}} AND ends <= {{now}} + {{period}}",
     "first_end": f"SELECT MIN(ends) {_OF} AND ends > {{now}}",
     "last_end": f"SELECT MAX(ends) {_OF}",
     "capacity_at": f"SELECT ends {_OF} ORDER BY ends DESC LIMIT 1 OFFSET {{spare}}",
     "own_end": f"SELECT ends {_OF} AND owner = %s AND part = 1 ORDER BY ends DESC LIMIT 1",
-    # what is needed to write leases
+    # needed to write leases
     "oldest": f"SELECT MIN(ends) {_OF}",
 }
 ENDS = frozenset(["first_end", "last_end", "capacity_at", "own_end"])
-"""Reads whose answer is a time, which counts as 0 once it has passed."""
+"""Reads that return a time. A time in the past counts as 0."""
 
 
 def reads(call: Call) -> tuple[str, ...]:
-    """Return what has to be read of the leases of ``call``."""
+    """Return the names of the reads that ``call`` needs, as keys of ``_READS``."""
     return tuple(dict.fromkeys((*call.policy.leases, "own_end", "oldest"))) if call.policy.leases else ()
 
 
 def lease_query(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: str) -> tuple[str, Parameters]:
-    """Return a SELECT of one row: the time, then all that each of ``calls`` reads of its leases."""
+    """Return a SELECT of one row: the time, then the results of the :func:`reads` of each call."""
     columns, parameters = [now], Parameters()
     for call, row in zip(calls, rows, strict=True):
         values = dict(zip(call.policy.config + call.policy.event, call.config + call.event, strict=True))
@@ -106,7 +116,7 @@ def lease_query(calls: Sequence[Call], rows: Sequence[Row], now: str, latest: st
 
 
 def keys_query(now: str, most: int | None) -> str:
-    """Return a SELECT of the keys in use of a prefix and policy, ``most`` at most."""
+    """Return a SELECT of at most ``most`` keys in use. Its parameters are a prefix and the name of a policy."""
     leases = f"SELECT 1 FROM {LEASES} WHERE {LEASES}.record = {RECORDS}.id AND {LEASES}.ends > {now}"
     return (
         f"SELECT name, qualifier FROM {RECORDS} WHERE prefix = %s AND policy = %s AND kept_until > {now}"
@@ -115,5 +125,5 @@ def keys_query(now: str, most: int | None) -> str:
 
 
 def data_query(now: str) -> str:
-    """Return a SELECT of the data of the record with an id."""
+    """Return a SELECT of the data of one record. Its parameter is the id."""
     return f"SELECT data FROM {RECORDS} WHERE id = %s AND expires > {now}"

@@ -1,4 +1,4 @@
-"""Threads with a database connection each, so that a server that hangs does not block its callers."""
+"""Threads that query the database, so that a server that hangs does not block the callers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ DRIVER_TIMEOUTS: dict[str, dict[str, int]] = {
     "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
     "mysql": {"connect_timeout": 2, "read_timeout": 10, "write_timeout": 10},
 }
-"""Options, in seconds, after which drivers give up an unreachable host. Options of the alias take precedence."""
+"""Driver options that end the wait for an unreachable host. Times are in seconds.
+
+``OPTIONS`` of the alias override these options.
+"""
 
 
 class Threads:
-    """A few threads, each with a connection of its own, in which an alias is asked.
+    """A few threads that query an alias, each with its own connection.
 
-    No driver reliably times out when the server hangs in the middle of a response. So the caller gives up, and leaves
-    the thread behind. The thread can be used again once the database or the driver has ended its wait. Threads are
-    daemons, for which no program waits when it ends, and stop with this object.
+    No driver reliably times out when the server hangs in the middle of a response. So the caller stops waiting, and the
+    thread continues to wait. The thread is used again after the database or the driver has ended its wait. The threads
+    are daemons, so they do not keep the program from ending. They stop when this object is freed.
     """
 
     def __init__(self, alias: str, max_threads: int = 8) -> None:
@@ -46,24 +49,28 @@ class Threads:
         self._asked: dict[int, float] = {}
 
     def submit(self, operation: Callable[[BaseDatabaseWrapper], R], due: float = inf) -> Future[R]:
-        """Call ``operation`` with a connection in a thread. It should end by ``due``, on a monotonic clock."""
+        """Call ``operation`` with a connection, in one of the threads.
+
+        Args:
+            due: when ``operation`` should have ended, in seconds of :func:`time.monotonic`.
+        """
         future: Future[R] = Future()
         with self._lock:
             if not self._idle.acquire(blocking=False) and len(self._connections) < self._max_threads:
                 connection = _make_connection(self._alias)
                 serving = (self._work, self._idle, self._asked, connection)
                 threading.Thread(target=_serve, args=serving, daemon=True).start()
-                self._connections.append(connection)  # after the thread has started, since the system may refuse one
+                self._connections.append(connection)  # after start(), which may raise
             self._work.put((future, operation, due))
         return future
 
     def overdue(self) -> bool:
-        """Return whether the database is late with an answer. If not, late calls are waiting for a thread."""
+        """Return whether the database is late with an answer. If not, a late call was waiting for a thread."""
         now = time.monotonic()
         return any(due <= now for due in list(self._asked.values()))
 
     def stop(self) -> None:
-        """End the threads and their connections. Later calls get new ones."""
+        """End the threads and close their connections. Later calls start new threads."""
         with self._lock:
             self._end()
             self._begin()
@@ -91,14 +98,14 @@ def _serve(
             except BaseException as raised:
                 error = raised
             del asked[me]
-            with suppress(Exception):  # Django does this when a request or a task ends, and none ends here
+            with suppress(Exception):  # Django does this only when a request or a task ends
                 connection.close_if_unusable_or_obsolete()
-        idle.release()  # first, since the caller may ask again as soon as it has the answer
+        idle.release()  # before the result is set, since the caller may then submit again at once
         if wanted and error is not None:
             future.set_exception(error)
         elif wanted:
             future.set_result(result)
-        del item, future, operation, result, error  # else they would live until the next call
+        del item, future, operation, result, error  # otherwise these objects would live until the next call
     with suppress(Exception):
         connection.close()
 
@@ -108,12 +115,12 @@ def _make_connection(alias: str) -> BaseDatabaseWrapper:
     given = connection.settings_dict
     options = {**DRIVER_TIMEOUTS.get(connection.vendor, {}), **given["OPTIONS"]}
     connection.settings_dict = {**given, "AUTOCOMMIT": True, "OPTIONS": options}
-    connection.inc_thread_sharing()  # made in this thread, used in another
+    connection.inc_thread_sharing()  # Django otherwise allows only the thread that made the connection
     return connection
 
 
 def in_event_loop() -> bool:
-    """Return whether this is an event loop's thread, in which Django allows no queries."""
+    """Return whether an event loop runs in this thread. Django then allows no queries."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -122,7 +129,7 @@ def in_event_loop() -> bool:
 
 
 def this_threads(alias: str) -> BaseDatabaseWrapper:
-    """Return the connection of this thread, which is closed when the thread ends."""
+    """Return the connection of this thread, and have it closed when the thread ends."""
     connection = connections[alias]
     guard = _threads.guards.get(alias)
     if guard is None or guard.connection is not connection:
@@ -131,7 +138,10 @@ def this_threads(alias: str) -> BaseDatabaseWrapper:
 
 
 class _UntilThreadEnds:
-    """Closes a thread's connection when the thread ends; not in a forked child, in which most threads don't exist."""
+    """An object that closes a thread's connection when the thread ends.
+
+    A forked child frees the objects of the parent's threads. These objects must not close the parent's connections.
+    """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection, self._process = connection, os.getpid()

@@ -158,7 +158,8 @@ class Transaction:
     def replace(self, rows: Sequence[Row], now: int) -> None:
         """Write ``rows``, which this transaction has locked.
 
-        If one of them is new, also delete up to two records that have ended. A joined transaction does not.
+        If a row is new, also delete up to two records that have ended, so that the table stays small. In a transaction
+        of the caller, nothing else is deleted, because the locks would last until the caller's transaction ends.
         """
         if not rows:
             return
@@ -175,7 +176,7 @@ class Transaction:
         return int(self._cursor.fetchone()[0])
 
     def probe_table(self) -> None:
-        """Execute a SELECT that returns no rows. It raises if the table is locked. Locked records do not matter."""
+        """Execute a SELECT that returns no rows. It raises if the whole table is locked, not if only records are."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
 
     def remove_ended(self, now: int, most: int) -> tuple[int, int]:
@@ -213,9 +214,9 @@ class Transaction:
         return [values[0] for values in self._cursor.fetchall()]
 
     def _read_leases(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
-        """Return the time in µs, and what the policies of ``calls`` need to know of their leases.
+        """Return the time in µs, and the results of the :func:`reads` of each call.
 
-        Both are read after the rows are locked, so that no other transaction changes the leases any more.
+        The rows are locked before, so no other transaction changes the leases meanwhile.
         """
         now = None if self._clock is None else self._clock()
         if now is not None and not any(call.policy.leases for call in calls):
@@ -292,7 +293,7 @@ class Transaction:
 
 
 class _Stored:
-    """The stored record of a call and what its policy reads of the leases, as they were before the decision."""
+    """The stored record of a call, and the results of its reads of leases, from before the decision."""
 
     __slots__ = ("leases", "record")
 

@@ -1,1 +1,1 @@
-"""Redis and Valkey."""
+"""The backend for Redis and Valkey."""

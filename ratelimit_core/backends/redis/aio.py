@@ -1,4 +1,4 @@
-"""The clients of a backend in event loops."""
+"""Round trips to a Redis server from event loops. Round trips from threads are in :mod:`.round_trips`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from .servers import Topology
 class LoopSession:
     """A client of one event loop.
 
-    A call takes at most ``timeout``, and ``discovery_timeout`` more until the first answer. If Redis fails to answer,
-    the calls that were waiting for a connection meanwhile fail as well, so that they don't wait one after the other.
+    A call takes at most the topology's ``timeout``, and ``discovery_timeout`` more until the first answer. If Redis
+    does not answer a call, the calls that were waiting to be sent fail as well. Otherwise each of them would wait for
+    a timeout of its own.
     """
 
     def __init__(self, topology: Topology, client: Any) -> None:
@@ -30,7 +31,7 @@ class LoopSession:
         self._found = False
 
     async def evaluate(self, script: Script) -> Any:
-        """Run the script and return its answer, as :meth:`Session.evaluate` does."""
+        """Do the same as :meth:`.round_trips.Session.evaluate`, without blocking the event loop."""
         seen = self._failures
         async with self._free:
             if self._failures != seen:
@@ -69,14 +70,14 @@ class LoopSession:
 
 
 class SessionPerLoop:
-    """One :class:`LoopSession` for each event loop. It is closed along with its loop."""
+    """One :class:`LoopSession` for each event loop. Closing the loop closes its session."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._sessions: weakref.WeakKeyDictionary[Any, weakref.ref[LoopSession]] = weakref.WeakKeyDictionary()
 
     def current(self) -> LoopSession:
-        """Return the session of the running loop, made at its first use."""
+        """Return the session of the running loop. Make it at the first use."""
         loop = asyncio.get_running_loop()
         reference = self._sessions.get(loop)
         session = reference() if reference is not None else None
@@ -84,7 +85,8 @@ class SessionPerLoop:
             try:
                 client = self._topology.async_client()
             except TypeError as error:
-                raise ConfigurationError(f"redis.asyncio does not know an option: {error}") from error
+                hint = "leave the option out, or give client=redis.Redis(...)"
+                raise ConfigurationError(f"an option is unknown to redis.asyncio: {error}; {hint}") from error
             session = LoopSession(self._topology, client)
             self._sessions[loop] = weakref.ref(session)
             _close_with(loop, session.aclose)
@@ -92,10 +94,10 @@ class SessionPerLoop:
 
 
 def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Have ``loop.close()`` call ``aclose`` first.
+    """Replace ``loop.close`` by a function that calls ``aclose`` first.
 
-    Only the loop that opened connections can close them, and nothing else says when it ends. Only the loop refers to
-    ``aclose``, so a loop that is garbage-collected takes its connections along.
+    Only the loop that opened the connections can close them, and asyncio has no hook for the end of a loop. Nothing but
+    the loop refers to ``aclose``, so the connections are garbage-collected along with the loop.
     """
     close = loop.close
 
@@ -111,10 +113,10 @@ def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[
 
 @asynccontextmanager
 async def _deadline(seconds: float | None) -> AsyncIterator[None]:
-    """Raise TimeoutError if the block takes longer.
+    """Raise TimeoutError if the ``with`` block takes longer than ``seconds``. None means no limit.
 
-    ``asyncio.timeout(seconds)`` would also count an answer that arrived in time but was not read because something
-    else kept the loop busy. Here the loop reads what has arrived before it looks at the deadline.
+    With ``asyncio.timeout(seconds)``, a busy loop would reject an answer that arrived in time and was not read yet.
+    Here the loop reads all answers that have arrived before it checks the deadline.
     """
     if seconds is None:
         yield

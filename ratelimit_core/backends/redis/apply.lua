@@ -1,10 +1,9 @@
--- Decide a list of calls, all or none, and write what they changed, unless `look` is true. The lines above this
--- define `look` and the generated policies.
+-- Decide a list of calls. If all are allowed and `look` is false, write the changed records and leases.
+-- The lines above this comment define `look` and the generated policies.
 --
--- ARGV: the time in µs ('' for the server's own), then for each call: policy, lease id, event and configuration.
--- KEYS: for each call the key of its record and of its leases (each if the policy has them), and of the index.
--- Returns the verdicts in the order of the calls. If one call is denied, nothing is written. Each key expires with
--- what it holds.
+-- ARGV: the time in µs ('' for the server's clock), then for each call: policy, lease id, event and configuration.
+-- KEYS: for each call the keys of its record and its leases (only those that the policy has), and of the index.
+-- Returns the verdicts in the order of the calls. A key expires after everything stored in it has ended.
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -13,19 +12,19 @@ if not now then
 end
 
 local function text(number)
-  return string.format('%.0f', number) -- tostring would make 1.79e+15 of it
+  return string.format('%.0f', number) -- since tostring returns "1.79e+15" for large numbers
 end
 
 local function milliseconds(deadline)
   return text(math.max(1, math.ceil((deadline - now) / 1000)))
 end
 
--- Return when the last member of a sorted set ends, or 0.
+-- Return when the last member of a sorted set ends, in µs, or 0 if the set is empty.
 local function last(set)
   return tonumber(redis.call('ZREVRANGE', set, 0, 0, 'WITHSCORES')[2] or 0)
 end
 
--- Keep a set until then, or up to a quarter longer, so that this is not written each time.
+-- Let a set expire at `deadline` or later. It is kept a quarter longer, so that not every call writes a new expiry.
 local function keep(set, deadline)
   local left = math.max(1, math.ceil((deadline - now) / 1000))
   if redis.call('PTTL', set) < left then
@@ -37,7 +36,7 @@ local function named(lease_id, part)
   return part == 1 and lease_id or lease_id .. '/' .. part
 end
 
--- Add a lease that no lease id names.
+-- Add a lease that can't be found by a lease id.
 local function add_nameless(leases, lease_id, ends)
   local n = redis.call('ZCARD', leases)
   repeat
@@ -99,7 +98,7 @@ for i, verdict in ipairs(verdicts) do
       end
     end
   end
-  -- The index lists the records in use. Each new record sweeps out two that have ended, so it stays bounded.
+  -- The index lists the records in use. Each new record removes up to two ended ones, so that the index stays small.
   if written then
     if expires == 0 then
       redis.call('ZREM', index, first)

@@ -1,4 +1,4 @@
-"""Redis and Valkey: generated Lua decides on the server, by its clock, in one EVALSHA."""
+"""The backend for Redis and Valkey. Generated Lua decides on the server, by the server's clock, in one EVALSHA."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DAY_S = 24 * 3600
 
 @cache
 def script(names: frozenset[str], dry_run: bool = False) -> tuple[str, str]:
-    """Return the Lua that decides the policies ``names``, and its SHA-1. A ``dry_run`` writes nothing."""
+    """Return the Lua that decides calls of the policies ``names``, and its SHA-1. A ``dry_run`` writes nothing."""
     package = files("ratelimit_core")
     generated, apply = package / "policies" / "generated" / "lua", package / "backends" / "redis" / "apply.lua"
     parts = [(generated / f"{name}.lua").read_text("utf-8") for name in sorted(names)]
@@ -44,36 +44,39 @@ def script(names: frozenset[str], dry_run: bool = False) -> tuple[str, str]:
 
 
 class RedisBackend(Backend):
-    """State shared through Redis (6.2 or newer) or Valkey.
+    """A backend for Redis (6.2 or newer) and Valkey. All processes that use the same server share its state.
 
-    Every :meth:`apply` is one EVALSHA, whatever the number of calls (two commands the first time a server gets the
-    script). Connections are redis-py's own: thread-safe, and made again in a forked child. Each event loop has
-    connections of its own, which close with it, and at most 32 calls in flight. Nothing is retried here. An error, or
-    a reply that does not arrive within the timeout, is a :class:`BackendError` at once, and the guard decides what
-    follows.
+    Each :meth:`apply` is one EVALSHA, for any number of calls. If the server does not have the script yet, one EVAL
+    follows. A failed command is not retried. If the server returns an error, or does not reply within the timeout,
+    :class:`BackendError` is raised at once. The guard then decides whether its call may run.
 
-    **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` asks for the master at every new
-    connection, one Sentinel after the other, each for at most 0.1 s. Until a new master is elected, calls are errors.
-    User and password are the servers'. Those of the Sentinels go into the option ``sentinel_kwargs``, a dictionary.
+    Connections are redis-py's own. They are safe to use from several threads, and a forked child opens new ones. Each
+    event loop has its own connections, which close with the loop. At most 32 calls of a loop are in flight.
 
-    **Cluster.** ``redis+cluster://:password@host:6379,host2:6379`` uses 64 slots. The name chooses one, and calls of
-    one name are decided together in one EVALSHA. So are calls whose names have a common tag: if a name has a part in
-    braces, as in ``suppliers:{payments}``, only that part chooses, and it shares the slot of the name ``payments``.
-    Other calls are atomic slot by slot, with the slot of the last call last. They cost two round trips for each slot,
-    less one: all slots but the first are asked without writing, and if one of them denies, nothing is written
-    anywhere. A denial leaves earlier slots written only if another process takes the last place in between. An error
-    may do so as well.
+    **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` names the master of ``SERVICE``.
+    Each new connection asks the Sentinels for the master, one after the other, each for at most 0.1 s. Until a new
+    master is elected, calls raise :class:`BackendError`. The user and the password in the URL are for the Redis
+    servers. The option ``sentinel_kwargs``, a dictionary, has the user and the password for the Sentinels.
 
-    Both take ``rediss+...`` for TLS, and redis-py's options after a ``?``, as the other URLs do.
+    **Cluster.** ``redis+cluster://:password@host:6379,host2:6379`` uses 64 of the cluster's slots. The name of a record
+    selects the slot. Calls in one slot are decided together in one EVALSHA. If a name has a part in braces, only that
+    part selects the slot: ``suppliers:{payments}`` is in the slot of ``payments``.
+
+    Calls in several slots are atomic in each slot, but not across slots. They take two round trips for each slot, minus
+    one. First, all slots except one are asked without writing. If one of them denies, no slot is written. Otherwise the
+    slots are written one after the other, the slot of the last call last. If a later slot then denies the calls or
+    does not answer, the earlier slots stay written.
+
+    For TLS, both URLs begin with ``rediss+``. All URLs take redis-py's options after a ``?``.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``, as redis-py takes it, or one of the above. By default the
+        url: ``redis://``, ``rediss://`` or ``unix://`` as in redis-py, or one of the URLs above. The default is the
             setting ``redis``, a dictionary of redis-py's options (``host``, ``port``, ``db``, ``password``, ...).
-        client: your own ``redis.Redis`` or ``redis.RedisCluster`` instead of a URL. Its timeouts and retries apply, and
-            event loops use it in threads.
-        key_prefix: what every key starts with; the setting ``key_prefix`` by default. Give two applications that should
-            not share state two prefixes.
-        clock: decides instead of the server's clock; for tests.
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` of the application, instead of a URL. The client's own
+            timeouts and retries apply. Event loops use the client in threads.
+        key_prefix: the beginning of every key. The default is the setting ``key_prefix``. Give applications that should
+            not share state different prefixes.
+        clock: a function that returns the time in µs, instead of the server's clock; for tests.
         name, enable_circuit_breaker, circuit_breaker_config: as in :class:`Backend`.
         options: passed to redis-py's connections (``socket_timeout``, ``max_connections``, ``ssl_ca_certs``, ...).
 
@@ -154,7 +157,7 @@ class RedisBackend(Backend):
             keys += (self._cached_keys if _is_cacheable(key) else self._keys_of.of)(policy, key)
             arguments += (policy.name, lease_id, *event, *config)
         lua, sha = script(frozenset([call.policy.name for call in calls]), dry_run)
-        # As text: hiredis crashes if a signal handler raises while it converts numbers.
+        # Arguments are strings, because hiredis crashes if a signal handler raises while hiredis converts numbers.
         return lua, sha, [str(len(keys)), *keys, *map(str, arguments)]
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
@@ -193,7 +196,7 @@ class RedisBackend(Backend):
                 ("ttl", index),
             ]
         )
-        if listed_for < seconds:  # about once a day
+        if listed_for < seconds:  # true about once a day, since the index is kept a day longer than needed
             self._session.execute([("expire", index, seconds + _DAY_S)])
 
     def _entries(self, key: Key) -> list[str]:
@@ -203,12 +206,12 @@ class RedisBackend(Backend):
         return self._keys_of.indexes(JOURNAL if policy is None else policy.name)
 
     def _deletion(self, policy: Policy | None, index: str, listed: Sequence[str]) -> list[Command]:
-        """Return the commands that delete records of a policy, or journals, and their entries in the index."""
+        """Return the commands that delete records of a policy, or journals (None), and their entries in the index."""
         keys = listed if policy is None else [key for first in listed for key in self._keys_of.beside(policy, first)]
         return [("delete", *keys), ("zrem", index, *listed)] if listed else []
 
     def _renew(self) -> None:
-        """Make sessions, which connect at their first use."""
+        """Make new sessions. A session connects at its first use."""
         self._loops: SessionPerLoop | None = None
         if self._topology is None:
             self._session = (ClusterSession if self._clustered else Session)(self._given)
@@ -217,7 +220,9 @@ class RedisBackend(Backend):
             self._loops = SessionPerLoop(self._topology)
 
     def info(self) -> dict[str, Any]:
-        """Return what the server says of itself (``INFO``); nothing for a cluster, whose servers differ.
+        """Return the server's answer to ``INFO``. For a cluster, return ``{}``, because its servers differ.
+
+        Costs one round trip.
 
         Raises:
             BackendError: the server does not answer.
@@ -225,7 +230,7 @@ class RedisBackend(Backend):
         return {} if self._clustered else dict(self._session.execute([("info",)])[0])
 
     def close(self) -> None:
-        """Close the connections of threads. Those of event loops close with their loops."""
+        """Close the connections of threads. Connections of an event loop close with the loop."""
         self._session.close()
 
     def _after_fork(self) -> None:
@@ -234,7 +239,7 @@ class RedisBackend(Backend):
 
 
 def _is_cacheable(key: Key) -> bool:
-    """Return whether its Redis keys may be cached: not if it is long, or what is left of a long name."""
+    """Return whether the Redis keys of ``key`` may be cached. Long and shortened names are not cached."""
     return type(key[0]) is type(key[1]) is str and len(key[0]) <= MAX_KEY
 
 
@@ -242,12 +247,16 @@ _NUMBERS = {int}
 
 
 def _verdicts(calls: Sequence[Call], answer: Any) -> list[Verdict]:
-    """Return the verdicts in ``answer``. An answer that a bad network damaged raises here."""
+    """Return the verdicts in ``answer``.
+
+    Raises:
+        BackendError: ``answer`` does not have the form of verdicts on ``calls``, as after damage in the network.
+    """
     verdicts = [tuple(verdict) for verdict in answer] if type(answer) is list else []
     if [len(verdict) for verdict in verdicts] != [call.policy.answers for call in calls] or any(
         {*map(type, verdict)} != _NUMBERS for verdict in verdicts
     ):
-        raise BackendError(f"Redis: the answer to {len(calls)} calls is invalid: {answer!r:.200}")
+        raise BackendError(f"Redis: the script's answer to {len(calls)} calls is invalid: {answer!r:.200}")
     return verdicts
 
 
@@ -257,4 +266,4 @@ def _text(member: bytes | str) -> str:
 
 _instances = renewed_after_fork(RedisBackend._after_fork)
 _leaked_on_fork: list[Any] = []
-"""What forked children inherited. It is never freed, since a thread of the parent may hold its locks."""
+"""Sessions of the parent process, in a forked child. They are never freed: another thread may have held their locks."""

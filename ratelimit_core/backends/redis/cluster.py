@@ -1,4 +1,4 @@
-"""Calls of several cluster slots, decided slot by slot."""
+"""Decide calls in several cluster slots, one slot after the other."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .keys import ClusterKeys
 
 
 class SlotBatch(NamedTuple):
-    """Calls of one slot, to be decided atomically. A ``dry_run`` writes nothing."""
+    """Calls in one cluster slot, which are decided atomically. A ``dry_run`` writes nothing."""
 
     calls: Sequence[Call]
     dry_run: bool = False
 
 
 def apply_per_slot(calls: Sequence[Call]) -> Generator[SlotBatch, list[Verdict], list[Verdict]]:
-    """Yield one batch after the other for :func:`ratelimit_core._util.steps.run`, and return all verdicts.
+    """Yield batches for :func:`ratelimit_core._util.steps.run`, and return all verdicts.
 
-    The slot of the last call comes last. All slots but the one that is first to write are asked without writing: if one
-    of them denies, nothing is written in any. A slot can deny after another one was written only if another process
-    takes the last place in between. What was written then stays.
+    First, all cluster slots except one are asked without writing. If one of them denies, no slot is written. Otherwise
+    the excepted slot is written first, and the slot of the last call is written last. If other processes use up a limit
+    meanwhile, a later slot may deny. The slots before it then stay written.
     """
     verdicts: list[Verdict] = [()] * len(calls)
 

@@ -1,4 +1,4 @@
-"""Connections to Redis, without the cost of redis-py's commands."""
+"""Execute Redis commands faster than redis-py's clients do."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ import redis
 
 
 class Connections:
-    """redis-py's connections without redis-py's commands, which cost more than the rest of a call.
+    """A pool of redis-py's connections that executes commands itself.
 
-    The client's pool makes the connections, so they connect, authenticate, ask the Sentinels and time out as usual.
-    There are at most ``max_connections`` of them, besides those of the pool, which all other commands use. A connection
-    that the server closed while it was idle connects again before anything is sent. Nothing is sent twice.
+    redis-py's own methods for commands take more time than the rest of a call.
+
+    Connections are configured by the client's pool. So they connect, authenticate, ask the Sentinels and time out as
+    usual. At most ``max_connections`` are made, besides those in the client's pool, which all other commands use. If
+    the server has closed an idle connection, the connection is opened again before a command is sent. No command is
+    sent twice.
     """
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
-        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # an interruption may drop one, which then does not count
+        self._made: weakref.WeakSet[Any] = weakref.WeakSet()  # weak, since an interruption may lose a connection
         self._making = threading.Lock()
         self._master: object = None
-        self._idle: deque[Any] = deque()  # its ends are atomic, so threads need no lock
+        self._idle: deque[Any] = deque()  # append and pop are atomic, so threads need no lock
 
     def execute(self, *command: str | int, packed: bytes = b"") -> Any:
-        """Send a command, or one that is packed already, and return the answer."""
+        """Send ``command``, or ``packed`` if given, and return the answer."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -35,13 +38,13 @@ class Connections:
             if connection._sock is not None and _is_stale(connection):
                 connection.disconnect()
             if connection._sock is None:
-                connection.connect()  # sending would do so too, without asking the Sentinels
+                connection.connect()  # sending would also connect, but without asking the Sentinels
                 self._follow_the_master()
             connection.send_packed_command([packed] if packed else connection.pack_command(*command))
             answer = connection.read_response()
         except redis.ResponseError:
             raise
-        except BaseException:  # the answer may still arrive, and would be taken for that of the next command
+        except BaseException:  # the answer may still arrive, and be mistaken for the answer to the next command
             connection.disconnect()
             raise
         finally:
@@ -57,17 +60,17 @@ class Connections:
         return connection
 
     def _follow_the_master(self) -> None:
-        """Close idle connections if the Sentinels name another master, since those to the old one may hang."""
+        """Close idle connections if the Sentinels name another master: connections to the old master may hang."""
         master = getattr(self._pool, "master_address", None)
         if master != self._master:
             self._master = master
             self.close()
 
     def close(self) -> None:
-        """Close idle connections. They connect again when they are used."""
+        """Close idle connections. A closed connection connects again at its next use."""
         for _ in range(len(self._idle)):
             try:
-                connection = self._idle.popleft()  # now no other thread uses it
+                connection = self._idle.popleft()  # so that no other thread uses it meanwhile
             except IndexError:
                 return
             connection.disconnect()
@@ -75,7 +78,7 @@ class Connections:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Return whether there is something to read before anything was sent. As a rule, the server has closed it."""
+    """Return whether the idle connection has unread data or is closed. Usually the server has closed it."""
     try:
         return bool(connection.can_read(0))
     except (redis.ConnectionError, OSError):

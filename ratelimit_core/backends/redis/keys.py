@@ -1,4 +1,4 @@
-"""How records, leases, journals and the index are named in Redis."""
+"""Names of records, leases, journals and indexes in Redis."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from ...protocol.call import Key
 from ...protocol.names import escape, known_by, unescape
 
 BUCKETS = 64
-"""How many cluster slots are used. The number is part of every key, so after a change no record would be found."""
+"""The number of cluster slots in use. If it changes, stored records are no longer found."""
 
 JOURNAL = "journal"
-"""The name under which journals are indexed, besides the policies."""
+"""The name that journals have in keys, in place of a policy's name."""
 
 
 class Keys:
-    """``prefix:{name}:policy:qualifier``, ``...:leases`` beside a record, and an index for each policy."""
+    """Names for a single server.
+
+    A record is stored in ``prefix:{name}:policy:qualifier``, its leases in the same key with ``:leases`` at the end. A
+    policy that has leases and no record stores the leases in the first key. Each policy has one index,
+    ``prefix:index:policy``. The journals have one, too.
+    """
 
     def __init__(self, prefix: str) -> None:
         self.prefix = escape(prefix).replace("%3A", ":")
@@ -25,15 +30,15 @@ class Keys:
         return f"{self.prefix}:{{{escape(name)}}}"
 
     def record(self, policy: Policy, key: Key) -> list[str]:
-        """Return the keys of one record. The index lists the first one."""
+        """Return the keys of one record and its leases. The index lists the first key."""
         return self.beside(policy, f"{self._stem(key[0])}:{policy.name}:{escape(key[1])}")
 
     def of(self, policy: Policy, key: Key) -> list[str]:
-        """Return the keys that a call uses: those of its record, and that of the index."""
+        """Return the keys that a call uses: the keys of its record, and the key of the index."""
         return [*self.record(policy, key), self.index(policy.name, key[0])]
 
     def beside(self, policy: Policy, first: str) -> list[str]:
-        """Return the keys of the record whose first key an index lists."""
+        """Return the keys of the record and its leases. The first of them, which an index lists, is ``first``."""
         return [first, f"{first}:leases"] if policy.record and policy.leases else [first]
 
     def journal(self, key: Key) -> str:
@@ -41,25 +46,27 @@ class Keys:
         return f"{self._stem(key[0])}:{JOURNAL}:{escape(key[1])}"
 
     def index(self, kind: str, name: str) -> str:
-        """Return the key of the index of the policy ``kind``, or of the journals, that lists ``name``."""
+        """Return the key of the index that lists ``name``. ``kind`` is the name of a policy, or :data:`JOURNAL`."""
         return f"{self.prefix}:index:{kind}"
 
     def indexes(self, kind: str) -> list[str]:
-        """Return the keys of all indexes of a policy, or of the journals."""
+        """Return the keys of all indexes of ``kind``, which is the name of a policy, or :data:`JOURNAL`."""
         return [f"{self.prefix}:index:{kind}"]
 
     def parse(self, stored: str) -> Key:
-        """Return the key of the record whose first key an index lists."""
+        """Return name and qualifier of the record whose first key is ``stored``."""
         name, _, qualifier = stored[len(self.prefix) :].split(":")[-3:]
         return unescape(name.strip("{}")), unescape(qualifier)
 
 
 class ClusterKeys(Keys):
-    """``prefix:{bucket}:name:policy:qualifier``: the name chooses one of :data:`BUCKETS`, each with its own indexes.
+    """Names for a cluster.
 
-    Records of one name are in one slot. So are names with a common tag: if a name has a part in braces, only that part
-    chooses, as in Redis itself. ``payments``, ``{payments}`` and ``eu:{payments}`` share a bucket. A name that is too
-    long to be stored has no tag.
+    A record is stored in ``prefix:{bucket}:name:policy:qualifier``. The name selects one of :data:`BUCKETS`, so records
+    of one name share a cluster slot. Each bucket has its own indexes.
+
+    If a name has a part in braces, only that part selects the bucket, as in Redis itself. ``payments``, ``{payments}``
+    and ``eu:{payments}`` share a bucket. In a name that is too long and therefore shortened, braces have no effect.
     """
 
     @staticmethod
@@ -80,5 +87,5 @@ class ClusterKeys(Keys):
         return self._index(kind, self.bucket(name))
 
     def indexes(self, kind: str) -> list[str]:
-        """Return one key for each bucket."""
+        """Return the keys of the indexes in all buckets."""
         return [self._index(kind, bucket) for bucket in range(BUCKETS)]

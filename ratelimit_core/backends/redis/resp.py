@@ -1,4 +1,4 @@
-"""Pack calls into the bytes of their EVALSHA. What many calls have in common is packed once.
+"""Pack calls into the bytes of one EVALSHA. The parts that many calls have in common are cached.
 
 The protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/ (an array of bulk strings).
 """
@@ -20,27 +20,27 @@ def text(value: str) -> bytes:
 
 @lru_cache(maxsize=1024)
 def numbers(values: tuple[int, ...]) -> bytes:
-    """Pack several arguments."""
+    """Pack several numbers, each as one argument."""
     return b"".join([text(str(value)) for value in values])
 
 
 def keys(names: Sequence[str]) -> tuple[int, bytes]:
-    """Return how many keys there are, and all of them packed."""
+    """Return the number of keys, and the packed keys."""
     return len(names), b"".join(map(text, names))
 
 
 _NO_TIME = text("")
-"""An empty time: the server's clock decides."""
+"""The argument without a time, so that the server's clock decides."""
 
 
 @lru_cache(maxsize=128)
 def _policy(policy: Policy) -> tuple[int, bytes]:
-    """Return how many arguments a call of the policy has, and the first one packed."""
+    """Return how many arguments a call of the policy has, and the packed first argument."""
     return 2 + len(policy.event) + len(policy.config), text(policy.name)
 
 
 def pack(sha: str, calls: Sequence[Call], named: Sequence[tuple[int, bytes]]) -> bytes:
-    """Return the EVALSHA of ``calls``, whose packed :func:`keys` are ``named``."""
+    """Return the packed EVALSHA of ``calls``. ``named`` has the result of :func:`keys` for each call."""
     count, arguments = 4, [_NO_TIME]
     for policy, _, event, config, lease_id in calls:
         more, name = _policy(policy)

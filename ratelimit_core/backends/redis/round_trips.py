@@ -1,4 +1,4 @@
-"""Round trips to a Redis server, from the threads of a process. Those of an event loop are in :mod:`.aio`."""
+"""Round trips to a Redis server from threads. Round trips from event loops are in :mod:`.aio`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ...errors import BackendError
 from .connections import Connections
 from .servers import Topology
 
-ERRORS = (redis.RedisError, RedisClusterException, OSError)  # TimeoutError is an OSError
+ERRORS = (redis.RedisError, RedisClusterException, OSError)  # OSError includes TimeoutError
 UNREACHED = (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError)
 
 Command = tuple[Any, ...]
-"""The name of a method of redis-py, a key, and the other arguments."""
+"""A call of redis-py: the name of the method, the key, and the other arguments."""
 
 Script = tuple[str, str, list[Any]]
-"""Lua, its SHA-1, and what it is called with: the number of keys, the keys, and the arguments."""
+"""Lua, its SHA-1, and its parameters: the number of keys, the keys, and the arguments."""
 
-FAILED_WITH_OTHERS = "a call that was made a moment before got no answer"
+FAILED_WITH_OTHERS = "not sent, because the server did not answer an earlier call while this call was waiting"
 
 
 class Session:
     """A blocking client for all threads of this process.
 
     Args:
-        given: a client that the application made; None to make one.
-        topology: makes the client, unless one is given.
+        given: a client of the application, or None.
+        topology: makes the client if ``given`` is None.
     """
 
     def __init__(self, given: Any, topology: Topology | None = None) -> None:
@@ -43,10 +43,10 @@ class Session:
 
     @property
     def client(self) -> Any:
-        """The client, made at the first use. A cluster's connects then.
+        """The client, made at the first use. A client of a cluster then connects.
 
-        Threads that waited while another thread failed to connect fail with it, so that they don't wait one after the
-        other.
+        If connecting fails in one thread, the threads that waited for it fail with the same error. Otherwise each of
+        them would wait for a timeout of its own.
         """
         client, seen = self._client, self._failures
         if client is None and self._topology is not None:
@@ -77,7 +77,7 @@ class Session:
             self._topology.close(client)
 
     def evaluate(self, script: Script) -> Any:
-        """Run the script and return its answer: one command, two if the server does not know the script yet."""
+        """Run the script and return its answer. Costs one round trip, or two if the server lacks the script."""
         text, sha, arguments = script
         try:
             client = self._client or self.client
@@ -94,10 +94,10 @@ class Session:
             raise self._unavailable(error) from error
 
     def send(self, packed: bytes, script: Callable[[], Script]) -> Any:
-        """Do the same as :meth:`evaluate`, with an EVALSHA that is packed already."""
+        """Do the same as :meth:`evaluate`, with an EVALSHA whose bytes are ``packed``."""
         connections = self._connections
         if connections is None:
-            return self.evaluate(script())  # which connects
+            return self.evaluate(script())  # also connects
         try:
             try:
                 return connections.execute(packed=packed)
@@ -108,7 +108,7 @@ class Session:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> BackendError:
-        """Close the connections to a server that is no longer the master, and return the error for ``error``."""
+        """Return the BackendError for ``error``. If the server is no longer the master, close the connections to it."""
         pool = outdated_pool(self._client, error)
         if pool is not None:
             pool.disconnect(inuse_connections=False)
@@ -117,7 +117,7 @@ class Session:
         return unavailable(error)
 
     def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Execute the commands and return their answers: one round trip to each server that has their keys."""
+        """Execute the commands and return their answers. Costs one round trip to each server that has their keys."""
         try:
             if len(commands) == 1:
                 return [_call(self.client, commands[0])]
@@ -126,7 +126,7 @@ class Session:
             raise unavailable(error) from error
 
     def time(self) -> int:
-        """Return the server's time in µs. One round trip."""
+        """Return the server's time in µs. Costs one round trip."""
         try:
             seconds, fraction = self._node().time()
         except ERRORS as error:
@@ -147,8 +147,8 @@ class Session:
 class ClusterSession(Session):
     """A blocking client of a cluster.
 
-    It sends one pipeline to each server. redis-py's own pipelines would repeat, command by command, what a hanging
-    server did not answer.
+    It sends one pipeline to each server. redis-py's own cluster pipelines are not used: if a server hangs, they repeat
+    each of its commands.
     """
 
     def _node(self) -> Any:
@@ -161,7 +161,7 @@ class ClusterSession(Session):
             self.client.nodes_manager.initialize()  # the next call finds the new master
             raise
         for i, answer in enumerate(answers):
-            if isinstance(answer, redis.exceptions.AskError):  # or MovedError: this server did not execute it
+            if isinstance(answer, redis.exceptions.AskError):  # includes MovedError; the command was not executed
                 answers[i] = _call(self.client, commands[i])
             elif isinstance(answer, Exception):
                 raise answer
@@ -186,7 +186,7 @@ def _call(client: Any, command: Command) -> Any:
 
 
 def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
-    """Return the answers, some of which may be errors."""
+    """Execute the commands in one pipeline. Some of the returned answers may be errors."""
     with client.pipeline(transaction=False) as pipe:
         for command in commands:
             _call(pipe, command)
@@ -195,11 +195,11 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
 
 
 def outdated_pool(client: Any, error: BaseException) -> Any:
-    """Return the pool of ``client`` if ``error`` says that the server is no longer the master; else None."""
-    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # from a script, before Redis 7
+    """Return the pool of ``client`` if ``error`` says that the server is no longer the master, otherwise None."""
+    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # in scripts before Redis 7
     return getattr(client, "connection_pool", None) if said else None
 
 
 def unavailable(error: BaseException) -> BackendError:
-    """Return the error for what the driver raised."""
+    """Return the BackendError for ``error``, which the driver raised."""
     return BackendError(f"Redis: {type(error).__name__}: {error}")

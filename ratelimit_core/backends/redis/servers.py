@@ -1,4 +1,4 @@
-"""Where Redis is: one server, the master that Sentinels name, or a cluster. Makes the clients, which connect later."""
+"""Clients for each kind of URL: a single server, the master that Sentinels name, or a cluster."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ...errors import ConfigurationError
 from ..base import Backend
 
 TIMEOUT = 0.25
-"""Seconds to wait for a connection and for a reply, unless the URL or an option says otherwise."""
+"""The default of redis-py's ``socket_timeout`` and ``socket_connect_timeout``, in seconds."""
 
 SENTINEL_TIMEOUT = 0.1
-"""The same for each Sentinel; the option ``sentinel_kwargs`` may say otherwise."""
+"""The default of both options for connections to Sentinels. The option ``sentinel_kwargs`` overrides it."""
 
 _DEFAULTS = {
     "socket_timeout": TIMEOUT,
     "socket_connect_timeout": TIMEOUT,
-    "max_connections": 10_000,  # one for each thread; with redis-py's bound of 100, one more thread is an error
-    "protocol": 2,  # with 3 redis-py trusts connections that the server has closed, and may lengthen the timeouts
+    "max_connections": 10_000,  # each thread may need one, and a thread that gets none raises an error
+    "protocol": 2,  # with 3, redis-py uses connections that the server has closed, and may lengthen the timeouts
 }
 
 MAX_IN_FLIGHT = 32
-"""How many coroutines of one event loop call Redis at once. The others wait, which is no error."""
+"""The maximum number of calls that one event loop sends to Redis at once. Further calls wait."""
 
 _URLS = {
     "redis": "redis://:password@host:6379/0",
@@ -46,7 +46,7 @@ _URLS = {
     "rediss+cluster": "rediss+cluster://:password@host:6379,host2:6379",
 }
 
-# Without types in redis-py:
+# redis-py has no types for these:
 _parse_url: Any = redis.connection.parse_url
 _sentinel: Any = redis.Sentinel
 _async_sentinel: Any = redis.asyncio.Sentinel
@@ -56,19 +56,19 @@ Options = Mapping[str, Any]
 
 
 class Topology(ABC):
-    """Makes clients of what a URL names, and closes them."""
+    """A factory of clients for one kind of URL. It also closes them."""
 
     clustered = False
     max_in_flight: int
-    """How many calls of one event loop may be in flight."""
+    """The maximum number of calls of one event loop that are in flight."""
     timeout: float | None
-    """Seconds that one call may take in an event loop, connecting included. None means no limit."""
+    """Upper bound of a call's duration in an event loop, in seconds, including connecting. None means no bound."""
     discovery_timeout: float = 0.0
-    """Seconds more for a call before the first answer, in which the server has to be found."""
+    """Seconds that are added to ``timeout`` until the first answer, because the master has to be found first."""
 
     @abstractmethod
     def client(self) -> Any:
-        """Make a blocking client, with connections of its own."""
+        """Make a blocking client with its own connections."""
 
     @abstractmethod
     def async_client(self) -> Any:
@@ -84,26 +84,27 @@ class Topology(ABC):
 
 
 def topology(url: str, options: Options) -> Topology:
-    """Return what ``url`` names. A wrong option raises here, before anything connects.
+    """Return the topology for ``url``. It connects later, but wrong options raise here.
 
     Raises:
         ConfigurationError: the URL or an option is wrong.
     """
     scheme = url.partition("://")[0]
     if scheme not in _URLS:
-        scheme = scheme if scheme.isidentifier() else ""  # else it may be anything, a password too
-        raise ConfigurationError(f"{scheme}://...: write a URL like one of {', '.join(_URLS.values())}")
+        scheme = scheme if scheme.isidentifier() else ""  # other text may contain a password, so it is not shown
+        raise ConfigurationError(f"url={scheme}://...: write a URL like one of {', '.join(_URLS.values())}")
     kind = Cluster if scheme.endswith("+cluster") else Sentinels if scheme.endswith("+sentinel") else Standalone
     try:
         return kind(url, options)
     except (ValueError, TypeError, redis.RedisError, RedisClusterException) as error:
         known = [*inspect.signature(redis.Redis).parameters, *inspect.signature(Backend).parameters, "key_prefix"]
         near = mistyped_argument(error, known)
-        raise ConfigurationError(f"{scheme}://...: {error}{near or f'; write a URL like {_URLS[scheme]}'}") from error
+        hint = near or f"; write a URL like {_URLS[scheme]}"
+        raise ConfigurationError(f"url={scheme}://...: {error}{hint}") from error
 
 
 class Standalone(Topology):
-    """``redis://``, ``rediss://`` and ``unix://``, as redis-py takes them."""
+    """A single server, at ``redis://``, ``rediss://`` or ``unix://`` as in redis-py."""
 
     def __init__(self, url: str, options: Options) -> None:
         parts = urlsplit(url)
@@ -134,10 +135,10 @@ class Standalone(Topology):
 
 
 class _Manager(_sentinel):  # type: ignore[misc] # without types
-    """Asks the Sentinels safely from several threads.
+    """A Sentinel manager that several threads can use at once.
 
-    redis-py moves the Sentinel that answered to the front of its list while other threads iterate over it. They would
-    ask the same dead Sentinel twice, and skip another. So each search iterates over a copy.
+    redis-py moves the Sentinel that answered to the front of the list. A thread that iterates over the list meanwhile
+    would ask a dead Sentinel twice, and skip another Sentinel. So each search iterates over a copy of the list.
     """
 
     sentinels: list[Any]
@@ -151,7 +152,7 @@ class _Manager(_sentinel):  # type: ignore[misc] # without types
 
 
 class _AsyncManager(_async_sentinel):  # type: ignore[misc] # without types
-    """Does the same for the tasks of an event loop."""
+    """A Sentinel manager that several tasks of an event loop can use at once: see :class:`_Manager`."""
 
     sentinels: list[Any]
 
@@ -164,7 +165,7 @@ class _AsyncManager(_async_sentinel):  # type: ignore[misc] # without types
 
 
 class Sentinels(Topology):
-    """``redis+sentinel://``: the master of a service. Each new connection asks the Sentinels for it."""
+    """The master of a service, at ``redis+sentinel://``. Each new connection asks the Sentinels for the master."""
 
     def __init__(self, url: str, options: Options) -> None:
         self._addresses, self._service, given = _split(url, 26379)
@@ -209,7 +210,7 @@ class Sentinels(Topology):
 
 
 class Cluster(Topology):
-    """``redis+cluster://``. A blocking client connects when it is made."""
+    """A cluster, at ``redis+cluster://``. A blocking client connects when it is made."""
 
     clustered = True
 
@@ -218,11 +219,12 @@ class Cluster(Topology):
         self._options = {**_DEFAULTS, "db": path or 0, **options, **given}
         database = self._options.pop("db")
         if str(database) != "0":
-            raise ValueError(f"a cluster has no database {database!r}")
+            raise ValueError(f"a cluster has no database {database!r}; leave the number out")
         self._options.pop("retry", None)
         self.max_in_flight = min(MAX_IN_FLIGHT, self._options["max_connections"])
         each = _longest(self._options)
-        self.timeout = None if each is None else 3 * each  # one hangs, a second names the new master, which is asked
+        # After a failover, a call waits for three servers: the old master, another server, and the new master.
+        self.timeout = None if each is None else 3 * each
         self.async_client()
 
     def client(self) -> Any:
@@ -239,19 +241,22 @@ class Cluster(Topology):
     async def aclose(self, client: Any) -> None:
         """Close the connections to all members."""
         await client.aclose()
-        for members in ("nodes_cache", "startup_nodes"):  # after an error redis-py believes that it is closed
+        for members in ("nodes_cache", "startup_nodes"):  # after an error, redis-py's own aclose() may skip them
             await client.nodes_manager.aclose(members)
 
 
 def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
-    """Return the addresses, path and options of a URL that names several hosts."""
+    """Return the addresses, the path and the options in ``url``, which may name several hosts.
+
+    ``port`` is the port of hosts without one.
+    """
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     addresses = []
     for host in hosts.split(","):
         address = urlsplit(f"//{host}")
         if not address.hostname:
-            raise ValueError("a host is missing")
+            raise ValueError("a host is missing: write host or host:port, with commas between several")
         addresses.append((address.hostname, _port(address) or port))
     given = _parse_url(f"redis://{credentials}{at}host?{parts.query}")
     del given["host"]
@@ -261,7 +266,7 @@ def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
 
 
 def _port(parts: SplitResult) -> int | None:
-    """Return the port. The error does not show what is there, since it may be the beginning of a password."""
+    """Return the port, if there is one. The error does not show the text: it may be the beginning of a password."""
     try:
         return parts.port
     except ValueError:
@@ -269,16 +274,17 @@ def _port(parts: SplitResult) -> int | None:
 
 
 def _longest(options: Options) -> float | None:
-    """Return the longer of the two timeouts, in seconds; None if one of them is None."""
+    """Return the longer timeout, for connecting or for a reply, in seconds; None if one of them is None."""
     waits = options.get("socket_timeout"), options.get("socket_connect_timeout")
     return None if None in waits else max(float(wait) for wait in waits if wait is not None)
 
 
 def _in_loop(options: Options) -> dict[str, Any]:
-    """Return the options of a client of an event loop, whose calls have a deadline: see :mod:`.aio`.
+    """Return the options for a client of an event loop. Its calls have a deadline instead: see :mod:`.aio`.
 
-    redis-py's timeouts would count the time in which a busy loop did not read what had arrived. The one that is kept
-    is longer than the deadline, and also limits how long a connection takes to close.
+    redis-py's own timeouts would fail in a busy loop, although the answer has arrived and only waits to be read.
+    ``socket_connect_timeout`` is kept, because it also limits how long a connection takes to close. It is four times as
+    long, so that the deadline usually comes first.
     """
     connect = options["socket_connect_timeout"]
     timeouts = {"socket_timeout": None, "socket_connect_timeout": connect and 4 * connect}
@@ -286,7 +292,7 @@ def _in_loop(options: Options) -> dict[str, Any]:
 
 
 def _check(client: Any) -> Any:
-    """Return ``client`` if its connections can be made. A wrong option raises here."""
+    """Make an unconnected connection, so that a wrong option raises now. Return ``client``."""
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client

@@ -397,7 +397,7 @@ def test_a_broken_transaction_does_not_make_the_store_away(
         transaction.set_rollback(True, using=alias)
         for _ in range(6):
             assert answers_locally(backend)
-        with pytest.raises(BackendError, match="an alias of its own"):
+        with pytest.raises(BackendError, match="a separate alias"):
             backend.entries(("name", "history"))
     assert not answers_locally(backend)
     assert changes == []
