@@ -21,8 +21,8 @@ class Backoff:
         base: the wait before the first retry.
         factor: the wait grows by this factor with each retry.
         max: the cap: no computed wait is longer.
-        jitter: ``"full"`` draws the wait between 0 and the computed wait, which spreads callers best. ``"equal"`` draws
-            it between half and all of the computed wait. ``"none"`` adds no jitter, so all callers retry together.
+        jitter: how the computed wait is randomised. ``"full"`` draws from 0 to 100 % of the wait, which spreads callers
+            best. ``"equal"`` draws from 50 to 100 %. ``"none"`` adds no jitter, so all callers retry together.
     """
 
     base: float = 1.0
@@ -46,7 +46,7 @@ class Backoff:
     def delay(self, attempt: int, *, floor: float = 0.0, rng: random.Random | None = None) -> float:
         """Return the seconds to wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
 
-        ``floor`` is a wait in seconds that the server asked for, as in ``Retry-After``. It may be longer than ``max``.
+        ``floor`` is a wait in seconds that the server asked for, as in ``Retry-After``, and may be longer than ``max``.
         A seeded ``rng`` makes the result repeatable.
         """
         draw = (rng or _random).uniform

@@ -12,7 +12,7 @@ class ResilienceError(Exception):
 
 
 class _Refused(ResilienceError):
-    """A breaker rejected the call, or a limit denied it. The last of ``args`` is ``retry_after``."""
+    """The call was rejected by a breaker, or denied by a limit. The last of ``args`` is ``retry_after``."""
 
     retry_after: float
 
@@ -66,7 +66,7 @@ class CircuitBreakerError(_Refused):
 class RateLimitExceeded(_Refused):
     """A limit is reached, so the call was denied.
 
-    The message names the limiter. It leaves out ``key``, which may identify a person.
+    The message names the limiter, and leaves out ``key``, which may identify a person.
 
     Attributes:
         key: the key that the limits count the call by.

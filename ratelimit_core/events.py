@@ -55,8 +55,8 @@ class ModeChanged:
 class ConfigMismatch:
     """Another process has other settings for the breaker ``name``, as in a rolling deploy.
 
-    A process emits this event at most once for each breaker. It compares the options of the breaker's definition and
-    the setting ``circuit_breaker``. A process that sets neither of them compares nothing.
+    A process emits this event at most once for each breaker. Processes compare the options of the breaker's definition
+    and the setting ``circuit_breaker``. A process that sets neither of them compares nothing.
     """
 
     name: str

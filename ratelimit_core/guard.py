@@ -214,10 +214,10 @@ class Guard:
     def _prepare(
         self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
     ) -> tuple[Admission, list[_Prepared], Store | None]:
-        """Return what completes an admission: its cached part, functions that prepare questions, and their store.
+        """Return an admission with its cached part, functions that prepare the other questions, and their store.
 
-        Without questions the store is None. A question takes pending successes along when it is prepared. So it is
-        prepared only when it is asked: a call that is cancelled before must not lose them.
+        Without questions the store is None. Preparing a question takes the pending successes. So a question is prepared
+        only when it is asked, and a call that is cancelled before does not lose these successes.
 
         Raises:
             CircuitBreakerError: the cached verdict rejects the call.

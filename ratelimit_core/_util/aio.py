@@ -26,7 +26,7 @@ async def finished(work: Coroutine[Any, Any, R]) -> R:
 
 
 async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coroutine[Any, Any, Any]]) -> R:
-    """Return the result of ``asking``. If the caller is cancelled meanwhile, pass the result to ``give_back``."""
+    """Return the result of ``asking``. If the caller is cancelled first, pass the later result to ``give_back``."""
     task = _started(asking)
 
     def return_it(task: asyncio.Task[R]) -> None:

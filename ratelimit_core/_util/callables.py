@@ -15,7 +15,7 @@ else:  # before 3.12 only the function of asyncio recognises functions that asgi
 
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
-    """Return whether ``function`` returns an awaitable, as far as it can be known before the call.
+    """Return whether ``function`` is known to return an awaitable.
 
     True for coroutine functions, for functions that are marked as such, and for a method of an asynchronous view behind
     ``method_decorator``. Such a method, ``dispatch``, is a plain function that returns a coroutine.

@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 interruptions: set[type[Exception]] = set()
-"""The exceptions that signal handlers raise. Code that such an exception passes through is not its cause."""
+"""The exceptions that signal handlers raise. They do not mean that the interrupted code failed."""

@@ -58,7 +58,7 @@ def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
 
     ``error`` is the original error.
     """
-    message = f"{module} can't be imported: {error}. Install what it needs: pip install 'resilient-tasks[{extra}]'"
+    message = f"{module} can't be imported: {error}. Install the extra: pip install 'resilient-tasks[{extra}]'"
     return type(error)(message, name=error.name)
 
 

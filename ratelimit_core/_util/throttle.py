@@ -21,7 +21,7 @@ class Resting(Generic[T]):
     """A cache of the result of ``look``, which limits the share of time that ``look`` loads the store.
 
     Args:
-        look: the function to call. One thread at a time calls it.
+        look: the function to call, by one thread at a time.
         at_least: the shortest time in µs for which a result is reused. Slow reads are reused for longer, see
             :data:`_RESTS`.
     """
@@ -53,7 +53,7 @@ class Resting(Generic[T]):
                 self._last = self._last[0], better
 
     def forget(self) -> None:
-        """Drop the cached result, so that the next caller sees what an operator has just changed."""
+        """Drop the cached result, so that the next caller sees a change that an operator has just made."""
         with self._lock:
             self._last = None
 

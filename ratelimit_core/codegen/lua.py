@@ -121,7 +121,7 @@ def _adapter(policy: Policy) -> Iterator[str]:
     inputs = (*record, *policy.event, "now", *policy.leases, *policy.config)
     if clash := {"tonumber", "lasts", *answers}.intersection(inputs):
         names = ", ".join(sorted(clash))
-        raise Untranslatable(f"{policy.name}: the adapter uses these names for variables: rename {names}")
+        raise Untranslatable(f"{policy.name}: the adapter uses the names {names} itself: rename these parameters")
     yield f"    local {_names(answers)} = {policy.name}({_names(inputs)})"
     yield f"    local verdict = {{{_names(answers)}}}"
     if record:

@@ -187,7 +187,7 @@ class _Caller:
         self._names = names
 
     def new(self, name: str) -> str:
-        """Return a name that is not in use, and add it: ``name``, or ``name`` with a number."""
+        """Return a name that is not in use: ``name``, or ``name`` with a number. From now on the result is in use."""
         if name in self._names:
             name = next(f"{name}_{n}" for n in count(2) if f"{name}_{n}" not in self._names)
         self._names.add(name)

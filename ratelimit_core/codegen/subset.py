@@ -74,7 +74,7 @@ class Function(ABC):
         """Return the translation of the function of ``policy``. See :meth:`of`."""
         return cls.of(Module.of(policy), policy.name)
 
-    # What a subclass implements
+    # The methods that a subclass implements
 
     @abstractmethod
     def lines(self) -> Iterator[str]:

@@ -25,7 +25,7 @@ class CircuitBreakerConfig:
         reset_timeout: how long the breaker has to stay closed until the next wait is ``recovery_timeout`` again.
         half_open_max_calls: the maximum number of probes that run at the same time in the whole fleet.
         exponential_backoff_multiplier: the factor by which the wait grows with each opening.
-        exponential_backoff_max: the maximum of the growing wait.
+        exponential_backoff_max: the maximum to which the wait grows.
         success_threshold: the number of probes that have to succeed before the breaker closes.
         probe_timeout: the time after which a probe whose process died makes room for another probe.
         failure_rate, slow_call_rate: the fractions of failed and of slow calls in ``window`` that open the breaker too.

@@ -29,16 +29,16 @@ sources: list[Source] = []
 
 
 def add_source(source: Source) -> None:
-    """Ask ``source(name)`` for a setting before Django and the environment. Such a source returns None for no value."""
+    """Ask ``source(name)`` for settings before Django and the environment. The source returns None for no value."""
     if source not in sources:
         sources.append(source)
 
 
 def chosen(*names: str) -> str:
-    """Return which of the settings ``names`` is in force: the setting that the first source with any of them has.
+    """Return the name of the setting that is in force. The first source that sets any of ``names`` decides.
 
-    If one source has several of these settings, the earlier name in ``names`` is returned. If no source has any, the
-    first name is returned. An empty value counts as missing.
+    If this source sets several of ``names``, the earliest of these names is returned. If no source sets any, the first
+    name is returned. An empty value counts as not set.
     """
     for source in _in_order():
         for name in names:
@@ -48,10 +48,7 @@ def chosen(*names: str) -> str:
 
 
 def first_set(*names: str) -> str | None:
-    """Return which of the settings ``names`` the first source with any of them sets, or None if no source does.
-
-    Unlike for :func:`chosen`, an empty value counts as set.
-    """
+    """Do as :func:`chosen` does, but return None if no source sets any of ``names``. An empty value counts as set."""
     return next((name for source in _in_order() for name in names if source(name) is not None), None)
 
 

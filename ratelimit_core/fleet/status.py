@@ -17,7 +17,7 @@ _WITH_HISTORY = 50
 
 
 class Fleet(NamedTuple):
-    """The state of the whole fleet, as the configured store knows it.
+    """The state of the whole fleet, read from the configured store.
 
     Attributes:
         breakers: the status of each breaker by name, from ``circuit_breaker_registry.get_fleet_status()``.

@@ -43,7 +43,7 @@ class Counts:
         return True
 
     def take(self, only: Iterable[BreakerCache] | None = None) -> Counter[tuple[str, str]]:
-        """Return what was counted since the last time, by label and counter, of all breakers or of ``only`` these."""
+        """Return the counts since the last call, by label and counter, of all breakers or of ``only`` these."""
         with self._lock:
             return self._take(caches() if only is None else only)
 
@@ -71,7 +71,7 @@ class Counts:
         return taken
 
     def take_denials(self) -> Counter[tuple[str, str]]:
-        """Return the hits that were denied since the last time, by the limit as it is written and the algorithm."""
+        """Return the number of hits that were denied since the last call, by limit and algorithm."""
         with self._lock:
             now = Counter(denials)
             taken = now - self._told_denials

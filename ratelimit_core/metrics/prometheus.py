@@ -26,7 +26,7 @@ except ImportError as error:
     raise missing_extra(__name__, "prometheus", error) from None
 
 own = CollectorRegistry()
-"""The registry of this process's counts. The directory ``PROMETHEUS_MULTIPROC_DIR`` has those of all processes."""
+"""The registry of the counts of this process. ``PROMETHEUS_MULTIPROC_DIR`` has the counts of all processes."""
 
 
 class Instruments(Exporter):

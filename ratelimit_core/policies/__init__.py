@@ -60,7 +60,7 @@ LEASES = {
     "capacity_at": "the time from which at most `spare_...` of the active leases are left, or 0",
     "own_end": "the time at which the caller's lease ends, or 0",
 }
-"""The facts about its leases that a policy may use. ``spare_...`` is the policy's parameter of such a name."""
+"""The facts about its leases that a policy may use. ``spare_...`` is the policy's parameter :attr:`Policy.spare`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -96,7 +96,7 @@ def breaker(
     * ``REPORT`` reports ``successes`` and ``failures``, of which ``slow_calls`` were slow. It releases the caller's
       probe lease and is always allowed. With ``duration``, a failure opens the breaker for exactly that time.
     * ``PEEK`` changes nothing.
-    * ``FORCE`` sets the override ``new_mode`` for ``duration``. With a duration of 0, it lasts until the next override.
+    * ``FORCE`` sets the override ``new_mode`` for ``duration``. A ``duration`` of 0 means until the next override.
 
     Outcomes belong to ``generation``, and ``success_age`` is the age of the newest success. If the caller of ``REPORT``
     does not know the generation, ``generation`` is 0 and ``success_age`` is the time since the call began. Such a
@@ -300,7 +300,7 @@ def slide_window(
     window: int,
     now: int,
 ) -> tuple[int, int, int, int, int, int, int]:
-    """Return the start and the counts of the window that contains ``now``, and the counts of the window before it."""
+    """Return the start and the counts of the window that contains ``now``, and the counts of the previous window."""
     elapsed = now - window_start
     if elapsed >= 2 * window or elapsed < 0:
         return now, 0, 0, 0, 0, 0, 0

@@ -22,7 +22,7 @@ def fixed_window(
     """
     allowed = 1
     wait = 0
-    # If the clock went back, the window lasts longer by that time. If it went back by over a period, a new one begins.
+    # If the clock went back, the window lasts longer. If it went back by over a period, a new window begins.
     if now >= start + period or now < start - period:
         start = now
         count = 0

@@ -22,8 +22,8 @@ class LimitVerdict(NamedTuple):
         wait: the time until asking again makes sense.
         remaining: the number of units that are left.
         reset_after: the time until no unit counts as used.
-        lease_ends: the end of the leases that the call added. If the call is denied, the end of the lease that the
-            caller still holds. 0 without such a lease; without meaning if the policy has no leases.
+        lease_ends: the end of the leases that the call added, or 0. If the call is denied, the end of the lease that
+            the caller still holds, or 0. This field has no meaning if the policy has no leases.
     """
 
     allowed: int
