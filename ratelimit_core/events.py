@@ -83,7 +83,7 @@ _subscribers: list[tuple[Subscriber, AsyncSubscriber | None]] = []
 def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = None) -> Callable[[], None]:
     """Call ``subscriber`` with every event from now on. Return a function that ends the subscription.
 
-    If the call that caused the event runs in an event loop, ``asynchronous`` is awaited instead of ``subscriber``.
+    A guard that awaits the store awaits ``asynchronous``, if given, instead of calling ``subscriber``.
     """
     pair = subscriber, asynchronous
     _subscribers.append(pair)

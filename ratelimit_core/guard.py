@@ -37,14 +37,14 @@ class Question(Protocol[R_co]):
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[R_co | None]:
         """Read the verdicts, and return the permit or the decision.
 
-        Return None if the store answered yes to this question, but no to another question.
+        Return None if the store allowed the calls of this question, but not those of another question.
 
         Args:
             verdicts: the answers to :attr:`calls`.
             allowed: whether all calls of the round trip were allowed.
 
         Raises:
-            ResilienceError: the store answered no to this question.
+            ResilienceError: the store did not allow the calls of this question.
         """
 
     def on_unavailable(self, error: BackendError) -> Steps[R_co]:
@@ -175,7 +175,7 @@ class Guard:
     ) -> Admission:
         """Acquire the admission of one call, from the breaker and from all limits, or from none of them.
 
-        Costs at most one round trip, and none if the answer is cached. If this call makes the breaker half-open, the
+        Costs at most one round trip, and none if the answer is cached. If the breaker becomes half-open, writing the
         history costs one more.
 
         Args:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Resting(Generic[T]):
-    """A cache of the result of ``look``, which limits the share of time that ``look`` loads the store.
+    """A cache of the result of ``look``, which limits how much of the time ``look`` runs.
 
     Args:
         look: the function to call, by one thread at a time.

@@ -1,7 +1,7 @@
 """Sliding window: an exact log of hits. No interval of one period contains more than ``limit`` hits.
 
 Each hit is a lease that ends one period later, so memory is O(limit). A reservation is a hit at a time in the future.
-Later reservations come after it. When a reservation is redeemed, its hit moves to the time of the redemption. The
+A later reservation gets a later time. When a reservation is redeemed, its hit moves to the time of the redemption. The
 redemption is denied if the period before that time has no room. So the limit also holds if reservations are redeemed
 late.
 """
