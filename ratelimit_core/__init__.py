@@ -1,6 +1,6 @@
 """Circuit breakers, rate limits and concurrency limits that a whole fleet shares.
 
-The names of ``__all__`` are the public ones. Each is imported when a program first uses it.
+The public names are those in ``__all__``. Each name is imported when a program first uses it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HOMES = {
     "parse_retry_after": "retry_after",
     "CircuitBreaker": "circuit_breaker",
     "CircuitBreakerConfig": "circuit_breaker",
-    "circuit_breaker": "circuit_breaker",  # the module is also the decorator
+    "circuit_breaker": "circuit_breaker",  # the package itself can be called as the decorator
     "circuit_breaker_registry": "circuit_breaker",
     "configure": "store.configured",
     "get_backend": "store.configured",
@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # with this function in sight, a type checker accepts any name
+if not TYPE_CHECKING:  # if a type checker saw `__getattr__`, it would accept any name
 
     def __getattr__(name: str) -> Any:
         home = _HOMES.get(name)

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: exponential growth, a cap and jitter."""
+"""Compute the wait before the next attempt: exponential growth, a cap and jitter."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Backoff:
     Attributes:
         base: the wait before the first retry.
         factor: the wait grows by this factor with each retry.
-        max: the longest wait that is computed.
-        jitter: ``"full"`` draws between 0 and the computed wait: it spreads callers best. ``"equal"`` waits at least
-            half of it. ``"none"`` adds no jitter, so all callers of a fleet retry at the same moment.
+        max: the cap: no computed wait is longer.
+        jitter: how the computed wait is randomised. ``"full"`` draws from 0 to 100 % of the wait, which spreads callers
+            best. ``"equal"`` draws from 50 to 100 %. ``"none"`` adds no jitter, so all callers retry together.
     """
 
     base: float = 1.0
@@ -38,7 +38,7 @@ class Backoff:
             and self.factor >= 1
         ):
             raise ConfigurationError(
-                f"{self}: base must be from 0 to max, factor must be at least 1, and all three finite numbers"
+                f"{self}: base must be from 0 to max, factor at least 1, and base, factor and max finite numbers"
             )
         if self.jitter not in get_args(Jitter):
             raise not_one_of("Backoff: jitter", self.jitter, get_args(Jitter))
@@ -46,8 +46,8 @@ class Backoff:
     def delay(self, attempt: int, *, floor: float = 0.0, rng: random.Random | None = None) -> float:
         """Return the seconds to wait before retry number ``attempt`` (0 for the first), never less than ``floor``.
 
-        ``floor`` is a wait that the server asked for, such as ``Retry-After``. It holds even where it is longer than
-        ``max``. A seeded ``rng`` makes the result repeatable.
+        ``floor`` is a wait in seconds that the server asked for, as in ``Retry-After``, and may be longer than ``max``.
+        A seeded ``rng`` makes the result repeatable.
         """
         draw = (rng or _random).uniform
         try:

@@ -1,4 +1,4 @@
-"""The errors of this library, in one small tree. Errors about a call that was not made carry ``retry_after``."""
+"""The errors of this library. Errors about calls that were rejected or denied carry ``retry_after``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Self
 
 
 class ResilienceError(Exception):
-    """The base of all errors here. ``retry_after`` is in seconds, or None where waiting does not help."""
+    """The base class of this library's errors. ``retry_after`` is in seconds; None means that waiting does not help."""
 
     retry_after: float | None = None
 
 
 class _Refused(ResilienceError):
-    """A breaker rejected the call, or a limit denied it. The last of ``args`` is ``retry_after``."""
+    """The call was rejected by a breaker, or denied by a limit. The last of ``args`` is ``retry_after``."""
 
     retry_after: float
 
     def waiting(self, seconds: float) -> Self:
-        """Replace the wait with ``seconds`` and return this error."""
+        """Set ``retry_after`` to ``seconds`` and return this error."""
         self.retry_after = seconds
         self.args = (*self.args[:-1], seconds)
         return self
@@ -29,10 +29,11 @@ class CircuitBreakerError(_Refused):
     Attributes:
         breaker_name: the name of the breaker.
         state: ``"open"``; ``"half_open"`` when all probes are taken; ``"slow_start"`` when the breaker closed recently.
-        retry_after: seconds until the breaker may permit the next probe.
-        failure_count: consecutive failures, as the store counts them.
-        last_failure_time, next_attempt_time: seconds since the epoch on the store's clock, or None.
-        recovery_time: the length of the current wait in seconds.
+        retry_after: seconds until the breaker may permit a call.
+        failure_count: the number of consecutive failures, as the store counts them.
+        last_failure_time: the time of the last failure, in seconds since the epoch on the store's clock; or None.
+        next_attempt_time: the time of the next probe, in seconds since the epoch on the store's clock; or None.
+        recovery_time: seconds from the opening of the breaker to its next probe.
     """
 
     def __init__(
@@ -65,15 +66,16 @@ class CircuitBreakerError(_Refused):
 class RateLimitExceeded(_Refused):
     """A limit is reached, so the call was denied.
 
-    The message names the limit. It leaves out ``key``, which may identify a person.
+    The message names the limiter, and leaves out ``key``, which may identify a person.
 
     Attributes:
-        key: the key that the call was counted under.
-        limit, remaining: of the limit that has the least left.
-        retry_after: seconds until asking again makes sense: the longest wait of all limits asked.
-        reset_after: seconds until all that was used is available again.
+        key: the key that the limits count the call by.
+        limit, remaining: the size of the limit that denied the call, and the units left in that limit. If several
+            limits denied the call, these are the values of the limit with the fewest units left.
+        retry_after: seconds until asking again makes sense: the longest wait of all limits.
+        reset_after: seconds until no limit counts any unit as used.
         denied_by: the index of the limit with the longest wait.
-        reservation_kept: whether the reservation that was presented is still held.
+        reservation_kept: whether the reservation that the call redeems is still held.
     """
 
     def __init__(
@@ -105,11 +107,13 @@ class RateLimitExceeded(_Refused):
 
 
 class BackendError(ResilienceError):
-    """The store did not answer, or not in time. The cause is the driver's own error.
+    """The store did not answer in time, or could not carry out the request.
+
+    ``__cause__`` is the driver's error, if there is one.
 
     Attributes:
-        is_outage: whether this says that the store is unavailable. False: only this request failed, for example because
-            the caller's own transaction is broken. The store may answer the next request.
+        is_outage: whether this error means that the store is unavailable. If False, only this request failed, for
+            example because the caller's transaction is broken. The store may answer the next request.
     """
 
     is_outage = True
@@ -120,9 +124,10 @@ class BackendError(ResilienceError):
 
 
 class BackendContention(BackendError):
-    """The store answers, but other transactions locked what this request needs for too long.
+    """Other requests kept this request waiting for too long, although the store is available.
 
-    This does not mean that the store is unavailable. ``retry_after`` is the time that this request waited.
+    They held locks that this request needs, or too many of them came at once. ``retry_after`` is the time in seconds
+    that this request was allowed to take.
     """
 
     is_outage = False

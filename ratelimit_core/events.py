@@ -1,8 +1,8 @@
-"""Events: a breaker changed its state or mode, settings differ, the store became unavailable or available again.
+"""Events about breakers and the store: changes of state, mode and availability, and settings that differ.
 
-The process whose call caused an event calls each subscriber at most once, on the calling thread. What a subscriber
-raises is logged and goes no further, except an exception that a signal handler raises meanwhile. A guard that awaits
-its store also awaits the subscribers that can be awaited.
+The process whose call caused an event calls each subscriber at most once, on the calling thread. An error that a
+subscriber raises is logged and not passed on. Only exceptions of signal handlers are passed on. A guard that awaits the
+store also awaits the asynchronous subscribers.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ logger = logging.getLogger("ratelimit_core")
 class StateChanged:
     """The breaker ``name`` went from ``old`` to ``new`` (``closed``, ``open``, ``half_open``).
 
-    ``retry_after`` is the length of the wait in seconds when it opened. ``local`` says that only this process
-    knows, because the store is unavailable. ``shadow`` says that the breaker rejects no call for it.
+    ``retry_after`` is the wait until the first probe in seconds, if the breaker opened; otherwise 0. ``local`` means
+    that only this process changed the state, because the store is unavailable. ``shadow`` means that the breaker is in
+    shadow mode and rejects no call.
     """
 
     name: str
@@ -37,10 +38,10 @@ class StateChanged:
 
 @dataclass(frozen=True, slots=True)
 class ModeChanged:
-    """An operator changed the mode of the breaker ``name``: see :meth:`CircuitBreaker.force_open`.
+    """An operator changed the mode of the breaker ``name``, or reset it. See :meth:`CircuitBreaker.force_open`.
 
     ``mode`` is ``automatic``, ``forced_open``, ``forced_closed``, ``disabled``, ``shadow``, or ``reset``. ``ttl``
-    is in seconds; None means until further notice.
+    is the duration of the mode in seconds; None means until the next change.
     """
 
     name: str
@@ -52,10 +53,10 @@ class ModeChanged:
 
 @dataclass(frozen=True, slots=True)
 class ConfigMismatch:
-    """Another process has other settings for the breaker ``name``, as in a rolling deploy. Emitted once in a process.
+    """Another process has other settings for the breaker ``name``, as in a rolling deploy.
 
-    Settings are the options of the breaker's definition, or else the setting ``circuit_breaker``. A process that has
-    neither only refers to the breaker: it takes no part in this comparison.
+    A process emits this event at most once for each breaker. Processes compare the options of the breaker's definition
+    and the setting ``circuit_breaker``. A process that sets neither of them compares nothing.
     """
 
     name: str
@@ -75,14 +76,14 @@ Subscriber = Callable[[Event], object]
 AsyncSubscriber = Callable[[Event], Awaitable[object]]
 
 _FIELDS = {"name": "breaker"}
-"""The name of a field in a log record, because a log record has a ``name`` of its own."""
+"""Fields that are renamed in a log record, because a log record's own ``name`` is the logger's name."""
 _subscribers: list[tuple[Subscriber, AsyncSubscriber | None]] = []
 
 
 def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = None) -> Callable[[], None]:
     """Call ``subscriber`` with every event from now on. Return a function that ends the subscription.
 
-    ``asynchronous`` is awaited in its place where blocking would hold up an event loop.
+    A guard that awaits the store awaits ``asynchronous``, if given, instead of calling ``subscriber``.
     """
     pair = subscriber, asynchronous
     _subscribers.append(pair)
@@ -95,7 +96,7 @@ def subscribe(subscriber: Subscriber, asynchronous: AsyncSubscriber | None = Non
 
 
 def emit(event: Event) -> None:
-    """Log ``event`` in one line, with its fields as ``extra``, and call the subscribers."""
+    """Log ``event`` in one line, with the event's fields as ``extra``, and call the subscribers."""
     _log(event)
     for subscriber, _ in list(_subscribers):
         try:
@@ -107,7 +108,7 @@ def emit(event: Event) -> None:
 
 
 async def aemit(event: Event) -> None:
-    """Do what :func:`emit` does without blocking the event loop."""
+    """Do as :func:`emit` does, without blocking the event loop."""
     _log(event)
     for subscriber, asynchronous in list(_subscribers):
         try:
@@ -136,15 +137,17 @@ def _log(event: Event) -> None:
                 extra=extra,
             )
         case StateChanged():
-            logger.info("breaker %r: %s -> %s%s", event.name, event.old, event.new, _scope(event), extra=extra)
+            logger.info(
+                "breaker %r changed from %s to %s%s", event.name, event.old, event.new, _scope(event), extra=extra
+            )
         case ModeChanged():
             logger.warning(
-                "breaker %r: %s by %s%s: %s",
+                "breaker %r: %s by %s%s; reason: %s",
                 event.name,
                 event.mode,
                 printable(event.author) or "an unnamed operator",
                 "" if event.ttl is None else f" for {event.ttl:g} s",
-                printable(event.reason) or "no reason given",
+                printable(event.reason) or "not given",
                 extra=extra,
             )
         case ConfigMismatch():

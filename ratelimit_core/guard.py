@@ -1,4 +1,4 @@
-"""A guard asks a breaker and limits as one, before one call, and settles them together after it."""
+"""A guard asks a breaker and limits as one before a call, and settles them together after the call."""
 
 from __future__ import annotations
 
@@ -28,43 +28,47 @@ __all__ = ["Admission", "Guard"]
 
 
 class Question(Protocol[R_co]):
-    """One of the questions that a guard asks the store in one round trip, and how its answer is read."""
+    """A question of a guard to the store, which is asked in one round trip with the guard's other questions."""
 
     @property
     def calls(self) -> Sequence[Call]:
-        """The calls that ask it."""
+        """The calls to send to the store."""
 
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[R_co | None]:
-        """Read the verdicts; return what was acquired, or None if only another question was refused.
+        """Read the verdicts, and return the permit or the decision.
 
-        ``allowed`` if all calls of the round trip were allowed.
+        Return None if the store allowed the calls of this question, but not those of another question.
+
+        Args:
+            verdicts: the answers to :attr:`calls`.
+            allowed: whether all calls of the round trip were allowed.
 
         Raises:
-            ResilienceError: refused.
+            ResilienceError: the store did not allow the calls of this question.
         """
 
     def on_unavailable(self, error: BackendError) -> Steps[R_co]:
-        """Return what is acquired while the store is unavailable.
+        """Return the permit or the decision while the store is unavailable.
 
         Raises:
-            ResilienceError: refused.
+            ResilienceError: the call is rejected or denied.
         """
 
     def on_discarded(self) -> None:
-        """Take back what was prepared: the question was not asked, or the call ended while it waited."""
+        """Undo the preparation of this question, because the store did not act on it."""
 
 
 _Prepared = Callable[[], Question[Permit | Decision]]
 
 
 class Admission:
-    """The admission of one call: the breaker's permit and the limiter's decision. Settle it once.
+    """The admission of one call: the breaker's permit and the limiter's decision. Settle each admission once.
 
     Attributes:
-        key: what the limits counted the call by.
+        key: the key that the limits counted the call by.
         permit: the breaker's permit; None without a breaker.
         decision: the limiter's decision; None without a limiter.
-        settled: whether it was settled. A second settling is ignored.
+        settled: whether the admission was settled. Settling an admission again does nothing.
     """
 
     __slots__ = ("_limiter", "decision", "key", "permit", "settled")
@@ -77,43 +81,46 @@ class Admission:
         self.settled = False
 
     def run(self, function: Callable[..., R], *args: Any) -> R:
-        """Call ``function``, as :meth:`Permit.run` does."""
+        """Call ``function`` as :meth:`Permit.run` does, and return the result."""
         return function(*args) if self.permit is None else self.permit.run(function, *args)
 
     def record(self, error: BaseException | None) -> float:
-        """Settle by what the call raised; None if it returned. Return the seconds until the next probe, or 0.
+        """Settle the admission of a call that raised ``error``, or that returned if ``error`` is None.
 
-        At most one round trip, and one more for the history if that changes the breaker's state. The concurrency slot
-        is released in the round trip that reports the outcome.
+        The lease of a concurrency limit is released in the round trip that reports the outcome. Costs at most one round
+        trip, and one more for the history if the outcome changes the breaker's state.
+
+        Returns:
+            The seconds until the breaker's next probe, or 0 if the breaker is not open.
         """
         return self._settle(lambda permit: permit.record(error)) or 0.0
 
     async def arecord(self, error: BaseException | None) -> float:
-        """:meth:`record` without blocking the event loop."""
+        """Do as :meth:`record` does, without blocking the event loop."""
         return await self._asettle(lambda permit: permit.arecord(error)) or 0.0
 
     def fail(self, error: BaseException) -> float:
-        """Settle as a failure, whatever the breaker is configured to expect. Return as :meth:`record` does."""
+        """Settle as a failure, even if the breaker ignores such an error. Return as :meth:`record` does."""
         return self._settle(lambda permit: permit.failure(error)) or 0.0
 
     async def afail(self, error: BaseException) -> float:
-        """:meth:`fail` without blocking the event loop."""
+        """Do as :meth:`fail` does, without blocking the event loop."""
         return await self._asettle(lambda permit: permit.afailure(error)) or 0.0
 
     def record_result(self, result: object) -> None:
-        """Settle by what the call returned."""
+        """Settle the admission of a call that returned ``result``."""
         self._settle(lambda permit: permit.record_result(result))
 
     async def arecord_result(self, result: object) -> None:
-        """:meth:`record_result` without blocking the event loop."""
+        """Do as :meth:`record_result` does, without blocking the event loop."""
         await self._asettle(lambda permit: permit.arecord_result(result))
 
     def cancel(self) -> None:
-        """Settle without an outcome."""
+        """Settle without an outcome. The limits still count the call."""
         self._settle(lambda permit: permit.cancel())
 
     async def acancel(self) -> None:
-        """:meth:`cancel` without blocking the event loop."""
+        """Do as :meth:`cancel` does, without blocking the event loop."""
         await self._asettle(lambda permit: permit.acancel())
 
     def _settle(self, settle: Callable[[Permit], R]) -> R | None:
@@ -123,7 +130,7 @@ class Admission:
         try:
             if self._limiter is not None:
                 drive(self._release(self._limiter), self._limiter.store)
-        finally:  # even if a signal handler raises meanwhile
+        finally:  # a signal handler may raise during the release
             answer = settle(self.permit) if self.permit is not None else None
         return answer
 
@@ -134,12 +141,12 @@ class Admission:
         try:
             if self._limiter is not None:
                 await adrive(self._release(self._limiter), self._limiter.store)
-        finally:  # even if the caller is cancelled meanwhile
+        finally:  # the caller may be cancelled during the release
             answer = await settle(self.permit) if self.permit is not None else None
         return answer
 
     def _release(self, limiter: Limiter) -> Steps[None]:
-        """Release the concurrency slot: along with the permit's report if both go to the same store."""
+        """Release the lease of a concurrency limit, together with the permit's report if both use the same store."""
         permit, decision = self.permit, self.decision
         calls = release_calls(limiter, decision, key=self.key) if decision is not None else []
         if decision is None or not calls:
@@ -151,7 +158,7 @@ class Admission:
 
 
 class Guard:
-    """Asks a breaker and a limiter as one. Either may be None."""
+    """A breaker and a limiter that are asked as one. Either may be None."""
 
     def __init__(self, breaker: CircuitBreaker | None, limiter: Limiter | None) -> None:
         self.breaker = breaker
@@ -166,21 +173,22 @@ class Guard:
         reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
-        """Acquire the admission of one call. At most one round trip, and none if everything is known.
+        """Acquire the admission of one call, from the breaker and from all limits, or from none of them.
 
-        The limits are asked first and the breaker's probe last; if one refuses, nothing is taken of any.
+        Costs at most one round trip, and none if the answer is cached. If the breaker becomes half-open, writing the
+        history costs one more.
 
         Args:
-            key: what the limits count by; by default the limiter's key.
-            cost: how much of each limit.
-            lease_id: names the concurrency slot and the probe that the call may hold.
-            reservation: a reservation, to be redeemed.
-            probe: ``lease_id`` holds a probe already, so the breaker is asked whatever is known.
+            key: the key that the limits count the call by; by default the limiter's key.
+            cost: the number of units that the call uses of each limit.
+            lease_id: the id of the call's leases, in the concurrency limit and as a probe; by default a new id.
+            reservation: a reservation to redeem.
+            probe: whether ``lease_id`` may already hold a probe's lease. If so, no cached verdict is used.
 
         Raises:
-            CircuitBreakerError: the breaker refused.
-            RateLimitExceeded: a limit is reached.
-            ConfigurationError: the breaker and the limits are kept in different stores.
+            CircuitBreakerError: the breaker rejected the call.
+            RateLimitExceeded: a limit denied the call.
+            ConfigurationError: the breaker and the limits have different stores.
         """
         admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         return admission if store is None else drive(_ask(admission, prepared), store)
@@ -194,7 +202,10 @@ class Guard:
         reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
-        """:meth:`acquire` without blocking the event loop. Cancelled meanwhile, it cancels the admission."""
+        """Do as :meth:`acquire` does, without blocking the event loop.
+
+        If the caller is cancelled while it waits, the admission is cancelled as soon as the store has answered.
+        """
         admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         if store is None:
             return admission
@@ -203,14 +214,14 @@ class Guard:
     def _prepare(
         self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
     ) -> tuple[Admission, list[_Prepared], Store | None]:
-        """Return the admission as far as it is known, and what prepares the questions that complete it.
+        """Return an admission with its cached part, functions that prepare the other questions, and their store.
 
-        A question is prepared when it is asked: it takes pending successes along, which a call that is cancelled before
-        that must not lose.
+        Without questions the store is None. Preparing a question takes the pending successes. So a question is prepared
+        only when it is asked, and a call that is cancelled before does not lose these successes.
 
         Raises:
-            CircuitBreakerError: the breaker is known to refuse.
-            RateLimitExceeded: a denial is known.
+            CircuitBreakerError: the cached verdict rejects the call.
+            RateLimitExceeded: a cached denial still holds.
         """
         cache = cache_of(self.breaker) if self.breaker is not None else None
         permit = cached_permit(cache) if cache is not None and not probe else None
@@ -227,8 +238,8 @@ class Guard:
         if cache is not None and permit is None:
             if store is not None and store is not cache.store:
                 raise ConfigurationError(
-                    f"breaker {cache.config.name!r} and the limits of {name!r} are kept in different stores "
-                    "and can't be asked as one: give both the same backend"
+                    f"breaker {cache.config.name!r} and the limits of {name!r} are kept in different stores: "
+                    "give both the same backend, so that they can be asked in one round trip"
                 )
             prepared.append(partial(AcquireQuestion, cache, lease_id))
             store = cache.store
@@ -236,7 +247,10 @@ class Guard:
 
 
 def _ask(admission: Admission, prepared: Sequence[_Prepared]) -> Steps[Admission]:
-    """Complete ``admission``. One round trip."""
+    """Ask the store all questions, and complete ``admission``.
+
+    Costs one round trip, and one more for the history if the breaker becomes half-open.
+    """
     questions = [prepare() for prepare in prepared]
     calls = [call for question in questions for call in question.calls]
     try:
@@ -244,13 +258,13 @@ def _ask(admission: Admission, prepared: Sequence[_Prepared]) -> Steps[Admission
     except BackendError as error:
         yield from _decide_without_store(admission, questions, error)
         return admission
-    except BaseException:  # the call ended while it waited
+    except BaseException:  # the caller was cancelled or interrupted before the store answered
         for question in questions:
             question.on_discarded()
         raise
     allowed = all(verdict[ALLOWED] for verdict in verdicts)
     end = len(calls)
-    for question in reversed(questions):  # where both refuse, the breaker's refusal is raised
+    for question in reversed(questions):  # the breaker first, so that its error is raised if the limits deny too
         start = end - len(question.calls)
         _take(admission, (yield from question.on_verdicts(verdicts[start:end], allowed=allowed)))
         end = start
@@ -260,7 +274,7 @@ def _ask(admission: Admission, prepared: Sequence[_Prepared]) -> Steps[Admission
 def _decide_without_store(
     admission: Admission, questions: Sequence[Question[Permit | Decision]], error: BackendError
 ) -> Steps[None]:
-    """Complete ``admission`` while the store is unavailable. If one refuses, give back what another has taken."""
+    """Complete ``admission`` without the store. If the breaker rejects the call, refund what the limits counted."""
     for i, question in enumerate(questions):
         try:
             _take(admission, (yield from question.on_unavailable(error)))

@@ -1,4 +1,7 @@
-"""Fixtures for pytest. Tests ask for them by name; ``usefixtures = resilience_reset`` in the ini isolates all tests."""
+"""Fixtures for pytest. A test requests them by name.
+
+``usefixtures = resilience_reset`` in pytest's configuration isolates all tests.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def resilience_reset() -> Iterator[None]:
-    """Isolate the test: no earlier state, a new memory as the store. See :func:`ratelimit_core.testing.isolated`."""
+    """Isolate the test: remove all earlier state and use a new memory backend as the store.
+
+    See :func:`ratelimit_core.testing.isolated`.
+    """
     from .testing import isolated  # only tests that use the fixture pay for the import
 
     with isolated():
@@ -22,7 +28,10 @@ def resilience_reset() -> Iterator[None]:
 
 @pytest.fixture
 def resilience_clock(resilience_reset: None) -> Iterator[FrozenTime]:
-    """Give a clock that stands still until ``advance(seconds)``: see :func:`ratelimit_core.testing.frozen_time`."""
+    """Stop the time, and yield a clock that moves the time with ``advance(seconds)``.
+
+    See :func:`ratelimit_core.testing.frozen_time`.
+    """
     from .testing import frozen_time
 
     with frozen_time() as frozen:

@@ -1,4 +1,4 @@
-"""Rates as people write them: ``100/h``, ``10/30s``, ``5/minute``, or several: ``10/s;1000/h``."""
+"""Rates, and how to read them from text such as ``100/h``, ``10/30s``, ``5/minute``, or ``10/s;1000/h`` (two)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _UNITS = {  # in milliseconds
 }  # fmt: skip
 _RATE = re.compile(r"\s*(\d{1,15})\s*/\s*(\d{0,15})\s*([a-z]+)\s*", re.ASCII | re.IGNORECASE)
 _MAX_LIMIT = 1_000_000_000
-_BOUNDS = "the limit must be from 1 to a billion, and the period whole milliseconds, at most 400 days"
+_BOUNDS = "the limit must be from 1 to a billion, and the period in whole milliseconds, at most 400 days"
 _EXPECTED = "write for example '100/h', '10/30s', '5/minute', or several as '10/s;1000/h'"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rate:
-    """At most ``limit`` per ``period`` (in seconds)."""
+    """A rate of at most ``limit`` calls in each ``period``, which is in seconds."""
 
     limit: int
     period: float
@@ -39,10 +39,12 @@ class Rate:
 
     @classmethod
     def parse(cls, text: str) -> Rate:
-        """Read one rate. Units are ms, s, m, h and d, or their names. ``100/h`` means 100 in one hour.
+        """Read one rate, such as ``100/h`` for 100 in one hour.
+
+        The units are ms, s, m, h and d. All but ms may also be written out, as in ``5/minute``.
 
         Raises:
-            ConfigurationError: ``text`` is not a rate; the message shows how to write one.
+            ConfigurationError: ``text`` is not a rate. The message shows how to write a rate.
         """
         match = _RATE.fullmatch(str(text))
         unit = _UNITS.get(match[3].lower()) if match else None
@@ -74,10 +76,10 @@ class Rate:
 
 
 def parse_rates(rates: str | Rate | Iterable[str | Rate]) -> tuple[Rate, ...]:
-    """Read one or several rates. A rate that is named twice counts once.
+    """Read one or several rates, and drop duplicates.
 
     Raises:
-        ConfigurationError: one of them is not a rate, or ``rates`` is empty.
+        ConfigurationError: ``rates`` is empty, or contains something that is not a rate.
     """
     if isinstance(rates, Rate):
         return (rates,)

@@ -1,4 +1,4 @@
-"""Parse how long an error asks its caller to wait: ``retry_after`` attributes and HTTP's ``Retry-After``."""
+"""Read from an error how long to wait: from its ``retry_after`` attribute, or from HTTP's ``Retry-After``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from email.utils import parsedate_to_datetime
 def parse_retry_after(error: BaseException) -> float | None:
     """Return the seconds that an error asks its caller to wait, or None.
 
-    Reads the error's own ``retry_after``, or else the ``Retry-After`` header of its ``response`` (requests, httpx),
-    as seconds or as a date. Returns None, too, if that time is over, or if it is 30 days away or more.
+    Read the error's attribute ``retry_after``. If that attribute is not a number, read the header ``Retry-After``,
+    which holds seconds or a date. The headers are those of ``error.response`` (requests, httpx) or of the error.
+
+    Return None if neither exists, or if the wait is not positive or is 30 days or more.
     """
     try:
         return _asked(error)
-    except Exception:  # an error of another library, or its headers, may raise anything
+    except Exception:  # another library's error may raise anything when its attributes are read
         return None
 
 
@@ -33,7 +35,7 @@ def _asked(error: BaseException) -> float | None:
         return _sane(float(text))
     except ValueError:
         when = parsedate_to_datetime(text)
-    if when.tzinfo is None:  # "-0000" means UTC as well
+    if when.tzinfo is None:  # the offset "-0000" gives a date without a time zone, and means UTC
         when = when.replace(tzinfo=UTC)
     return _sane(when.timestamp() - time.time())
 

@@ -37,14 +37,15 @@ __all__ = [
 
 @contextmanager
 def isolated(**options: Any) -> Iterator[None]:
-    """Run the block without any earlier state, and remove its own state afterwards.
+    """Run the block without any earlier state, and remove the block's own state afterwards.
 
     Inside the block, the configured store is a new memory backend, whatever the project's settings say. ``options`` are
     passed to :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. Breakers and
     limiters that the project created at import start without state. After the block, the earlier configuration and
     breaker definitions are restored.
 
-    A breaker reads its settings when it is first used. The block does not make it read them again.
+    A breaker reads its settings only once, when it is first used. The block does not change the settings of a breaker
+    that was used before.
     """
     breakers = patch.dict(definitions)
     try:
@@ -58,11 +59,11 @@ def isolated(**options: Any) -> Iterator[None]:
 
 
 def _forget() -> None:
-    """Clear all state of this process. Stores that other processes share keep their records."""
+    """Clear all state of this process. A store that other processes share keeps its records."""
     for each in list(fallback._stores):
         each.reset_local_state()
         if not each.shared:
-            with suppress(BackendError, CircuitBreakerError):  # a test may have a backend that fails on purpose
+            with suppress(BackendError, CircuitBreakerError):  # the backend of a test may fail on purpose
                 each.backend.clear()
     for cache in caches():
         cache.reset_local_state()
@@ -70,7 +71,7 @@ def _forget() -> None:
 
 
 class ManualClock:
-    """A clock for tests. Its time changes only when a test moves it, forwards or backwards."""
+    """A clock for tests. The time changes only when a test moves it, forwards or backwards."""
 
     def __init__(self, start: float = 1_790_000_000.0) -> None:
         self.now = clock.microseconds(start)
@@ -80,19 +81,19 @@ class ManualClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Move the time by ``seconds``, which may be negative."""
+        """Move the time forwards by ``seconds``, or backwards if the number is negative."""
         self.now += round(seconds * clock.SECOND)
 
 
 class FrozenTime:
-    """The clock that :func:`frozen_time` yields."""
+    """A stopped clock, which :func:`frozen_time` yields."""
 
     def __init__(self) -> None:
         self._offset = 0
         self._began = time_ns()
 
     def advance(self, seconds: float) -> None:
-        """Move the time by ``seconds``. A negative number sets the clock back, as an administrator might do."""
+        """Move the time forwards by ``seconds``, or backwards if the number is negative."""
         self._offset += round(seconds * 1e9)
 
     def now(self) -> float:
@@ -107,10 +108,10 @@ class FrozenTime:
 def frozen_time() -> Iterator[FrozenTime]:
     """Stop the time of all breakers, limiters and stores of this process. ``advance`` moves the time.
 
-    The frozen time starts at the present time. Objects that were created before the block use it, too. If a guard waits
-    in place, the wait ends at once and moves the time by its length. ``time.time()``, Celery's countdowns and other
-    processes are not affected. A Redis or database server has its own clock, so use the memory backend of
-    :func:`isolated`.
+    The frozen time starts at the present time. Objects that were created before the block also use the frozen time. A
+    guard that blocks to wait does not block, but moves the time by the length of the wait. ``time.time()``, Celery's
+    countdowns and other processes are not affected. A Redis or database server has its own clock, so use the memory
+    backend of :func:`isolated`.
     """
     frozen = FrozenTime()
     with patch.multiple(clock, time_ns=frozen._ns, monotonic_ns=frozen._ns, sleep=frozen.advance):
@@ -121,7 +122,7 @@ def frozen_time() -> Iterator[FrozenTime]:
 def breaker_open(name: str, retry_after: float | None = None) -> Iterator[CircuitBreaker]:
     """Open the breaker ``name``, as if its dependency had just failed. Reset the breaker at the end of the block.
 
-    The breaker permits a probe after ``retry_after`` seconds. The default is its ``recovery_timeout``.
+    The breaker permits a probe after ``retry_after`` seconds, by default after its ``recovery_timeout``.
     """
     with _as_new(name) as breaker:
         _open(breaker, breaker.config.recovery_timeout if retry_after is None else retry_after)
@@ -140,14 +141,14 @@ def breaker_half_open(name: str) -> Iterator[CircuitBreaker]:
             try:
                 breaker.acquire().cancel()  # the first permit after the wait makes the breaker half-open
                 break
-            except CircuitBreakerError as refusal:
-                clock.sleep(refusal.retry_after)
+            except CircuitBreakerError as error:
+                clock.sleep(error.retry_after)
         yield breaker
 
 
 @contextmanager
 def breaker_closed(name: str) -> Iterator[CircuitBreaker]:
-    """Keep the breaker ``name`` closed, whatever fails. Reset the breaker at the end of the block."""
+    """Keep the breaker ``name`` closed, even if calls fail. Reset the breaker at the end of the block."""
     with _as_new(name) as breaker:
         breaker.force_closed("a test")
         _relearn(breaker)
@@ -166,7 +167,7 @@ def _as_new(name: str) -> Iterator[CircuitBreaker]:
 
 
 def _open(breaker: CircuitBreaker, seconds: float) -> None:
-    """Report a failure that opens the breaker for ``seconds``, whatever its settings count as a failure."""
+    """Report a failure that opens the breaker for ``seconds``, whatever exceptions the breaker expects."""
     cache = cache_of(breaker)
     cache.store.apply([cache.call(BreakerEvent(REPORT, failures=1, duration=clock.microseconds(seconds)))])
     _relearn(breaker)
@@ -175,7 +176,7 @@ def _open(breaker: CircuitBreaker, seconds: float) -> None:
 def _relearn(breaker: CircuitBreaker) -> None:
     """Drop this process's cached verdicts of the breaker.
 
-    There may be several, because several breaker objects may have this name, and each may have its own cache.
+    Several breaker objects may have the same name, and each of them may have its own cache.
     """
     for cache in caches():
         if cache.config.name == breaker.name:

@@ -1,4 +1,4 @@
-"""Run asynchronous work that cancellation must not lose."""
+"""Run asynchronous work to its end, even if the caller is cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 _tasks: set[asyncio.Task[Any]] = set()
-"""Keeps the tasks alive, because the event loop holds them only weakly."""
+"""References that keep the tasks alive, because an event loop holds only weak references to its tasks."""
 
 
 def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
@@ -21,12 +21,12 @@ def _started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
 
 
 async def finished(work: Coroutine[Any, Any, R]) -> R:
-    """Return the result of ``work``. If the caller is cancelled, ``work`` goes on as long as its loop runs."""
+    """Return the result of ``work``. If the caller is cancelled, ``work`` continues as long as the event loop runs."""
     return await asyncio.shield(_started(work))
 
 
 async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coroutine[Any, Any, Any]]) -> R:
-    """Return the result of ``asking``. If the caller is cancelled, pass a later result to ``give_back``."""
+    """Return the result of ``asking``. If the caller is cancelled first, pass the later result to ``give_back``."""
     task = _started(asking)
 
     def return_it(task: asyncio.Task[R]) -> None:
@@ -41,5 +41,8 @@ async def acquired(asking: Coroutine[Any, Any, R], give_back: Callable[[R], Coro
 
 
 async def awaited(result: Any) -> Any:
-    """Return ``result``, awaited if it is awaitable: an asynchronous view may answer at once, as Django's mixins do."""
+    """Await ``result`` if it is awaitable, and return its value.
+
+    An asynchronous view may return a plain response, as Django's mixins do.
+    """
     return await result if inspect.isawaitable(result) else result

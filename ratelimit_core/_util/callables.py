@@ -1,4 +1,4 @@
-"""Find out about callables: asynchronous functions, and methods behind Django's ``method_decorator``."""
+"""Recognise asynchronous functions, and methods behind Django's ``method_decorator``."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 if sys.version_info >= (3, 12):
     from inspect import iscoroutinefunction
-else:  # before 3.12 only this one recognises the functions that asgiref marks as coroutine functions
+else:  # before 3.12 only the function of asyncio recognises functions that asgiref marks as coroutine functions
     from asyncio import iscoroutinefunction
 
 
 def is_asynchronous(function: Callable[..., Any]) -> bool:
-    """Return whether the result of ``function`` is to be awaited, as far as that can be told before the call.
+    """Return whether ``function`` is known to return an awaitable.
 
-    This is true of coroutine functions, of functions that are marked as such, and of a method of an asynchronous view
-    behind ``method_decorator``: ``dispatch`` is a plain function that returns a coroutine.
+    True for coroutine functions, for functions that are marked as such, and for a method of an asynchronous view behind
+    ``method_decorator``. Such a method, ``dispatch``, is a plain function that returns a coroutine.
     """
     if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
         return True
@@ -27,7 +27,7 @@ def is_asynchronous(function: Callable[..., Any]) -> bool:
 
 
 def is_asynchronous_view(candidate: object) -> bool:
-    """Return whether ``candidate`` is a class-based view of Django's with coroutine functions as handlers."""
+    """Return whether ``candidate`` is a class-based view of Django whose handlers are coroutine functions."""
     return getattr(type(candidate), "view_is_async", False) is True
 
 

@@ -1,6 +1,6 @@
-"""The clocks. A clock is a function that returns whole microseconds.
+"""The clocks. A clock is a function that returns a whole number of microseconds.
 
-Stores decide by their own clock. Guards use a monotonic clock, only for durations such as the age of a verdict. The
+A store decides by its own clock. Guards use a monotonic clock, and only for durations such as the age of a verdict. The
 functions of :mod:`time` are looked up at each call, so that :func:`ratelimit_core.testing.frozen_time` can replace
 them.
 """
@@ -15,7 +15,7 @@ Clock = Callable[[], int]
 
 SECOND = 1_000_000
 LONGEST = 400 * 24 * 3600 * SECOND
-"""The longest time that may be configured: 400 days. It keeps all arithmetic of the policies below 2**53."""
+"""The longest duration that a setting accepts, in µs: 400 days. It keeps all numbers in the policies below 2**53."""
 
 
 def wall() -> int:
@@ -24,7 +24,7 @@ def wall() -> int:
 
 
 def monotonic() -> int:
-    """Return the microseconds since some start; they never go backwards."""
+    """Return the microseconds since an arbitrary start. The number never decreases."""
     return monotonic_ns() // 1000
 
 
@@ -34,5 +34,5 @@ def sleep(seconds: float) -> None:
 
 
 def microseconds(seconds: float) -> int:
-    """Convert seconds to microseconds, rounded up: never shorter than the configured time."""
+    """Convert seconds to microseconds. Round up, so that the result is never shorter than the configured time."""
     return -int(-seconds * SECOND // 1)

@@ -1,4 +1,7 @@
-"""Renew objects in a forked child: a thread of the parent may hold their locks, and their counts are the parent's."""
+"""Renew objects in a forked child.
+
+A thread of the parent may hold the objects' locks, and their counts belong to the parent.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ T = TypeVar("T")
 
 
 def renewed_after_fork(renew: Callable[[T], object]) -> WeakSet[T]:
-    """Return a weak set. In a forked child ``renew`` is called with each of its members."""
+    """Return a weak set. A forked child calls ``renew`` with each member of the set."""
     members: WeakSet[T] = WeakSet()
 
     def after_in_child() -> None:

@@ -1,4 +1,4 @@
-"""Ids of leases, unique across processes and forks."""
+"""Make the ids of leases, which are unique across processes and forks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suggest the nearest dotted path, for errors about one that does not exist."""
+"""Suggest the nearest dotted path, for errors about a path that does not exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .suggest import did_you_mean, nearest
 
 
 def nearest_path(path: str, known: Iterable[str] = ()) -> str:
-    """Return the end of an error about ``path``: a near name of the same module or of ``known``, or ``""``."""
+    """Return the end of an error about ``path``: a similar name of the same module or of ``known``, or ``""``."""
     module, _, name = path.rpartition(".")
     imported = sys.modules.get(module)
     defined = {} if imported is None else vars(imported)

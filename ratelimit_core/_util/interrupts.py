@@ -1,6 +1,6 @@
-"""Exceptions that signal handlers raise in the middle of other code."""
+"""The exceptions that signal handlers raise in the middle of other code."""
 
 from __future__ import annotations
 
 interruptions: set[type[Exception]] = set()
-"""The exceptions that signal handlers raise. They may surface in any code, so they say nothing about that code."""
+"""The exceptions that signal handlers raise. They do not mean that the interrupted code failed."""

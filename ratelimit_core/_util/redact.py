@@ -10,17 +10,17 @@ _PASSWORD = re.compile(
     r"""(\\+(['"]).*?\\+\3|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:[^&,'"\s}\\]|\\+.)+)""",
     re.IGNORECASE | re.DOTALL,
 )
-"""Two groups: the name of a password with its ``=`` or ``:``, and the password.
+"""A password in a text, in two groups: its name with the ``=`` or ``:``, and the password itself.
 
-If the text is itself a quoted string, backslashes escape the quotes around the password.
+If the text was quoted, backslashes escape the quotes around the password.
 """
 
 
 def without_secrets(value: object) -> str:
-    """Return the ``repr()`` of ``value``, for an error. Passwords and the credentials in URLs are masked."""
+    """Return the ``repr()`` of ``value`` with passwords and the credentials of URLs masked, for an error message."""
     return masked(repr(value))
 
 
 def masked(text: str) -> str:
-    """Return ``text`` with ``***`` in place of credentials and passwords. The text may be another library's error."""
+    """Return ``text`` with ``***`` in place of passwords and the credentials of URLs."""
     return _PASSWORD.sub(r"\1***", _CREDENTIALS.sub(r":\1***@", text))

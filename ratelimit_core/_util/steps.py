@@ -1,8 +1,8 @@
 """Write logic once for callers that block and for callers that await.
 
-The logic is a generator that does no I/O itself ("sans-I/O", as h11 calls it). It yields a step, a value that says what
-to do next. :func:`run` or :func:`arun` performs the step and sends the result back in. If performing it raises, the
-error is raised at the ``yield``. What the generator returns is the result of all its steps.
+The logic is a generator that does no I/O itself ("sans-I/O", as h11 calls it). The generator yields a step, a value
+that says what to do next. :func:`run` or :func:`arun` performs the step and sends the result into the generator. If the
+step raises an error, the error is raised at the ``yield``. :func:`run` returns what the generator returns.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 Steps = Generator[Any, Any, R]
-"""A generator of steps that comes to an ``R``."""
+"""A generator that yields steps and returns an ``R``."""
 
 
 def run(steps: Steps[R], perform: Callable[[Any], Any]) -> R:
-    """Perform the steps one after the other, and return what they come to."""
+    """Call ``perform`` with each step, and return what the generator returns."""
     try:
         step = next(steps)
         while True:
@@ -32,10 +32,12 @@ def run(steps: Steps[R], perform: Callable[[Any], Any]) -> R:
 
 
 async def arun(steps: Steps[R], perform: Callable[[Any], Awaitable[Any]], first: Any = None) -> R:
-    """:func:`run` without blocking the event loop.
+    """Do as :func:`run` does, without blocking the event loop.
 
     Args:
-        first: the first step, if the caller has already taken it out of ``steps``.
+        steps: the generator.
+        perform: performs one step.
+        first: the first step, if the caller has already taken the first step out of ``steps``.
     """
     try:
         step = next(steps) if first is None else first
@@ -56,11 +58,11 @@ Call = tuple[Any, ...]
 
 
 def call(step: Call) -> Any:
-    """Perform ``(object, method, *arguments)`` for :func:`run`."""
+    """Call the method that ``step`` names, for :func:`run`."""
     return getattr(step[0], step[1])(*step[2:])
 
 
 def acall(step: Call) -> Awaitable[Any]:
-    """Perform the same for :func:`arun`: by the method's asynchronous form, named with an ``a`` in front."""
+    """Call the asynchronous form of the method, whose name begins with an ``a``, for :func:`arun`."""
     awaitable: Awaitable[Any] = getattr(step[0], f"a{step[1]}")(*step[2:])
     return awaitable

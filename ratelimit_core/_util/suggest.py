@@ -1,4 +1,4 @@
-"""Build errors that suggest the nearest right spelling."""
+"""Build errors that suggest the nearest known name."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ RENAMED = {
 
 
 def unknown_option(where: str, name: str, known: Iterable[str]) -> ConfigurationError:
-    """Return the error for an option that does not exist, with its new name or the nearest one that exists."""
+    """Return the error for an option that does not exist. The error suggests the new name or the nearest known name."""
     known = list(known)
     renamed = RENAMED.get(name)
     hint = f"; it is called {renamed!r} now" if renamed in known else did_you_mean(name, known)
-    hint = hint or f"; known are: {', '.join(sorted(known))}"
+    hint = hint or f"; the known options are: {', '.join(sorted(known))}"
     return ConfigurationError(f"{where}: unknown option {name!r}{hint}")
 
 
 def not_one_of(option: str, value: object, known: Iterable[str]) -> ConfigurationError:
-    """Return the error for a value that is none of the ``known`` ones, with the nearest one."""
+    """Return the error for a value that is not among the ``known`` values. The error suggests the nearest of them."""
     listed = ", ".join(map(repr, known))
     return ConfigurationError(f"{option}={value!r} should be one of {listed}{did_you_mean(value, known)}")
 
@@ -43,7 +43,7 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
 
 
 def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | None:
-    """Return which of ``known`` was probably meant by ``given``, or None. Upper and lower case count as equal."""
+    """Return the element of ``known`` that ``given`` probably means, or None. Case is ignored."""
     import difflib
 
     if not isinstance(given, str):
@@ -54,12 +54,18 @@ def nearest(given: object, known: Iterable[str], cutoff: float = 0.55) -> str | 
 
 
 def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
-    """Return ``error``, which stopped the import of ``module``, with a message that names the extra to install."""
-    message = f"{module} can't be imported: {error}. Install what it needs: pip install 'resilient-tasks[{extra}]'"
+    """Return the error for a ``module`` that can't be imported. The message names the extra to install.
+
+    ``error`` is the original error.
+    """
+    message = f"{module} can't be imported: {error}. Install the extra: pip install 'resilient-tasks[{extra}]'"
     return type(error)(message, name=error.name)
 
 
 def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
-    """Return what to add to Python's own error for an unknown argument: the nearest of ``known``, or ``""``."""
-    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on Python may suggest one
+    """Return the end of a message about an unknown argument: the nearest of ``known``, or ``""``.
+
+    ``error`` is the error that Python raised for the argument.
+    """
+    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on Python may suggest a name
     return did_you_mean(found[1], known) if found else ""

@@ -1,4 +1,4 @@
-"""Throttle expensive reads of the whole fleet that many callers ask for."""
+"""Throttle reads of the whole fleet, which are slow and which many callers request."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from .clock import monotonic
 from .fork import renewed_after_fork
 
 _RESTS = 10
-"""After a read, the next one waits ten times as long as this one took: with very many breakers a read is slow."""
+"""After a read, the next read waits this many times as long as the last read took."""
 
 
 T = TypeVar("T")
 
 
 class Resting(Generic[T]):
-    """A cache of the result of ``look``, which is called seldom enough to keep the store free (see :data:`_RESTS`).
+    """A cache of the result of ``look``, which limits how much of the time ``look`` runs.
 
     Args:
-        look: the function to call, in one thread at a time.
-        at_least: microseconds for which a result is reused in any case.
+        look: the function to call, by one thread at a time.
+        at_least: the shortest time in µs for which a result is reused. Slow reads are reused for longer, see
+            :data:`_RESTS`.
     """
 
     def __init__(self, look: Callable[[], T], at_least: int = 0) -> None:
@@ -32,11 +33,11 @@ class Resting(Generic[T]):
         _instances.add(self)
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # after a fork, a thread of the parent may hold the old one
+        self._lock = threading.Lock()  # in a forked child, a thread of the parent may hold the old lock
         self._last: tuple[int, T] | None = None
 
     def __call__(self) -> T:
-        """Return the cached result, or a new one if the cached one is too old."""
+        """Return the cached result, or call ``look`` if the cached result is too old."""
         with self._lock:
             began = monotonic()
             if self._last is None or began >= self._last[0]:
@@ -46,13 +47,13 @@ class Resting(Generic[T]):
             return self._last[1]
 
     def replace(self, found: T, better: T) -> None:
-        """Replace the cached result with ``better``, if it is still ``found``."""
+        """Replace the cached result with ``better`` if the cached result is still ``found``."""
         with self._lock:
             if self._last is not None and self._last[1] is found:
                 self._last = self._last[0], better
 
     def forget(self) -> None:
-        """Drop the cached result, so that the next caller sees what an operator has just changed."""
+        """Drop the cached result, so that the next caller sees a change that an operator has just made."""
         with self._lock:
             self._last = None
 

@@ -1,8 +1,8 @@
 """Generate Lua, SQL and faster Python from the policies.
 
-``python -m ratelimit_core.codegen`` writes the files in ``policies/generated/``; with ``--check`` it compares them.
-:mod:`.subset` says in which part of Python a policy is written. :mod:`.lua`, :mod:`.plpgsql` and :mod:`.python` each
-write one language.
+``python -m ratelimit_core.codegen`` writes the files in ``policies/generated/``. With ``--check`` the command only
+lists files that are out of date. :mod:`.subset` defines the part of Python in which a policy is written. :mod:`.lua`,
+:mod:`.plpgsql` and :mod:`.python` each write one language.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .source import Untranslatable
 __all__ = ["Untranslatable", "main"]
 
 HOME = Path(__file__).parent.parent / "policies" / "generated"
-"""The directory that has one directory of generated files for each language."""
+"""The directory of the generated files, which has one subdirectory for each language."""
 
 _TARGETS = {
     "lua": (lua_of, POLICIES.values(), "lua"),
     "sql": (plpgsql_of, POLICIES.values(), "sql"),
     "python": (hit_of, LIMITS, "py"),
 }
-"""By directory: the function that makes the text of a policy, the policies, and the suffix of the files."""
+"""For each subdirectory: the function that generates the text for a policy, the policies, and the files' suffix."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the generated files, or with ``--check`` list those that differ; return the exit status."""
+    """Write the generated files, or with ``--check`` list the files that are out of date. Return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ratelimit_core.codegen", description="Generate Lua, SQL and faster Python from the policies."
     )

@@ -1,6 +1,7 @@
-"""Lua from policies: the function, and an adapter that reads its record, leases and arguments.
+"""Generate Lua from policies: the policy's function, and an adapter that reads its record, leases and arguments.
 
-Only what the policy asks for is read. Numbers stay below 2**53, where Lua's doubles are exact.
+The adapter reads only the facts about leases that the policy uses. Lua's doubles represent all numbers of a policy
+exactly, because these are below 2**53.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mu
 
 
 class LuaFunction(Function):
-    """A policy in Lua. ``%`` has the divisor's sign, as in Python."""
+    """A policy in Lua. The result of ``%`` has the divisor's sign, as in Python."""
 
     language = "Lua"
     reserved = frozenset(
@@ -79,7 +80,10 @@ def _names(names: Iterable[str], form: str = "{}") -> str:
 
 
 def _adapter(policy: Policy) -> Iterator[str]:
-    """Write what reads the policy's inputs and packs its record: version and expiry, then the fields."""
+    """Yield the lines of the adapter, which reads the policy's inputs and packs the new record.
+
+    A packed record contains the version, the expiry, and the fields.
+    """
     record, width = policy.record, 2 + len(policy.record)
     arguments = (*policy.event, *policy.config)
     layout = ">B" + "i8" * (width - 1)
@@ -116,7 +120,8 @@ def _adapter(policy: Policy) -> Iterator[str]:
     answers += ["drop", "add", "ends"] if policy.leases else []
     inputs = (*record, *policy.event, "now", *policy.leases, *policy.config)
     if clash := {"tonumber", "lasts", *answers}.intersection(inputs):
-        raise Untranslatable(f"{policy.name}: a parameter has the name of a variable around the policy: {clash}")
+        names = ", ".join(sorted(clash))
+        raise Untranslatable(f"{policy.name}: the adapter uses the names {names} itself: rename these parameters")
     yield f"    local {_names(answers)} = {policy.name}({_names(inputs)})"
     yield f"    local verdict = {{{_names(answers)}}}"
     if record:
@@ -140,6 +145,6 @@ def _lease_read(policy: Policy, name: str, begin: str) -> Iterator[str]:
 
 
 def lua_of(policy: Policy) -> str:
-    """Return the generated file of one policy."""
+    """Return the text of the Lua file for ``policy``."""
     lines = [heading(policy), *LuaFunction.of_policy(policy).lines(), "", *_adapter(policy)]
     return "\n".join(lines) + "\n"

@@ -1,11 +1,13 @@
-"""PL/pgSQL from policies: for each policy a block that decides.
+"""Generate PL/pgSQL from policies: for each policy a block that decides.
 
-``backends/database/apply_call.sql`` is the function around it: it gives the block ``now``, the record's ``_fields`` and
-the function's parameters, and expects ``_verdict`` and ``own_end``. A function that each block calls would be read more
-easily, but PostgreSQL prepares its expressions again in each transaction: that made decisions slower by a tenth.
+The function in ``backends/database/apply_call.sql`` contains the block. The block reads ``now``, the record's
+``_fields`` and the function's parameters. It sets ``_verdict`` and ``own_end``.
 
-Names of the policy are quoted, so that they may be words of SQL. Names that begin with an underscore are the
-function's. Columns are always qualified.
+A function that the block calls would be easier to read, but decisions would take a tenth longer. PostgreSQL prepares
+the expressions of a called function again in each transaction.
+
+The policy's names are quoted, because they may be keywords of SQL. Names that begin with an underscore belong to the
+surrounding function. Columns are always qualified.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _ARITHMETIC: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mu
 
 
 class PlpgsqlFunction(Function):
-    """A policy as a block that leaves its verdict in ``_verdict``."""
+    """A policy as a block that assigns its verdict to ``_verdict``."""
 
     language = "SQL"
     reserved = frozenset(["found"])
@@ -48,10 +50,10 @@ class PlpgsqlFunction(Function):
         return f'"{name}"'
 
     def constant(self, value: int) -> str:
-        return f"{value}::bigint"  # a small one would be a smaller type, and overflow sooner
+        return f"{value}::bigint"  # without the type, small constants would overflow sooner
 
     def arithmetic(self, left: str, operator: ast.operator, right: str) -> str | None:
-        remainder = f"(({left} % {right} + {right}) % {right})"  # the divisor's sign; SQL's own has the dividend's
+        remainder = f"(({left} % {right} + {right}) % {right})"  # with the divisor's sign, unlike SQL's `%`
         if isinstance(operator, ast.Mod):
             return remainder
         if isinstance(operator, ast.FloorDiv):
@@ -65,7 +67,7 @@ class PlpgsqlFunction(Function):
     def assign(self, names: Sequence[str], numbers: Sequence[str]) -> str:
         pairs = dict(zip(names, numbers, strict=True))
         text = []
-        while pairs:  # first a name that none of the others reads
+        while pairs:  # assign first to a name that no other value reads
             name = next((n for n in pairs if not any(n in number for m, number in pairs.items() if m != n)), None)
             if name is None:
                 new = " ".join(f"{name} := _new[{i}];" for i, name in enumerate(pairs, 1))
@@ -97,10 +99,10 @@ _LEASE_READS = {
 
 
 def plpgsql_of(policy: Policy) -> str:
-    """Return the generated file of one policy."""
+    """Return the text of the SQL file for ``policy``."""
     reads = tuple(dict.fromkeys((*policy.leases, "own_end"))) if policy.leases else ()
     wanted = leases_of_hit(policy) if policy in LIMITS else {*reads}
-    wanted |= {"own_end"} if wanted else set()  # the function needs it to write leases
+    wanted |= {"own_end"} if wanted else set()  # the surrounding function needs `own_end` to write leases
     always, rest = [name for name in reads if name in wanted], [name for name in reads if name not in wanted]
     function = PlpgsqlFunction.of_policy(policy)
     declared = [f'"{name}" bigint := _fields[{i}];' for i, name in enumerate(policy.record, 1)]  # SQL counts from 1

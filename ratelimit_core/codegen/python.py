@@ -1,10 +1,13 @@
-"""Python from policies: the decision of a hit that costs 1, for limits in memory, and the leases that a hit reads.
+"""Generate faster Python from policies: a function that decides a hit of cost 1, for limits in memory.
 
-The generated function is the policy's text with the event known. Branches that can't happen are left out, what depends
-on the configuration alone is computed once, in a function around it, and ``min`` and ``max`` are written out.
+The generated function is the policy's function with these changes:
 
-With it a check of a token bucket in memory runs at 24 % of the speed of a lock and a dictionary; with the policy as it
-is written, at 16 %. A limited Django view takes about 4 µs less.
+* The values of the event are filled in, and branches that can't be reached are left out.
+* Values that depend only on the configuration are computed once, in an outer function.
+* ``min`` and ``max`` are written as comparisons.
+
+A check of a token bucket in memory then runs at 24 % of the speed of a lock and a dictionary, instead of 16 %. A
+limited Django view takes about 4 µs less.
 """
 
 from __future__ import annotations
@@ -19,14 +22,14 @@ from .source import Module
 from .subset import heading
 
 _ASKED = {"cost": 1, "not_before": 0, "max_wait": 0, "own_end": 0}
-"""What is known besides ``op``: each hit has a new lease id. The rest of an event depends on the configuration."""
+"""The known values of a hit besides ``op``. ``own_end`` is 0, because each hit has a new lease id."""
 
 _READS = {
     "active": "len(by_end) - first",
     "last_end": "by_end[-1][0] if first < len(by_end) else 0",
     "capacity_at": "by_end[-1 - {spare}][0] if {spare} < len(by_end) - first else 0",
 }
-"""How each fact about leases is read from the list of their ends in order, of which the first ``first`` are over."""
+"""Expressions that read facts about leases. ``by_end`` is sorted by end; its first ``first`` leases have ended."""
 
 _OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -35,7 +38,7 @@ _OPERATORS: dict[type[ast.AST], Callable[[int, int], int]] = {
 
 
 def hit_of(policy: Policy) -> str:
-    """Return the generated file of one policy."""
+    """Return the text of the Python file for ``policy``."""
     fixed = [*(name for name in policy.event if name not in ("op", *_ASKED)), *policy.config]
     once, each = _hoisted(_hit(policy, _ASKED), fixed)
     inline = _Inline()
@@ -60,12 +63,12 @@ def hit_of(policy: Policy) -> str:
 
 
 def leases_of_hit(policy: Policy) -> set[str]:
-    """Return the facts about its leases that ``policy`` reads for a hit of any cost."""
+    """Return the names of the facts about leases that ``policy`` reads for a hit of any cost."""
     return _names(_hit(policy, {})) & {*policy.leases}
 
 
 def _hit(policy: Policy, known: dict[str, int]) -> list[ast.stmt]:
-    """Return what ``policy`` does for a hit with these values of its event."""
+    """Return the statements of ``policy`` for a hit whose event has the ``known`` values."""
     module = Module.of(policy)
     known = module.constants | known | {"op": module.constants["HIT"]}
     return _specialised(module.function(policy.name).body, known, (*policy.record, *policy.leases))
@@ -82,7 +85,7 @@ def _names(body: list[ast.stmt]) -> set[str]:
 
 
 def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr | None]]:
-    """Return what is assigned to each variable, in all places; None for anything but an expression."""
+    """Return the expressions that are assigned to each variable. None stands for other kinds of assignment."""
     found: dict[str, list[ast.expr | None]] = {}
     for node in (node for statement in body for node in ast.walk(statement)):
         match node:
@@ -97,7 +100,7 @@ def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr | None]]:
 
 
 def _specialised(body: list[ast.stmt], known: dict[str, int], inputs: Collection[str]) -> list[ast.stmt]:
-    """Fold the known values into ``body``, and the values that are known by that, until there are no more."""
+    """Fold the known values into ``body``. Repeat with the values that become known, until no new value is found."""
     while known:
         body = _Fold(known).block(body)
         known = {}
@@ -109,7 +112,7 @@ def _specialised(body: list[ast.stmt], known: dict[str, int], inputs: Collection
 
 
 def _hoisted(body: list[ast.stmt], fixed: Collection[str]) -> tuple[list[ast.stmt], list[ast.stmt]]:
-    """Return the statements of ``body`` that depend on ``fixed`` names alone, and the rest."""
+    """Return the statements of ``body`` that depend only on ``fixed`` names, and the other statements."""
     assigned, settled = _assigned(body), set(fixed)
     once: list[ast.stmt] = []
     each: list[ast.stmt] = []
@@ -126,7 +129,7 @@ def _hoisted(body: list[ast.stmt], fixed: Collection[str]) -> tuple[list[ast.stm
 
 
 class _Fold(ast.NodeTransformer):
-    """Puts in known values, and leaves out branches that can't happen."""
+    """A transformer that fills in known values and leaves out branches that can't be reached."""
 
     def __init__(self, known: dict[str, int]) -> None:
         self._known = known
@@ -174,7 +177,7 @@ class _Fold(ast.NodeTransformer):
         return ast.Compare(left, node.ops, others)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
-        settles = isinstance(node.op, ast.Or)  # one true operand settles an `or`, one false an `and`
+        settles = isinstance(node.op, ast.Or)  # the value of an operand that decides the result
         kept: list[ast.expr] = []
         for value in map(self.visit, node.values):
             if not isinstance(value, ast.Constant):
@@ -192,7 +195,7 @@ def _value(node: ast.expr) -> int | None:
 
 
 class _Inline(ast.NodeTransformer):
-    """Writes ``min`` and ``max`` of two values as comparisons: a call costs as much as five of them."""
+    """A transformer that writes ``min`` and ``max`` of two values as comparisons, which are five times as fast."""
 
     def __init__(self) -> None:
         self._temporaries = 0
@@ -208,7 +211,7 @@ class _Inline(ast.NodeTransformer):
         return node
 
     def _named(self, value: ast.expr) -> tuple[ast.expr, ast.expr]:
-        """Return ``value`` for the place where it is computed, and for where it is used again."""
+        """Return the expression that computes ``value`` and the expression that uses the result again."""
         if isinstance(value, ast.Name | ast.Constant):
             return value, value
         self._temporaries += 1

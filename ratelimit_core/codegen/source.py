@@ -1,12 +1,14 @@
 """Read the module of a policy: its constants, and its functions with the calls of helper functions inlined.
 
-A policy calls a helper of its module as a whole right side, ``a, b = helper(x, y)`` or ``a = helper(x)``. The helper is
-written in the same subset, takes positional arguments, and returns on every way through it: at the end of a branch, or
-early where nothing of that branch goes on. It may call helpers too, but not itself.
+A policy may call helper functions of its module. The call is the whole right side of an assignment, as in
+``a, b = helper(x, y)`` or ``a = helper(x)``. A helper is written in the same subset as a policy, and takes positional
+arguments. Every path through a helper ends in a ``return``. A helper may call other helpers, but not itself.
 
-The generator puts the helper's statements in place of the call. A parameter that the helper does not assign is replaced
-by the caller's variable or constant. Other names of the helper become variables of the caller, with a number behind the
-name if the caller has that name already. A variable that is returned to a target of the call becomes the target itself.
+The generator replaces the call by the statements of the helper, and renames the helper's variables:
+
+* A parameter that the helper does not assign becomes the caller's variable or constant.
+* A variable whose value is returned becomes the variable that the call assigns, where possible.
+* Any other variable keeps its name. If the caller uses that name too, a number is added to the name.
 
 This module has over 300 lines because the rules of inlining are one walk over the syntax tree.
 """
@@ -24,19 +26,16 @@ from ..policies import Policy
 
 
 class Untranslatable(ValueError):
-    """A policy uses something outside the subset. The message names the file and the line.
-
-    It also says what to write instead.
-    """
+    """A policy is not written in the subset. The message names the file, the line, and what to write instead."""
 
 
 class Module:
-    """A module of policies, read from its source.
+    """The module of a policy, read from its source.
 
     Attributes:
-        file: the file's name, for messages.
-        constants: the integers that are assigned at the top of the module.
-        helpers: the helpers that :meth:`function` has inlined, as they are, but with their own helpers inlined.
+        file: the name of the module's file, for messages.
+        constants: the integers that are assigned at the top level of the module.
+        helpers: the helpers that :meth:`function` has inlined, each with its own helpers inlined.
     """
 
     def __init__(self, source: str, file: str) -> None:
@@ -62,14 +61,14 @@ class Module:
         """Return the function ``name`` without its docstring, with all calls of helpers inlined.
 
         Raises:
-            Untranslatable: there is no such function, or a helper is written or called in an unknown way.
+            Untranslatable: there is no function ``name``, or a helper or its call does not follow the rules.
         """
         if name not in self._functions:
             raise Untranslatable(f"{self.file}: there is no function {name!r}")
         return self._inlined(name, ())
 
     def refuse(self, node: ast.AST, message: str) -> Untranslatable:
-        """Return an error at the line of ``node``. ``message`` says what is wrong, and what to write instead."""
+        """Return the error for ``node``. ``message`` says what is wrong and what to write instead."""
         return Untranslatable(f"{self.file}:{getattr(node, 'lineno', 0)}: {message}")
 
     def _inlined(self, name: str, callers: tuple[str, ...]) -> ast.FunctionDef:
@@ -88,7 +87,7 @@ class Module:
         return node
 
     def _block(self, body: Sequence[ast.stmt], caller: _Caller, callers: tuple[str, ...]) -> list[ast.stmt]:
-        """Return ``body`` with the calls of helpers replaced by their statements."""
+        """Return ``body`` with each call of a helper replaced by the helper's statements."""
         found: list[ast.stmt] = []
         for statement in body:
             match statement:
@@ -108,7 +107,7 @@ class Module:
         return found
 
     def _call(self, call: ast.Call, target: ast.expr, helper: ast.FunctionDef, caller: _Caller) -> list[ast.stmt]:
-        """Return the statements of ``helper`` in place of ``call``, whose values are assigned to ``target``."""
+        """Return the statements that replace ``call``. They assign the results of ``helper`` to ``target``."""
         takes, targets = self._signature(call, helper), self._targets(target)
         given = dict(zip(takes, call.args, strict=True))
         body = self._early(helper.body)
@@ -163,7 +162,7 @@ class Module:
         return [each for each in results if each is not None]
 
     def _early(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Return ``body`` with what follows an early return moved into the branch that goes on."""
+        """Return ``body`` without early returns. The statements after them move to the branch that does not return."""
         for i, statement in enumerate(body):
             rest = body[i + 1 :]
             if isinstance(statement, ast.Return) and rest:
@@ -182,13 +181,13 @@ class Module:
 
 
 class _Caller:
-    """The names that a function uses; a helper that is inlined there adds to them."""
+    """The names that a function uses, including the names of the helpers that are inlined in the function."""
 
     def __init__(self, names: set[str]) -> None:
         self._names = names
 
     def new(self, name: str) -> str:
-        """Return ``name``, or with a number behind it if that is taken; it is taken from now on."""
+        """Return a name that is not in use: ``name``, or ``name`` with a number. From now on the result is in use."""
         if name in self._names:
             name = next(f"{name}_{n}" for n in count(2) if f"{name}_{n}" not in self._names)
         self._names.add(name)
@@ -196,13 +195,13 @@ class _Caller:
 
 
 class _Ends(ast.NodeTransformer):
-    """Replaces a helper's names, and each of its returns by what ``end`` makes of that."""
+    """A transformer that replaces the names of a helper, and replaces each ``return`` by the result of ``end``."""
 
     def __init__(self, replaced: dict[str, ast.expr], end: Callable[[ast.Return], ast.stmt | None]) -> None:
         self._replaced, self._end = replaced, end
 
     def block(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """Return a copy of ``body``, which may come to nothing."""
+        """Return the statements that replace ``body``. There may be none."""
         found: list[ast.stmt | None] = []
         for statement in body:
             if isinstance(statement, ast.Return):
@@ -226,12 +225,12 @@ class _Ends(ast.NodeTransformer):
 
 
 def parameters(node: ast.FunctionDef) -> list[ast.arg]:
-    """Return the parameters of a function, in their order."""
+    """Return the parameters of a function in the order of its signature."""
     return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
 
 
 def returns(body: Sequence[ast.stmt]) -> bool:
-    """Return whether ``body`` never goes on: its last statement returns, on each branch."""
+    """Return whether ``body`` always ends in a ``return``, in every branch of its last statement."""
     match body:
         case [*_, ast.If() as last]:
             return returns(last.body) and returns(last.orelse)
@@ -241,16 +240,17 @@ def returns(body: Sequence[ast.stmt]) -> bool:
 
 
 def is_exact(value: int) -> bool:
-    """Return whether a constant is an integer that every language represents."""
+    """Return whether a constant is an integer that every language represents exactly."""
     return not isinstance(value, bool) and value < 2**53
 
 
 def _homes(
     targets: Sequence[str], results: Iterable[Sequence[ast.expr]], names: set[str], given: dict[str, ast.expr]
 ) -> dict[str, str]:
-    """Return the targets that the helper's ``names`` may use from the start, since they are returned there.
+    """Map the helper's ``names`` to the targets that replace them, because their values are returned to these targets.
 
-    No other argument may read the target, because its value is gone then.
+    A target that another argument of the call reads replaces no name: the target would change before that argument is
+    read.
     """
     homes: dict[str, str] = {}
     for values in results:
@@ -263,7 +263,7 @@ def _homes(
 
 
 def _assignment(targets: Sequence[str], values: Sequence[ast.expr], replaced: dict[str, ast.expr]) -> ast.stmt | None:
-    """Return the assignment of a helper's results, without those that are in their place already."""
+    """Return the assignment of a helper's results to ``targets``, without results that are in their target already."""
     pairs = []
     for target, value in zip(targets, values, strict=True):
         now = _Ends(replaced, lambda _: None).visit(copy.deepcopy(value))

@@ -1,16 +1,16 @@
-"""Translate policies, which are written in a subset of Python. Each target language has a subclass.
+"""Translate policies, which are written in a subset of Python. Each target language has a subclass of `Function`.
 
 The subset consists of:
 
 * parameters, and integer constants of the module;
-* assignment of a number to a name, or of a tuple to as many names;
-* ``if``, ``elif`` and ``else``, on comparisons that ``and``, ``or`` and ``not`` join;
+* assignment of a number to a name, or of a tuple to a tuple of as many names;
+* ``if``, ``elif`` and ``else``, with comparisons as conditions, which ``and``, ``or`` and ``not`` may combine;
 * ``+``, ``-``, ``*``, ``//``, ``%``, ``min`` and ``max``;
 * ``return`` of a tuple, as the last statement of a block;
 * calls of helper functions, see :mod:`.source`.
 
-All numbers are integers below 2**53. Anything else raises :class:`Untranslatable`, which names the file and the line,
-and says what to write instead.
+All numbers are integers below 2**53. Anything else raises :class:`Untranslatable`, whose message names the file, the
+line, and what to write instead.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Function(ABC):
 
     Args:
         module: the module in which ``node`` is defined.
-        node: the definition, without docstring and with its helpers inlined.
-        helper: the function is a helper, so it may return a single number instead of a tuple.
+        node: the definition of the function, without its docstring and with its helpers inlined.
+        helper: whether the function is a helper. A helper may return a single number instead of a tuple.
     """
 
     language: ClassVar[str]
     reserved: ClassVar[frozenset[str]]
-    """Names that have another meaning in the language, or in the generated text around the function."""
+    """Names that already have a meaning in the language, or in the generated text around the function."""
     comparisons: ClassVar[dict[type[ast.cmpop], str]]
     elif_word: ClassVar[str]
 
@@ -61,10 +61,10 @@ class Function(ABC):
         """Return the translation of the function ``name`` of a module.
 
         Raises:
-            Untranslatable: the function, or a helper that it calls, contains something outside the subset.
+            Untranslatable: the function or one of its helpers contains something outside the subset.
         """
         node = module.function(name)
-        # Check each helper on its own, because an inlined helper could read the variables of its caller.
+        # Check each helper separately, because an inlined helper could read the variables of its caller.
         for helper in module.helpers:
             cls(module, helper, helper=True)
         return cls(module, node)
@@ -74,7 +74,7 @@ class Function(ABC):
         """Return the translation of the function of ``policy``. See :meth:`of`."""
         return cls.of(Module.of(policy), policy.name)
 
-    # What a subclass implements
+    # The methods that a subclass implements
 
     @abstractmethod
     def lines(self) -> Iterator[str]:
@@ -98,11 +98,11 @@ class Function(ABC):
 
     @abstractmethod
     def assign(self, names: Sequence[str], numbers: Sequence[str]) -> str:
-        """Return the text that assigns ``numbers`` to ``names``, all at the same time."""
+        """Return the text that assigns ``numbers`` to ``names``. No number is read after a name has changed."""
 
     @abstractmethod
     def give(self, numbers: Sequence[str]) -> str:
-        """Return the text of a ``return``."""
+        """Return the text of a ``return`` statement."""
 
     @abstractmethod
     def end_if(self) -> str:

@@ -1,4 +1,4 @@
-"""The settings of a circuit breaker. They are checked when the breaker is defined."""
+"""The settings of a circuit breaker, which are checked when the breaker is defined."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ class CircuitBreakerConfig:
 
     Attributes:
         name: the name of the breaker in the whole fleet.
-        failure_threshold: the breaker opens after this many consecutive failures.
-        recovery_timeout: how long it stays open the first time.
-        reset_timeout: after it was closed for this long, the next wait is ``recovery_timeout`` again.
-        half_open_max_calls: how many probes may run at the same time in the whole fleet.
-        exponential_backoff_multiplier: the wait grows by this factor with each opening.
-        exponential_backoff_max: the longest wait that this growth reaches.
-        success_threshold: how many probes have to succeed before it closes.
-        probe_timeout: a probe whose process died gives up its place after this long.
-        failure_rate, slow_call_rate: fractions of the calls in ``window`` at which it opens as well. With
-            ``failure_threshold=1_000_000`` only these rates open it.
-        slow_call_duration: a call that takes at least this long is slow.
-        minimum_calls: the rates count once there are this many calls in ``window``.
+        failure_threshold: the number of consecutive failures that open the breaker.
+        recovery_timeout: how long the breaker stays open the first time.
+        reset_timeout: how long the breaker has to stay closed until the next wait is ``recovery_timeout`` again.
+        half_open_max_calls: the maximum number of probes that run at the same time in the whole fleet.
+        exponential_backoff_multiplier: the factor by which the wait grows with each opening.
+        exponential_backoff_max: the maximum to which the wait grows.
+        success_threshold: the number of probes that have to succeed before the breaker closes.
+        probe_timeout: the time after which a probe whose process died makes room for another probe.
+        failure_rate, slow_call_rate: the fractions of failed and of slow calls in ``window`` that open the breaker too.
+            With ``failure_threshold=1_000_000`` only these rates open the breaker.
+        slow_call_duration: the shortest duration of a slow call.
+        minimum_calls: the minimum number of calls in ``window`` for the rates to count.
         window: the time over which the rates are computed.
-        cache_ttl: for how long a process permits calls by its cached verdict. 0 asks the store every time.
+        cache_ttl: how long a process permits calls by its cached verdict. With 0, each call asks the store.
         expected_exception: exceptions that count as a failure.
-        ignored_exceptions: exceptions that are not counted.
-        success_exceptions: exceptions that count as a success, such as one for HTTP's 404.
-        is_failure: a function that is called with a result and returns whether it counts as a failure.
-        fallback_function: a function that is called with the same arguments in place of a rejected call.
-        slow_start: for this long after closing, the share of calls that are permitted rises from a tenth to all.
-        shadow: decide and report, but reject no call.
-        respect_retry_after: a failure that carries ``Retry-After`` opens the breaker for exactly that long.
+        ignored_exceptions: exceptions that do not count.
+        success_exceptions: exceptions that count as a success, such as an exception for HTTP's 404.
+        is_failure: a function that takes the result of a call and returns whether the result counts as a failure.
+        fallback_function: a function that is called with the arguments of a rejected call, in place of that call.
+        slow_start: the time after closing in which the share of permitted calls rises from a tenth to all.
+        shadow: whether the breaker only decides and reports, and rejects no call.
+        respect_retry_after: whether a failure that carries ``Retry-After`` opens the breaker for exactly that time.
         on_store_failure: what to do while the store is unavailable: ``"local"`` (this process decides alone),
             ``"allow"`` (permit every call) or ``"deny"`` (reject every call).
     """
@@ -80,11 +80,11 @@ class CircuitBreakerConfig:
         for name in ("recovery_timeout", "probe_timeout"):
             self._check_span(name, least=0.001)
         if not (_is_number(self.window) and 0.001 <= self.window <= 30 * 86400):
-            raise self._wrong("window", "seconds, from 0.001 to 30 days")
+            raise self._wrong("window", "seconds, from 0.001 to 2,592,000 (30 days)")
         for name in ("reset_timeout", "exponential_backoff_max", "cache_ttl"):
             self._check_span(name, least=0)
         if not (_is_number(self.slow_start) and 0 <= self.slow_start <= 30 * 86400):
-            raise self._wrong("slow_start", "seconds, from 0 to 30 days")
+            raise self._wrong("slow_start", "seconds, from 0 to 2,592,000 (30 days)")
         if self.slow_call_duration is not None:
             self._check_span("slow_call_duration", least=0)
         for name in ("failure_rate", "slow_call_rate"):
@@ -93,7 +93,7 @@ class CircuitBreakerConfig:
                 raise self._wrong(name, "a fraction from 0.001 to 1")
         if (self.slow_call_rate is None) != (self.slow_call_duration is None):
             raise ConfigurationError(
-                f"breaker {self.name!r}: slow_call_rate and slow_call_duration go together; set both or neither"
+                f"breaker {self.name!r}: slow_call_rate and slow_call_duration go together: set both or neither"
             )
         multiplier = self.exponential_backoff_multiplier
         if not (_is_number(multiplier) and 1 <= multiplier <= 100):
@@ -123,16 +123,16 @@ class CircuitBreakerConfig:
     def _check_span(self, name: str, least: float) -> None:
         value = getattr(self, name)
         if not (_is_number(value) and least <= value <= LONGEST / SECOND):
-            raise self._wrong(name, f"seconds, from {least:g} to 400 days")
+            raise self._wrong(name, f"seconds, from {least:g} to 34,560,000 (400 days)")
 
     def _wrong(self, name: str, expected: str) -> ConfigurationError:
         return ConfigurationError(f"breaker {self.name!r}: {name}={getattr(self, name)!r} should be {expected}")
 
     def with_options(self, options: Mapping[str, Any]) -> CircuitBreakerConfig:
-        """Return this configuration with some settings replaced.
+        """Return this configuration with the settings in ``options`` replaced.
 
         Raises:
-            ConfigurationError: a setting is unknown (the error names the nearest one), or a value is wrong.
+            ConfigurationError: a setting is unknown, or a value is wrong. The error names the nearest known setting.
         """
         for name in options:
             if name not in OPTIONS:
@@ -144,7 +144,7 @@ def check_name(name: object) -> None:
     """Check that the name of a breaker is a string.
 
     Raises:
-        ConfigurationError: it is not a string. A number is probably a setting in the place of the name.
+        ConfigurationError: the name is not a string. If it is a number, the error suggests to pass it as a setting.
     """
     if not isinstance(name, str):
         hint = (
@@ -160,4 +160,4 @@ def _is_number(value: object) -> bool:
 
 
 OPTIONS = tuple(f.name for f in fields(CircuitBreakerConfig) if f.name != "name")
-"""The names of the settings."""
+"""The names of the settings, without ``name``."""

@@ -1,4 +1,4 @@
-"""The settings that exist, with their defaults and their checks."""
+"""All settings, with their defaults and checks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 OnStoreFailure = Literal["local", "allow", "deny"]
-"""What a guard does while the store is unavailable: decide alone in this process, allow every call, or deny it."""
+"""How a guard decides while the store is unavailable: alone in this process, or by allowing or denying every call."""
 
 
 class Setting(NamedTuple):
-    """A setting: its default, a function that checks or converts a value, and what to write instead of a wrong one."""
+    """A setting.
+
+    Attributes:
+        default: the default value.
+        check: a function that converts a value to the type of the setting, or raises ``ValueError``.
+        expected: the values that the setting accepts, for error messages.
+        words: the possible values, if the setting accepts only a few words.
+    """
 
     default: Any
     check: Callable[[Any], Any]
     expected: str
     words: tuple[str, ...] = ()
-    """The possible values, if the setting is one of a few words."""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -98,10 +104,10 @@ SETTINGS: dict[str, Setting] = {
     "trusted_proxies": Setting((), _list, "a list of addresses and networks, as in ['10.0.0.0/8']"),
     "response_handler": Setting(None, _callable, _FUNCTION),
     "exception_handler": Setting(None, _callable, _FUNCTION),
-    "metrics_token": Setting("", _text, "a string, which Prometheus sends as a Bearer token"),
+    "metrics_token": Setting("", _text, "a string, the Bearer token that Prometheus sends"),
     "middleware": Setting(None, _mapping, _DICTIONARY),
 }
-"""The settings that exist. In Django and in the environment they are in capitals, after ``RATELIMIT_``."""
+"""All settings by name. In Django and in the environment a name is in capitals, after ``RATELIMIT_``."""
 OF_VIEWS = frozenset(
     {
         "enable",
@@ -115,4 +121,4 @@ OF_VIEWS = frozenset(
         "middleware",
     }
 )
-"""The settings that only the integration with Django's views reads."""
+"""The names of the settings that only the integration with Django's views reads."""

@@ -1,6 +1,6 @@
 """Find the value of a setting.
 
-The first source that sets it wins:
+A setting has the value of the first source that sets it:
 
 1. :func:`ratelimit_core.configure`, called by the program;
 2. a source that a framework added with :func:`add_source` (the Celery app's ``resilience_*``);
@@ -29,15 +29,16 @@ sources: list[Source] = []
 
 
 def add_source(source: Source) -> None:
-    """Ask ``source(name)`` for settings before Django and the environment. It returns None if it has no value."""
+    """Ask ``source(name)`` for settings before Django and the environment. The source returns None for no value."""
     if source not in sources:
         sources.append(source)
 
 
 def chosen(*names: str) -> str:
-    """Return which of these settings the first source with any of them has.
+    """Return the name of the setting that is in force. The first source that sets any of ``names`` decides.
 
-    If that source has several, or no source has one, return the first of ``names``.
+    If this source sets several of ``names``, the earliest of these names is returned. If no source sets any, the first
+    name is returned. An empty value counts as not set.
     """
     for source in _in_order():
         for name in names:
@@ -47,7 +48,7 @@ def chosen(*names: str) -> str:
 
 
 def first_set(*names: str) -> str | None:
-    """Return which of these settings the first source sets that sets any; None if no source does."""
+    """Do as :func:`chosen` does, but return None if no source sets any of ``names``. An empty value counts as set."""
     return next((name for source in _in_order() for name in names if source(name) is not None), None)
 
 
@@ -56,10 +57,10 @@ def _in_order() -> tuple[Source, ...]:
 
 
 def setting(name: str) -> Any:
-    """Return the value of a setting, from the first source that has it.
+    """Return the value of a setting from the first source that sets it, or the default.
 
     Raises:
-        ConfigurationError: its value is wrong.
+        ConfigurationError: the value is wrong.
     """
     for source in _in_order():
         value = source(name)
@@ -69,7 +70,7 @@ def setting(name: str) -> Any:
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return ``value`` in the type of the setting: the environment has only text.
+    """Return ``value`` converted to the type of the setting, because the environment holds only text.
 
     Raises:
         ConfigurationError: the value is wrong.

@@ -1,1 +1,1 @@
-"""The state of the fleet, in the form that people read."""
+"""The state of the fleet, in a form for people to read."""

@@ -12,7 +12,7 @@ _URGENCY = {"open": 0, "half_open": 1, "closed": 2}
 
 
 def urgency(status: Mapping[str, Any]) -> tuple[int, bool]:
-    """Return a sort key that puts open breakers first, and among equals those with a manual override."""
+    """Return a sort key: open, half-open, closed. Among equals, breakers with a manual override come first."""
     return _URGENCY[status["state"]], status["mode"] == "automatic"
 
 
@@ -25,7 +25,7 @@ def _are(number: int) -> str:
 
 
 def probe_of(status: Mapping[str, Any]) -> str:
-    """Return when the next probe is, or ``""`` if none is planned. A probe that is due runs at the next call."""
+    """Return in words when the next probe runs, or ``""`` if no probe is planned. A due probe is the next call."""
     if status["state"] == "half_open":
         return "now"
     due = status["next_attempt_time"]
@@ -35,7 +35,7 @@ def probe_of(status: Mapping[str, Any]) -> str:
 
 
 def word_of(status: Mapping[str, Any]) -> str:
-    """Return the manual override of a breaker in words, or ``""`` if there is none."""
+    """Return the manual override of a breaker in words, or ``""`` without an override."""
     if status["mode"] == "automatic":
         return "shadow mode: no call is rejected" if status["shadow"] else ""
     by = f" by {status['author']}" if status["author"] else ""

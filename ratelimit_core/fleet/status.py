@@ -13,17 +13,19 @@ from .timeline import timeline
 from .usage import LimitInUse, overview
 
 _WITH_HISTORY = 50
-"""Histories are read of at most this many breakers, those that changed last, because each costs a round trip."""
+"""The maximum number of breakers whose history is read, because each history costs a round trip."""
 
 
 class Fleet(NamedTuple):
-    """The state of the whole fleet, as the configured store knows it.
+    """The state of the whole fleet, read from the configured store.
 
     Attributes:
-        breakers: the status of each breaker by its name, as ``circuit_breaker_registry.get_fleet_status()`` returns it.
+        breakers: the status of each breaker by name, from ``circuit_breaker_registry.get_fleet_status()``.
         limits, waiting: see :class:`Overview`.
-        histories: the history of the breakers that changed last, by name; the newest entry first.
-        unavailable: why the store is unavailable, or ``""``. All other fields are empty then.
+        histories: the histories by the breaker's name, with the newest entry first. Only breakers with an override and
+            the breakers that changed last have a history here.
+        unavailable: why the store is unavailable. If the store is available, ``""``; otherwise all other fields are
+            empty.
     """
 
     breakers: dict[str, dict[str, Any]]
@@ -33,19 +35,19 @@ class Fleet(NamedTuple):
     unavailable: str = ""
 
     def worst_first(self) -> list[str]:
-        """Return the names of all breakers: the open ones first, and among equals those with a manual override."""
+        """Return the names of all breakers in the order of :func:`urgency`, and among equals by name."""
         return sorted(self.breakers, key=lambda name: (urgency(self.breakers[name]), name))
 
     def since(self, name: str) -> float | None:
-        """Return since when the breaker has been in its present state for callers.
+        """Return the time at which the present state of the breaker began, as callers see the state.
 
-        In seconds since the epoch; None if the history does not tell.
+        In seconds since the epoch; None if the time is not known.
         """
         spans = timeline(self.histories.get(name, ()), 0.0, time.time())
         return spans[-1].began or self.breakers[name]["changed_at"]
 
     def headline(self) -> str:
-        """Sum up the state in one sentence."""
+        """Return a summary of the state in one sentence."""
         if self.unavailable:
             return "The shared store is unavailable"
         states = [status["state"] for status in self.breakers.values()]
@@ -60,7 +62,10 @@ class Fleet(NamedTuple):
 
 
 def look() -> Fleet:
-    """Read the state of the whole fleet from the configured store. A few round trips, and one for each history."""
+    """Read the state of the whole fleet from the configured store.
+
+    Costs the round trips of :func:`overview` and ``get_fleet_status()``, and one for each history.
+    """
     try:
         breakers = circuit_breaker_registry.get_fleet_status()
         backend = configured.get_store().backend

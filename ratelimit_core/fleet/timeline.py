@@ -1,4 +1,4 @@
-"""Derive from a breaker's history which state callers met at which time."""
+"""Derive the states that callers saw, and their times, from a breaker's history."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _OVERRULING = ("forced_open", "forced_closed", "disabled")
 
 
 def timeline(history: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Span]:
-    """Return the states that callers met from ``began`` to ``ended``, oldest first.
+    """Return the states that callers saw from ``began`` to ``ended``, oldest first. Times are seconds since the epoch.
 
-    ``history`` is newest first. A manual override goes before the state. A breaker that opened in shadow mode rejected
-    no call, so it counts as closed. So does the time before the first entry.
+    The newest entry of ``history`` is the first. A manual override takes precedence over the breaker's own state. A
+    breaker in shadow mode rejects no call, so its states count as closed. The time before the first entry counts as
+    closed too.
     """
     changes: list[tuple[float, str]] = [(began, "closed")]
     state, mode, mode_ends = "closed", "", math.inf

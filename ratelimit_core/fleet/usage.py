@@ -1,4 +1,4 @@
-"""Read which limits are in use, and how many tasks wait for each breaker."""
+"""Read the limits that are in use, and the number of tasks that wait for each breaker."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from ..protocol.limit import LimitVerdict
 _TURNS = turns_of("")
 _AT_A_TIME = 500
 MOST = 200
-"""At most this many limits of each algorithm are read, because each of a million clients may have one."""
+"""The maximum number of limits of each algorithm that are read, because each of a million clients may have a limit."""
 
 
 class LimitInUse(NamedTuple):
-    """How much of a limit is used now.
+    """A limit and its present use.
 
     Attributes:
-        key: the key that is limited.
+        key: the key that the limit counts calls by.
         limit: the limit as it is written: ``10/s``, ``10/s burst 20``, or the number of concurrent runs.
         algorithm: the policy's name; ``concurrency`` for concurrent runs.
-        allowance, used: how many calls the limit allows, and how many of them are taken.
-        retry_after: seconds until one more call is allowed; 0 if that is now.
-        reset_after: seconds until nothing is used any more; 0 for concurrent runs.
+        allowance: the number of units that the limit allows.
+        used: the number of units that are used now.
+        retry_after: seconds until one more call is allowed; 0 if a call is allowed now.
+        reset_after: seconds until no unit counts as used; 0 for concurrent runs.
     """
 
     key: str
@@ -43,7 +44,7 @@ class LimitInUse(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """The result of :func:`overview`: the fullest limits first, and the number of waiting tasks of each breaker."""
+    """The limits in use, fullest first, and the number of tasks that wait for each breaker."""
 
     limits: list[LimitInUse]
     waiting: dict[str, int]
@@ -52,17 +53,21 @@ class Overview(NamedTuple):
 def overview(
     backend: Backend, breakers: Mapping[str, Mapping[str, Any]], most: int = MOST, *, now: float | None = None
 ) -> Overview:
-    """Return the limits that ``backend`` lists, at most ``most`` of each algorithm, and the tasks that wait.
+    """Return the limits in use that ``backend`` lists, and the number of waiting tasks.
 
-    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out.
-
-    ``breakers`` is the result of ``circuit_breaker_registry.get_fleet_status()``. Each task that waits for a breaker
-    has reserved a time to resume after the next probe. The number of tasks follows from the time that these
+    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out of the limits. Each task that waits for a
+    breaker has reserved a time to resume after the next probe. So the number of tasks follows from the time that all
     reservations take up. Costs a round trip for each algorithm, and one for every 500 limits.
+
+    Args:
+        backend: the store to read.
+        breakers: the result of ``circuit_breaker_registry.get_fleet_status()``.
+        most: the maximum number of limits of each algorithm that are read.
+        now: the present time in seconds since the epoch, by default this machine's.
 
     Raises:
         BackendError: the store is unavailable.
-        CircuitBreakerError: the store has been unavailable for a while, and is not asked now.
+        CircuitBreakerError: the store was unavailable recently, so it was not asked.
     """
     listed = _listed(backend, LIMITS, most)
     known = [(limit, name) for policy, (name, text) in listed if (limit := Limit.of_key(policy, text)) is not None]
@@ -91,7 +96,7 @@ def overview(
 def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
     """Return the key, the limit as it is written, and the algorithm of every limit that ``backend`` lists.
 
-    Those of :mod:`~ratelimit_core.protocol.internal_keys` are left out. A round trip for each algorithm.
+    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out. Costs a round trip for each algorithm.
 
     Raises:
         ResilienceError: the store is unavailable.

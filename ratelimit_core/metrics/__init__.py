@@ -1,5 +1,5 @@
 """Metrics to alert on, for Prometheus and OpenTelemetry. A program imports the exporter that it uses.
 
-The state that the fleet shares is read from its store when it is asked for (:mod:`.fleet`). Each process adds up its
-own counts (:mod:`.counters`).
+Gauges show the state that the fleet shares. They are read from the store when metrics are collected (:mod:`.fleet`).
+Counters and histograms show what one process counts (:mod:`.counters`).
 """

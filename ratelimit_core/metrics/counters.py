@@ -1,4 +1,4 @@
-"""Read the counts that breakers and limits keep in any case. Metrics cost a call nothing."""
+"""Read the counts that breakers and limits keep even without metrics, so that metrics add no cost to a call."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..limiter.denials import denials
 from .labels import FirstSeen, label_of, labelling
 
 COUNTED = ("successes", "failures", "rejections", "shadow_rejections", "probes")
-"""The attributes of a breaker's state that are counters."""
+"""The attributes of a :class:`BreakerCache` that are counters."""
 _AT_A_TIME = 500
-"""So many breakers are read within one call, which takes half a millisecond."""
+"""The maximum number of breakers that :meth:`Counts.take_some` reads, which takes half a millisecond."""
 
 
 class Counts:
-    """The counts of this process that no exporter has taken yet."""
+    """The counts of this process that an exporter has not taken yet."""
 
     def __init__(self) -> None:
         self._breakers, self._limits = FirstSeen(), FirstSeen()
@@ -35,7 +35,7 @@ class Counts:
         self._next = 0.0
 
     def due(self) -> bool:
-        """Return True at most once a second."""
+        """Return whether counts are due. Returns True at most once a second."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -43,12 +43,12 @@ class Counts:
         return True
 
     def take(self, only: Iterable[BreakerCache] | None = None) -> Counter[tuple[str, str]]:
-        """Take the new counts of all breakers, or ``only`` of those, by label and name. Each is taken once."""
+        """Return the counts since the last call, by label and counter, of all breakers or of ``only`` these."""
         with self._lock:
             return self._take(caches() if only is None else only)
 
     def take_some(self) -> Counter[tuple[str, str]]:
-        """Take the counts of the next part of the breakers, because there may be very many."""
+        """Do as :meth:`take` does for the next :data:`_AT_A_TIME` breakers, because there may be very many."""
         with self._lock:
             if not self._round:
                 self._round = caches()
@@ -71,7 +71,7 @@ class Counts:
         return taken
 
     def take_denials(self) -> Counter[tuple[str, str]]:
-        """Take the new number of denied hits, by the limit as it is written and its algorithm."""
+        """Return the number of hits that were denied since the last call, by limit and algorithm."""
         with self._lock:
             now = Counter(denials)
             taken = now - self._told_denials
@@ -82,8 +82,8 @@ class Counts:
         return bounded
 
     def label(self, name: str) -> str:
-        """Return the label of the breaker ``name``; ``other`` if there are too many labels."""
+        """Return the label of the breaker ``name``, or ``other`` if there are too many labels."""
         return self._breakers(label_of(name))
 
 
-_instances = renewed_after_fork(Counts._begin)  # in a child, breakers begin to count at 0
+_instances = renewed_after_fork(Counts._begin)  # in a forked child, breakers count from 0

@@ -1,4 +1,4 @@
-"""The metrics that each process counts, and the interface of the exporters that add them up."""
+"""The metrics that each process counts, and the interface of exporters."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LIMITED = "resilience_task_rate_limited"
 WAITED = "resilience_task_waited_seconds"
 
 COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    CALLS: ("Calls through the breaker that ended or were not permitted", ("breaker", "outcome")),
+    CALLS: ("Calls through the breaker that ended or were rejected", ("breaker", "outcome")),
     PROBES: ("Probes that the breaker permitted", ("breaker",)),
     SHADOW_REJECTIONS: ("Calls that the breaker would have rejected without shadow mode", ("breaker",)),
-    TRANSITIONS: ("Changes of state that this process caused", ("breaker", "to")),
+    TRANSITIONS: ("Changes of the breaker's state that this process caused", ("breaker", "to")),
     DENIALS: ("Hits that the limit denied", ("limit", "algorithm")),
     ERRORS: ("Round trips to the shared store that failed", ()),
-    OUTAGES: ("How often the shared store became unavailable", ()),
+    OUTAGES: ("Times that the shared store became unavailable", ()),
     DEFERRALS: ("Tasks that were deferred", ("task", "reason")),
     DEFERRED: ("Seconds for which tasks were deferred", ("task", "reason")),
     LIMITED: ("Tasks that a limit denied", ("task",)),
@@ -44,46 +44,46 @@ _OF_BREAKERS: dict[str, tuple[str, ...]] = {
     "probes": (PROBES,),
     "shadow_rejections": (SHADOW_REJECTIONS,),
 }
-"""The metric of each counter of a breaker, with its label ``outcome`` if it has one."""
+"""For each counter of a breaker: the metric and, if the metric has the label ``outcome``, the label's value."""
 
 HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     LATENCY: (
-        "Round trips to the shared store",
+        "Duration of a round trip to the shared store in seconds",
         (),
         (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0),
     ),
     WAITED: (
-        "From the first deferral until the task ran",
+        "Seconds from the first deferral of a task until it ran",
         ("task",),
         (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0),
     ),
 }
-"""The help text, the labels and the bounds of the buckets in seconds, of each histogram."""
+"""The help text of each histogram, its labels, and the upper bounds of its buckets in seconds."""
 
 
 class Exporter(ABC):
-    """An exporter, which adds up what this process counts."""
+    """An exporter of the metrics that this process counts."""
 
     def __init__(self) -> None:
         self.counts = Counts()
 
     @abstractmethod
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Add ``number`` to one of :data:`COUNTERS`."""
+        """Add ``number`` to the counter ``metric``, one of :data:`COUNTERS`."""
 
     @abstractmethod
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Record one value of one of :data:`HISTOGRAMS`."""
+        """Record one value in seconds in the histogram ``metric``, one of :data:`HISTOGRAMS`."""
 
     def flush(self, *only: BreakerCache) -> None:
-        """Add what was counted since the last time, of all breakers or ``only`` these.
+        """Add the counts since the last flush, of all limits and of all breakers or ``only`` these.
 
-        What a process counted since then is lost if the process is killed.
+        If a process is killed, the counts since its last flush are lost.
         """
         self._hand_over(self.counts.take(only or None))
 
     def flush_if_due(self) -> None:
-        """Do what :meth:`flush` does, at most once a second; of very many breakers flush a part each time."""
+        """Do as :meth:`flush` does, at most once a second. If there are very many breakers, flush the next part."""
         if self.counts.due():
             self._hand_over(self.counts.take_some())
 
@@ -99,7 +99,7 @@ _exporters: list[Exporter] = []
 
 
 def install(exporter: Exporter) -> None:
-    """Add up in ``exporter`` what this process and its forks count. A second call does nothing."""
+    """Export the counts of this process and its forks through ``exporter``. A second call does nothing."""
     if exporter in _exporters:
         return
     if not _exporters:

@@ -1,4 +1,4 @@
-"""The metrics of the state that the fleet shares. Any one process may read them from the store."""
+"""The metrics of the state that the fleet shares, which any process can read from the store."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ class Reading(NamedTuple):
 
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "resilience_breaker_state": (
-        "Breakers of this name in this state: 0 or 1, except for templates",
+        "Breakers of this name in this state: 0 or 1, or more for a template",
         ("breaker", "state"),
     ),
-    "resilience_breaker_mode": ("Breakers of this name in this mode, automatic or forced", ("breaker", "mode")),
-    "resilience_breaker_next_probe_timestamp_seconds": ("When the first probe is due", ("breaker",)),
+    "resilience_breaker_mode": (
+        "Breakers of this name in this mode: 0 or 1, or more for a template",
+        ("breaker", "mode"),
+    ),
+    "resilience_breaker_next_probe_timestamp_seconds": ("Time of the next probe", ("breaker",)),
     "resilience_tasks_waiting": ("Tasks that wait for the breaker", ("breaker",)),
-    "resilience_limit_used_ratio": ("The used fraction of the fullest limit of this kind", ("limit", "algorithm")),
+    "resilience_limit_used_ratio": ("Used fraction of the fullest limit of this kind", ("limit", "algorithm")),
     "resilience_limits_full": ("Limits of this kind that are used up", ("limit", "algorithm")),
-    STORE_UP: ("Whether the shared store answers", ()),
+    STORE_UP: ("1 if the shared store answers, otherwise 0", ()),
 }
-"""The help text and the labels of each metric."""
+"""The help text and the labels of each gauge."""
 
 
 def readings() -> list[Reading]:
-    """Return the state of the fleet now. Raise nothing.
+    """Return the present values of all gauges, or only :data:`STORE_UP` if the store is unavailable.
 
-    If the store is unavailable, only :data:`STORE_UP` is returned. Costs the round trips of
-    :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()``.
+    Costs the round trips of :func:`~ratelimit_core.fleet.usage.overview` and ``get_fleet_status()``.
     """
     try:
         fleet = circuit_breaker_registry.get_fleet_status()

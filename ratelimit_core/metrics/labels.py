@@ -1,4 +1,4 @@
-"""Labels of metrics. Their number is bounded, and they identify no client."""
+"""Labels of metrics. The number of labels is limited, and no label identifies a client."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from .._util.templates import FIELD, is_template
 from ..circuit_breaker.definitions import definitions
 
 MOST = 200
-"""The greatest number of values that a label has. All others are ``other``."""
+"""The maximum number of values of a label. All further values become ``other``."""
 
 
 def label_of(name: str) -> str:
     """Return the label of a breaker: its name, or the template that its name was made from.
 
-    If this process does not know the template, the label is the part of the name before the first colon.
+    If this process does not define the breaker and the name has a colon, the label is the part before the first colon,
+    and ``:*``.
     """
     return labelling()(name)
 
 
 def labelling() -> Callable[[str], str]:
-    """Return :func:`label_of` as a function that is fast for very many names."""
+    """Return a function that returns the same as :func:`label_of`, and is faster for many names."""
     known = dict.fromkeys(list(definitions))
     templates = [template for template in known if is_template(template)]
 
@@ -43,13 +44,13 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 class FirstSeen:
-    """Keeps the first :data:`MOST` labels, and replaces all others with ``other``."""
+    """A filter that keeps the first :data:`MOST` labels, and replaces all others with ``other``."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
 
     def __call__(self, label: str) -> str:
-        """Return ``label`` or ``other``."""
+        """Return ``label``, or ``other`` if there are too many labels."""
         if label in self._seen or len(self._seen) < MOST:
             self._seen.add(label)
             return label
@@ -57,7 +58,7 @@ class FirstSeen:
 
 
 def bounded(labels: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that keeps the first :data:`MOST` of ``labels`` and replaces others with ``other``."""
+    """Return a function that keeps the first :data:`MOST` of ``labels``, and replaces all others with ``other``."""
     first = FirstSeen()
     for label in labels:
         first(label)

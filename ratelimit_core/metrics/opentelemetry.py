@@ -1,7 +1,8 @@
-"""OpenTelemetry: ``pip install resilient-tasks[opentelemetry]``, and :func:`install` once in each process.
+"""Export metrics to OpenTelemetry.
 
-The metrics are those of Prometheus. Their names begin with two dots in place of the underscores, as in
-``resilience.breaker.calls`` and ``resilience.task.waited_seconds``.
+Run ``pip install resilient-tasks[opentelemetry]``, and call :func:`install` once in each process. The metrics are the
+same as for Prometheus. In their names, dots replace the first two underscores, as in ``resilience.breaker.calls`` and
+``resilience.task.waited_seconds``.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ _Observe = Callable[[CallbackOptions], Iterable[Observation]]
 
 
 def install(meter: Meter | None = None, *, fleet: bool = True) -> None:
-    """Export what this process counts and, with ``fleet``, the state that the fleet shares.
+    """Export the counts of this process and, with ``fleet``, the state that the fleet shares.
 
-    Call it in the process that exports: after the fork, under prefork. Leave ``fleet`` on in one process only.
+    Call this function in each process that exports. Under prefork, call it after the fork. Pass ``fleet=False`` in all
+    processes but one.
     """
     meter = meter or get_meter("resilient-tasks")
     exporter.install(Instruments(meter))
     if fleet:
-        look = Resting(readings, at_least=SECOND)  # a collection reads each gauge on its own
+        look = Resting(readings, at_least=SECOND)  # a collection calls the function once for each gauge
         for name, (text, labels) in GAUGES.items():
             meter.create_observable_gauge(_dotted(name), [_gauge(name, labels, look)], description=text)
 
@@ -44,7 +46,7 @@ def _dotted(name: str) -> str:
 
 
 class Instruments(Exporter):
-    """An exporter to OpenTelemetry: histograms, and counters that are read when it collects them."""
+    """An exporter to OpenTelemetry. Its counters are read when OpenTelemetry collects metrics."""
 
     def __init__(self, meter: Meter) -> None:
         super().__init__()
@@ -64,12 +66,12 @@ class Instruments(Exporter):
         self._totals: defaultdict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
 
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Add ``number`` to a counter."""
+        """Add ``number`` to the counter ``metric``."""
         with self._lock:
             self._totals[metric][labels] += number  # type: ignore[assignment] # some counters count seconds
 
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Record one value of a histogram."""
+        """Record one value in the histogram ``metric``."""
         self._histograms[metric].record(value, dict(zip(HISTOGRAMS[metric][1], labels, strict=True)))
 
     def _counter(self, metric: str, names: tuple[str, ...]) -> _Observe:

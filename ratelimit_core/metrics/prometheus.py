@@ -1,7 +1,8 @@
-"""Prometheus: ``pip install resilient-tasks[prometheus]``, and :func:`install` once in each process.
+"""Export metrics to Prometheus.
 
-Where several processes are one target (prefork, gunicorn), set ``PROMETHEUS_MULTIPROC_DIR``, as for all other metrics:
-see the documentation of ``prometheus_client``.
+Run ``pip install resilient-tasks[prometheus]``, and call :func:`install` once in each process. If several processes are
+one target, as under prefork or gunicorn, set ``PROMETHEUS_MULTIPROC_DIR``. See the documentation of
+``prometheus_client``.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ except ImportError as error:
     raise missing_extra(__name__, "prometheus", error) from None
 
 own = CollectorRegistry()
-"""The registry of this process's counts. Where several processes are one target, their common directory has all."""
+"""The registry of the counts of this process. ``PROMETHEUS_MULTIPROC_DIR`` has the counts of all processes."""
 
 
 class Instruments(Exporter):
-    """An exporter to Prometheus' counters and histograms."""
+    """An exporter to the counters and histograms of ``prometheus_client``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,12 +41,12 @@ class Instruments(Exporter):
         }
 
     def add(self, metric: str, number: float, *labels: str) -> None:
-        """Add ``number`` to a counter."""
+        """Add ``number`` to the counter ``metric``."""
         counter = self._counters[metric]
         (counter.labels(*labels) if labels else counter).inc(number)
 
     def record(self, metric: str, value: float, *labels: str) -> None:
-        """Record one value of a histogram."""
+        """Record one value in the histogram ``metric``."""
         histogram = self._histograms[metric]
         (histogram.labels(*labels) if labels else histogram).observe(value)
 
@@ -54,27 +55,27 @@ instruments = Instruments()
 
 
 def install() -> None:
-    """Count in this process and in the children that it forks. A second call does nothing."""
+    """Count in this process and in its forks. A second call does nothing."""
     exporter.install(instruments)
 
 
 class FleetCollector(Collector):
-    """The state that the fleet shares, read from its store at each scrape."""
+    """A collector of the state that the fleet shares, which it reads from the store at each scrape."""
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the values of :func:`~ratelimit_core.metrics.fleet.readings`."""
+        """Yield the metrics of :func:`~ratelimit_core.metrics.fleet.readings`."""
         families = {name: GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items()}
         for name, labels, value in readings():
             families[name].add_metric(labels, value)
         yield from families.values()
 
     def describe(self) -> Iterator[Metric]:
-        """Yield the metrics without values, so that registration asks no store."""
+        """Yield the metrics without values, so that a registration costs no round trip."""
         yield from (GaugeMetricFamily(name, text, labels=labels) for name, (text, labels) in GAUGES.items())
 
 
 class Exposition(Collector):
-    """All metrics, for ``registry.register(Exposition())`` or to be scraped on its own."""
+    """A collector of all metrics. Register it with ``registry.register(Exposition())``."""
 
     def __init__(self) -> None:
         self.registry = own
@@ -84,14 +85,17 @@ class Exposition(Collector):
         self._fleet = FleetCollector()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield what processes counted, and the state that the fleet shares."""
+        """Yield the counts of the processes, and the state that the fleet shares."""
         instruments.flush()
         yield from self.registry.collect()
         yield from self._fleet.collect()
 
 
 def exposition(accept: str = "") -> tuple[bytes, str]:
-    """Return the text that Prometheus reads, and its content type: one of those in the header ``Accept``."""
+    """Return all metrics as text for Prometheus, and the content type of the text.
+
+    ``accept`` is the header ``Accept`` of the request, which chooses the content type.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Exposition())
     encode: Any

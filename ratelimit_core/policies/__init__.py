@@ -1,23 +1,35 @@
-"""The policies: each decides calls by pure functions over integers, in its own module.
+"""The policies. Each policy decides calls with pure functions over integers, in its own module.
 
-A policy is written once and runs everywhere: as Python next to a store that runs Python, as generated Lua inside Redis,
-and as generated SQL inside PostgreSQL. So it is written in a small subset of Python (see
-:mod:`ratelimit_core.codegen`), reads no clock and does no I/O. Times and durations are in µs. The signature of the
-function that decides says what it needs::
+A policy is written once and runs in every store: as Python in the process, as generated Lua inside Redis, and as
+generated SQL inside PostgreSQL. So a policy is written in a small subset of Python (see :mod:`ratelimit_core.codegen`),
+reads no clock and does no I/O. Times and durations are in µs.
+
+The parameters of a policy's function are its inputs::
 
     def policy(record..., /, event..., now, leases..., *, config...): ...
 
-* *positional-only*: the stored record; all zeros if there is none;
-* *positional*: the event; ``now``, the store's clock; and facts about the policy's lease set, by the names in
-  :data:`LEASES`. A lease is a member that ends at its own time; the caller's lease is found by its lease id;
+* *positional-only*: the fields of the stored record, or zeros if no record is stored;
+* *positional*: the event; ``now``, the time of the store's clock; and the facts in :data:`LEASES` that the policy uses;
 * *keyword-only*: the configuration.
 
-It returns one flat tuple: ``allowed`` (1 or 0), ``wait`` (µs until asking again makes sense), two answers of its own,
-``expires`` (when the record is no longer needed; 0 leaves the stored record alone), and the new record. A policy with a
-lease set also returns ``drop`` (how many leases of the caller's id to remove), ``add`` (how many to add) and ``ends``
-(when those end; if the call is denied, when the caller's lease ends). Leases of that id that are neither dropped nor
-added again stay, but no id names them any more. The same holds for leases that are added with a negative ``add``,
-because an id can be used once. What is stored lasts longer than ``now``.
+A lease set contains leases, each of which ends at its own time. The caller's lease is found by its lease id. Expired
+records and leases that have ended are not passed to a policy.
+
+The function returns a verdict, a flat tuple of integers:
+
+* ``allowed``: 1 or 0;
+* ``wait``: µs until asking again makes sense;
+* two answers, which each policy defines;
+* ``expires``: the time at which the record is no longer needed, or 0 to keep the stored record unchanged;
+* the fields of the new record.
+
+The verdict of a policy with a lease set also has:
+
+* ``drop``: the number of leases of the caller's id to remove;
+* ``add``: the number of leases to add. A negative number adds leases without an id, so that the id can't be used again;
+* ``ends``: the end of the added leases, or if the call is denied, the end of the caller's lease.
+
+If leases are added to an id that still has leases after the removal, those leases stay and lose their id.
 """
 
 from __future__ import annotations
@@ -38,25 +50,25 @@ Verdict = tuple[int, ...]
 """The tuple that a policy returns."""
 
 ALLOWED, WAIT, ANSWER, OTHER_ANSWER, EXPIRES, RECORD = range(6)
-"""Indices into a verdict; the record begins at ``RECORD``."""
+"""Indices into a verdict. The new record begins at ``RECORD``."""
 
 LEASES = {
-    "active": "how many leases have not ended",
-    "ending_in_period": "how many of them end within `period`",
-    "first_end": "when the first of them ends, or 0",
-    "last_end": "when the last of them ends, or 0",
-    "capacity_at": "when no more than `spare_...` of them are left, or 0",
-    "own_end": "when the caller's lease ends, or 0",
+    "active": "the number of leases that have not ended",
+    "ending_in_period": "the number of active leases that end within `period`",
+    "first_end": "the time at which the first active lease ends, or 0",
+    "last_end": "the time at which the last active lease ends, or 0",
+    "capacity_at": "the time from which at most `spare_...` of the active leases are left, or 0",
+    "own_end": "the time at which the caller's lease ends, or 0",
 }
-"""What a policy may ask about its leases. Of its parameters, the one that begins with ``spare_`` is meant."""
+"""The facts about its leases that a policy may use. ``spare_...`` is the policy's parameter :attr:`Policy.spare`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A policy's function, and the names of its parameters, read from its signature.
+    """A policy's function, and the names of the function's parameters.
 
-    ``version`` is stored with every record. Raise it when the meaning of the record changes: records of another
-    version are replaced, never misread.
+    ``version`` is stored with every record. Increase the version when the meaning of the record changes. A record of
+    another version is replaced, never read.
     """
 
     name: str
@@ -67,11 +79,11 @@ class Policy:
     leases: tuple[str, ...]
     config: tuple[str, ...]
     blank: tuple[int, ...]
-    """The record if none is stored."""
+    """The record that the function gets if no record is stored."""
     answers: int
-    """How many numbers a verdict has."""
+    """The number of integers in a verdict."""
     spare: str
-    """The parameter that says how many other leases leave room for the call; empty if there is none."""
+    """The parameter with the maximum number of other leases that leave room for the call, or ``""``."""
 
     @classmethod
     def of(cls, decide: Callable[..., Verdict], version: int = 1) -> Policy:
@@ -80,7 +92,9 @@ class Policy:
         middle = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         before, after = middle[: middle.index("now")], middle[middle.index("now") + 1 :]
         if unknown := [name for name in after if name not in LEASES]:
-            raise ValueError(f"{decide.__name__}: after `now` come {', '.join(LEASES)}; not {unknown}")
+            raise ValueError(
+                f"{decide.__name__}: the parameters {unknown} after `now` should be among {', '.join(LEASES)}"
+            )
         record = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_ONLY)
         return cls(
             name=decide.__name__,

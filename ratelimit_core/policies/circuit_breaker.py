@@ -1,12 +1,14 @@
 """The circuit breaker: closed, open, half-open.
 
-A closed breaker counts *consecutive* failures, in the order in which the store learns of them. With a window it also
-counts the rates of failed and of slow calls, over a sliding window of two halves. Each transition begins a new
-generation, and outcomes of another generation are dropped. A half-open breaker lets a few probes through. A probe is a
-lease, so a process that dies frees its place when the lease ends. An override, which an operator sets, comes before all
-of that for as long as it lasts.
+A closed breaker counts *consecutive* failures, in the order in which the store receives them. With a ``window``, the
+breaker also computes the rates of failed and of slow calls. It counts calls in the current and in the previous window.
+The previous counts are weighted by the part of that window that is within the last ``window``.
 
-Times and durations are in µs, rates and chances in thousandths.
+Each transition begins a new generation, and outcomes of another generation are dropped. A half-open breaker permits a
+few probes. Each probe holds a lease. If a process dies during its probe, the lease ends and another probe can run. An
+operator's override takes precedence over the breaker's own state until the override ends.
+
+Times and durations are in µs. Rates and chances are in thousandths.
 
 This module has over 300 lines because it lists the fields of the record and of the configuration one by one. The helper
 functions follow in the order in which ``breaker`` calls them.
@@ -25,7 +27,7 @@ REPORT = 1
 PEEK = 2
 FORCE = 3
 
-# Modes: AUTOMATIC, or what an override says.
+# Modes: AUTOMATIC without an override, or the mode of the override.
 AUTOMATIC = 0
 FORCED_OPEN = 1
 FORCED_CLOSED = 2
@@ -90,28 +92,38 @@ def breaker(
 
     ``op`` is one of:
 
-    * ``ASK`` for a permit. The call may carry ``successes`` that are not reported yet.
-    * ``REPORT`` outcomes: ``successes`` and ``failures``, of which ``slow_calls`` were slow. This gives the caller's
-      probe lease back, and is never denied. With ``duration`` a failure opens the breaker for exactly that long.
+    * ``ASK`` asks for a permit. The call may also report ``successes``.
+    * ``REPORT`` reports ``successes`` and ``failures``, of which ``slow_calls`` were slow. It releases the caller's
+      probe lease and is always allowed. With ``duration``, a failure opens the breaker for exactly that time.
     * ``PEEK`` changes nothing.
-    * ``FORCE`` the override ``new_mode`` for ``duration``; 0 means until another override.
+    * ``FORCE`` sets the override ``new_mode`` for ``duration``. A ``duration`` of 0 means until the next override.
 
-    Outcomes belong to ``generation``, and the newest success is ``success_age`` old. A ``REPORT`` that does not know
-    the generation sends 0 and the time since its call began: it counts if the call began in this generation.
+    Outcomes belong to ``generation``, and ``success_age`` is the age of the newest success. If the caller of ``REPORT``
+    does not know the generation, ``generation`` is 0 and ``success_age`` is the time since the call began. Such a
+    report counts if the call began in the present generation.
 
-    ``FORCED_OPEN`` refuses all calls. ``FORCED_CLOSED`` refuses none, counts, and never opens. ``DISABLED`` does not
-    even count. ``SHADOW`` decides as always and refuses none, and so does ``shadow=1`` in the configuration.
+    The modes of an override are:
 
-    ``spare_probes`` is ``half_open_max_calls - 1``. ``window=0`` counts no rates. ``random_permille`` is a random
-    number below 1000, for ``slow_start``. ``fingerprint`` identifies the caller's configuration, or is 0. The record
-    keeps the one of the last caller that did not know the generation, so that processes with different configurations
-    of one breaker notice.
+    * ``FORCED_OPEN`` rejects every call.
+    * ``FORCED_CLOSED`` rejects no call and counts outcomes, but never opens the breaker.
+    * ``DISABLED`` rejects no call and counts no outcomes.
+    * ``SHADOW`` changes the state as usual, but rejects no call. So does ``shadow=1`` in the configuration.
 
-    While the breaker is open, ``wait`` is the time until it may be probed, for every operation. A caller that reports a
-    failure in half-open is told the time until there is a place for another probe. An allowed call is told how much
-    longer every call has to ask. If the clock went back beyond the moment of opening, a probe is allowed at once.
+    ``spare_probes`` is ``half_open_max_calls - 1``. With ``window=0``, no rates are computed. ``random_permille`` is a
+    random number below 1000, for ``slow_start``.
 
-    Answers: the state before this call, and the number of running probes.
+    ``fingerprint`` identifies the caller's configuration, or is 0. The record keeps the fingerprint of the last ``ASK``
+    from another generation. So processes notice that they configure a breaker differently.
+
+    ``wait`` depends on the operation and the state:
+
+    * While the breaker is open: the time until the next probe may run.
+    * In half-open, for a rejected ``ASK`` or the failure of another generation: the time until another probe may run.
+    * During slow start, for an allowed ``ASK``: the time for which every call still has to ask.
+
+    If the clock goes back to before the opening, a probe is allowed at once.
+
+    Answers: the state before this call, and the number of probes that were running.
     """
     state_before = state
     if op == FORCE:
@@ -203,7 +215,7 @@ def breaker(
 
     if op == ASK and generation != current_generation and fingerprint > 0:
         last_fingerprint = fingerprint
-    # The first caller makes the first generation, so that none is used again after the store was flushed.
+    # The first generation is the present time, so that no generation is used twice if the store is flushed.
     if (op == ASK or op == FORCE) and current_generation == 0:
         current_generation = now
     expires = 0
@@ -240,14 +252,14 @@ def breaker(
 
 
 def override(new_mode: int, duration: int, now: int) -> tuple[int, int]:
-    """Return the mode that an operator sets, and when it ends; 0 means never."""
+    """Return the mode that an operator sets, and the time at which the mode ends; 0 means never."""
     if duration > 0:
         return new_mode, now + duration
     return new_mode, 0
 
 
 def expire_override(mode: int, mode_until: int, now: int) -> tuple[int, int]:
-    """Return the mode that applies now, and when it ends."""
+    """Return the mode that applies now, and the time at which the mode ends; 0 means never."""
     if 0 < mode_until <= now:
         return AUTOMATIC, 0
     return mode, mode_until
@@ -263,9 +275,9 @@ def count_consecutive(
     failure_threshold: int,
     now: int,
 ) -> tuple[int, int, int]:
-    """Return the number of failures in a row, the time of the last one, and 1 if they open the breaker.
+    """Return the number of consecutive failures, the time of the last failure, and 1 if the breaker opens.
 
-    A success resets the count only if it is newer than the last failure that the store knows.
+    A success resets the count only if the success is newer than the last failure that the store knows.
     """
     if successes > 0 and (success_age <= 0 or now - success_age > last_failure_at):
         failure_count = 0
@@ -288,7 +300,7 @@ def slide_window(
     window: int,
     now: int,
 ) -> tuple[int, int, int, int, int, int, int]:
-    """Move the window to ``now``: return the start of its current half, and the counts of both halves."""
+    """Return the start and the counts of the window that contains ``now``, and the counts of the previous window."""
     elapsed = now - window_start
     if elapsed >= 2 * window or elapsed < 0:
         return now, 0, 0, 0, 0, 0, 0
@@ -300,7 +312,10 @@ def slide_window(
 def compare_rates(
     calls: int, failed: int, slowed: int, minimum_calls: int, failure_permille: int, slow_permille: int
 ) -> int:
-    """Return 1 if the rate of failed or of slow calls opens the breaker. The three counts are in thousandths."""
+    """Return 1 if the rate of failed or of slow calls opens the breaker, otherwise 0.
+
+    The three counts are in thousandths of a call.
+    """
     if calls < minimum_calls * 1000:
         return 0
     if failure_permille > 0 and failed * 1000 >= failure_permille * calls:
@@ -311,16 +326,17 @@ def compare_rates(
 
 
 def change(state: int, current_generation: int, now: int) -> tuple[int, int, int]:
-    """Change to ``state``: return it, its generation, and when it began."""
+    """Return the new ``state``, its generation, and the time at which the state begins."""
     return state, max(current_generation + 1, now), now
 
 
 def trip(
     open_interval: int, duration: int, recovery_timeout: int, backoff_permille: int, max_interval: int, now: int
 ) -> tuple[int, int]:
-    """Return the interval between probes, and when the first probe may run.
+    """Return the interval of the backoff, and the time from which a probe may run.
 
-    The interval grows from opening to opening. A ``duration``, which a failure asks for, is used once in its place.
+    The interval grows with each opening. If a failure asks for a ``duration``, this opening lasts for the duration, and
+    the interval does not grow.
     """
     if duration > 0:
         return open_interval, now + duration
@@ -345,7 +361,7 @@ def admit(
     slow_start: int,
     now: int,
 ) -> tuple[int, int]:
-    """Return whether the call is allowed, and how long to wait. Only ``ASK`` can be denied."""
+    """Return ``allowed`` and ``wait``. Only ``ASK`` can be rejected."""
     wait = 0
     if state == OPEN and changed_at <= now < retry_at:
         wait = retry_at - now
@@ -374,9 +390,9 @@ def admit(
 
 
 def start_slowly(closed_for: int, slow_start: int, random_permille: int) -> tuple[int, int]:
-    """Return whether a closed breaker allows a call, and how much longer every call has to ask.
+    """Return ``allowed`` and ``wait`` for an ``ASK`` of a closed breaker.
 
-    For ``slow_start`` after it closed, the chance of a permit rises from a tenth to one.
+    During ``slow_start`` after the closing, the chance of a permit rises from a tenth to one.
     """
     if closed_for < 0 or closed_for >= slow_start:
         return 1, 0
@@ -386,7 +402,7 @@ def start_slowly(closed_for: int, slow_start: int, random_permille: int) -> tupl
 
 
 def expiry(retry_at: int, mode: int, mode_until: int, record_ttl: int, now: int) -> int:
-    """Return when the record is no longer needed. An override without an end is kept."""
+    """Return the time at which the record is no longer needed. An override without an end is kept for ever."""
     if mode != AUTOMATIC and mode_until == 0:
         return FOREVER
     return max(now, retry_at, mode_until) + record_ttl

@@ -1,7 +1,7 @@
-"""Concurrency: at most ``limit`` leases at a time. Each ends at its own deadline.
+"""Concurrency: at most ``limit`` leases at a time. Each lease ends ``timeout`` after it was last renewed.
 
-If a holder dies, its place is free again when its lease ends. A holder that needs longer asks again with the same
-lease id.
+So a holder that dies does not keep its lease for ever. A holder that runs longer renews its lease by a hit with the
+same lease id.
 """
 
 HIT = 0
@@ -22,12 +22,17 @@ def concurrency(
     limit: int,
     timeout: int,
 ) -> tuple[int, ...]:
-    """Decide one call: ``HIT`` takes or renews ``cost`` places, ``REFUND`` gives them back, ``PEEK`` changes nothing.
+    """Decide one call.
 
-    ``RENEW`` is for another process than the holder: it renews leases that have not ended, and takes no new ones.
+    ``op`` is one of:
 
-    ``spare_leases`` is ``limit - cost``. ``timeout`` is in µs. Answers: places left, and µs until there is room for
-    ``cost`` (0: now).
+    * ``HIT`` acquires or renews ``cost`` leases.
+    * ``PEEK`` changes nothing.
+    * ``REFUND`` releases the leases.
+    * ``RENEW`` renews leases that have not ended, and acquires no new leases. Other processes than the holder use it.
+
+    ``spare_leases`` is ``limit - cost``. ``timeout`` is in µs. Answers: the number of leases that are left, and µs
+    until ``cost`` leases are available.
     """
     allowed = 1
     wait = 0

@@ -1,7 +1,7 @@
-"""A plain counter: how many hits there were since a window began. It denies none.
+"""Counter: the number of hits since the window began. A counter denies no hit.
 
-A window begins with its first hit and lasts for the period of that hit. If the clock goes back, it lasts that much
-longer.
+A window begins with its first hit and lasts for the ``period`` of that hit. If the clock goes back, the window lasts
+longer by the same time.
 """
 
 HIT = 0
@@ -9,7 +9,7 @@ PEEK = 1
 
 
 def counter(count: int, ends: int, /, op: int, cost: int, period: int, now: int) -> tuple[int, ...]:
-    """Decide one call, which is always allowed: ``HIT`` counts ``cost``, ``PEEK`` counts nothing.
+    """Decide one call, which is always allowed. ``HIT`` counts ``cost``, and ``PEEK`` counts nothing.
 
     ``period`` is in µs. Answers: the count, and µs until the window ends.
     """

@@ -1,7 +1,8 @@
-"""Fixed window: a count that starts again with the first hit after the window's end.
+"""Fixed window: at most ``limit`` hits in one window. The first hit after a window's end begins a new window.
 
-A window begins with its first hit, not on the clock's minute, so that not all keys are reset at the same moment. In any
-interval of one period up to ``2 * limit`` calls may pass: at the end of one window and the beginning of the next.
+A window begins with its first hit and not on the clock's minute, so that the windows of different keys do not all end
+at the same time. An interval of one period may contain up to ``2 * limit`` hits: ``limit`` at the end of one window,
+and ``limit`` at the beginning of the next window.
 """
 
 HIT = 0
@@ -12,15 +13,16 @@ REFUND = 2
 def fixed_window(
     start: int, count: int, /, op: int, cost: int, now: int, *, limit: int, period: int
 ) -> tuple[int, ...]:
-    """Decide one call: ``HIT`` counts ``cost``, ``PEEK`` counts nothing, ``REFUND`` takes ``cost`` back.
+    """Decide one call. ``HIT`` counts ``cost``, ``PEEK`` counts nothing, and ``REFUND`` subtracts ``cost``.
 
-    A hit of an earlier window must not be refunded: the refund would be taken from the hits of this window.
+    Do not refund a hit of an earlier window, because the refund would be subtracted from the count of this window.
 
-    ``period`` is in µs. Answers: how many hits are left in this window, and µs until it ends.
+    ``period`` is in µs. Answers: the number of hits that are left in this window, and µs until the window ends, or 0 if
+    the count is 0.
     """
     allowed = 1
     wait = 0
-    # If the clock went back, callers wait that much longer. If it went back by over a period, the record is void.
+    # If the clock went back, the window lasts longer. If it went back by over a period, a new window begins.
     if now >= start + period or now < start - period:
         start = now
         count = 0

@@ -1,9 +1,9 @@
-"""Sliding window: the exact log. Never more than ``limit`` in any interval of one period.
+"""Sliding window: an exact log of hits. No interval of one period contains more than ``limit`` hits.
 
-Each hit is a lease that ends one period later; memory is O(limit). A reservation is a hit in the future. It is in the
-log from the start, so later reservations queue behind it. When it is redeemed, the hit moves to the time of the
-redemption, and only if the window that ends there has room. So the limit holds for the calls that run, not for the
-calls that were planned.
+Each hit is a lease that ends one period later, so memory is O(limit). A reservation is a hit at a time in the future.
+A later reservation gets a later time. When a reservation is redeemed, its hit moves to the time of the redemption. The
+redemption is denied if the period before that time has no room. So the limit also holds if reservations are redeemed
+late.
 """
 
 HIT = 0
@@ -31,15 +31,22 @@ def sliding_window(
     period: int,
     spacing: int,
 ) -> tuple[int, ...]:
-    """Decide one call of an exact log.
+    """Decide one call.
 
-    ``op`` is as in a token bucket. ``RESERVE`` takes the first free time at least ``not_before`` and at most
-    ``max_wait`` µs from now. A reservation that the lease id already has is kept, or moved if it is too early. Reserved
-    times lie ``spacing`` µs apart (``period / limit``), so that waiting callers do not all wake at once. A lease id can
-    be redeemed once, until one period after its time; a later ``REDEEM`` is a new hit. If ``REDEEM`` is denied and the
-    reservation is kept, ``ends`` is when its lease ends.
+    ``op`` is one of:
 
-    ``spare_leases`` is ``limit - cost``. Answers: how many hits are left, and µs until the log is empty.
+    * ``HIT`` records ``cost`` hits now, or is denied.
+    * ``PEEK`` changes nothing.
+    * ``REFUND`` removes the hits or the reservation of the lease id.
+    * ``RESERVE`` reserves the first free time that is at least ``not_before`` and at most ``max_wait`` µs from now. If
+      the lease id already has a reservation, it is kept, or moved if its time is earlier than ``not_before``.
+    * ``REDEEM`` uses the reservation of the lease id, or hits if the lease id has no reservation. If the call is denied
+      and the reservation is kept, ``ends`` is the end of its lease.
+
+    A reservation can be redeemed once, until one period after its time. Consecutive reservations are ``spacing`` µs
+    apart, ``period / limit`` or more, so that waiting callers do not all wake at the same time.
+
+    ``spare_leases`` is ``limit - cost``. Answers: the number of hits that are left, and µs until the log is empty.
     """
     allowed = 1
     wait = 0

@@ -1,9 +1,11 @@
-"""Sliding window counter: O(1), and never more than ``limit`` in any interval of one period.
+"""Sliding window counter: no interval of one period contains more than ``limit`` hits, in constant memory.
 
-The period is cut into four slices. The current slice and the four before it are counted whole, so the count covers at
-least one period, and at most one and a quarter. Constant memory costs throughput: a caller that is always at the limit
-gets 80 % of it. (The usual counter of two weighted windows lets up to twice the limit pass if the hits of the earlier
-window came at its end.)
+The period is divided into four slices. The policy adds the counts of the current slice and of the four slices before
+it, so the sum covers one to one and a quarter periods. The price is throughput: a caller that always asks gets 80 % of
+the limit.
+
+The usual counter of two weighted windows allows up to twice the limit, if all hits of the earlier window came at the
+end of that window.
 """
 
 HIT = 0
@@ -26,15 +28,17 @@ def sliding_window_counter(
     limit: int,
     quarter: int,
 ) -> tuple[int, ...]:
-    """Decide one call; ``quarter`` is a quarter of the period in µs, rounded up. ``c0`` is the current slice's count.
+    """Decide one call. ``HIT`` counts ``cost``, ``PEEK`` counts nothing, and ``REFUND`` subtracts ``cost``.
 
-    A hit of over a period ago must not be refunded: the refund would be taken from later hits.
+    ``quarter`` is a quarter of the period in µs, rounded up. ``c0`` is the count of the current slice, and ``c4`` the
+    count of the oldest. Do not refund a hit that is older than a period, because the refund would be subtracted from
+    later hits.
 
-    Answers: how many hits are left, and µs until no hit is counted.
+    Answers: the number of hits that are left, and µs until no hit is counted.
     """
     allowed = 1
     wait = 0
-    # If the clock went back, callers wait that much longer. If it went back by over a period, the record is void.
+    # If the clock went back, callers wait longer by that time. If it went back by over a period, all counts end.
     if now < start - 4 * quarter or now >= start + 5 * quarter:
         start = now
         c0, c1, c2, c3, c4 = 0, 0, 0, 0, 0
@@ -53,7 +57,7 @@ def sliding_window_counter(
 
     room = limit - cost
     if op == REFUND:
-        # Taken from the oldest slice first: then no slice counts less than was really used since it began.
+        # Subtract from the oldest slice first, so that the sum of the newer slices never becomes too small.
         c4 -= cost
         c4, c3 = max(0, c4), c3 + min(0, c4)
         c3, c2 = max(0, c3), c2 + min(0, c3)

@@ -1,11 +1,11 @@
-"""Token bucket and leaky bucket, as GCRA: one number says when the bucket will be full again.
+"""Token bucket and leaky bucket, as GCRA: one number stores the time at which the bucket will be full again.
 
-``burst`` tokens may be spent at once, and one comes back every ``interval``. With ``burst=1`` it is a leaky bucket that
-spaces calls evenly. In any interval of one period at most ``burst + limit`` calls pass, because the bucket may be full
-when the interval begins.
+``burst`` tokens may be spent at once, and one token returns every ``interval``. A bucket with ``burst=1`` is a leaky
+bucket, which spaces calls evenly. In any interval of one period at most ``burst + limit`` calls pass, because the
+bucket may be full when the interval begins.
 
-A reservation spends a token before it has come back. Its lease id is a lease that ends ``tolerance`` after the reserved
-time. It can be redeemed once, until then.
+A reservation spends tokens that have not returned yet. The reservation holds a lease, which ends ``tolerance`` after
+the reserved time. Until then the reservation can be redeemed once.
 
 Source: ITU-T I.371, the virtual scheduling algorithm (GCRA).
 """
@@ -32,19 +32,19 @@ def token_bucket(
     burst: int,
     tolerance: int,
 ) -> tuple[int, ...]:
-    """Decide one call of a token bucket.
+    """Decide one call.
 
     ``op`` is one of:
 
     * ``HIT`` spends ``cost`` tokens now, or is denied.
-    * ``PEEK`` spends none.
-    * ``RESERVE`` takes the first free time at least ``not_before`` and at most ``max_wait`` µs from now.
-    * ``REDEEM`` uses a reservation, or hits if the lease id has none. If it is denied and the reservation is kept,
-      ``ends`` is when its lease ends.
-    * ``REFUND`` gives back tokens that have not come back yet, or the lease id's reservation if it is the last one.
-      An earlier reservation is lost: without it, the later ones would be too close together.
+    * ``PEEK`` spends no tokens.
+    * ``RESERVE`` reserves the first free time that is at least ``not_before`` and at most ``max_wait`` µs from now.
+    * ``REDEEM`` uses the reservation of the lease id, or hits if the lease id has no reservation. If the call is denied
+      and the reservation is kept, ``ends`` is the end of its lease.
+    * ``REFUND`` returns up to ``cost`` tokens, or ends the reservation of the lease id. The tokens of a reservation
+      return only if it is the last reservation. Otherwise the later reservations would be too close together.
 
-    ``interval`` and ``tolerance`` are in µs. Answers: tokens left, and µs until the bucket is full.
+    ``interval`` and ``tolerance`` are in µs. Answers: the tokens that are left, and µs until the bucket is full.
     """
     allowed = 1
     wait = 0
@@ -53,7 +53,7 @@ def token_bucket(
     ends = 0
     depth = burst * interval
     price = cost * interval
-    # If the clock went back a little, callers wait that much longer. If it went back a lot, the record is void.
+    # If the clock went back a little, callers wait longer by that time. If it went back a lot, the bucket is full.
     if now < updated_at - depth:
         full_at = 0
     base = max(full_at, now)

@@ -1,1 +1,1 @@
-"""The data that guards and stores exchange: calls, names, the layout of a breaker's record."""
+"""The data that guards and stores exchange: calls, names, and the layout of a breaker's record."""

@@ -1,7 +1,7 @@
-"""What a guard sends to the breaker policy, and how to read what the policy returns.
+"""The input and the output of the breaker policy, with names.
 
-The policy takes and returns flat tuples of integers. The classes here are those tuples, with names. Times and
-durations are in µs, rates and chances in thousandths.
+The policy takes and returns flat tuples of integers, and the classes here are named tuples. Times and durations are in
+µs. Rates and chances are in thousandths.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ class BreakerEvent(NamedTuple):
 
     Attributes:
         op: ``ASK``, ``REPORT``, ``PEEK`` or ``FORCE``.
-        generation: the generation that the outcomes belong to; 0 if the caller does not know it.
-        successes, success_age: how many calls succeeded, and how long ago the newest did. Without ``generation``,
-            ``success_age`` is how long ago the call began.
-        failures, slow_calls: how many calls failed, and how many were slow.
-        duration: of a failure, how long the breaker has to open; of ``FORCE``, how long the mode lasts. 0: not given.
+        generation: the generation that the outcomes belong to; 0 if the caller does not know the generation.
+        successes: the number of calls that succeeded.
+        success_age: the time since the newest success. If ``generation`` is 0, the time since the call began.
+        failures: the number of calls that failed.
+        slow_calls: the number of calls that were slow.
+        duration: for a failure, the time for which the breaker opens; for ``FORCE``, the time for which the mode lasts.
+            0 if no time is given.
         random_permille: a random number below 1000, for ``slow_start``.
         new_mode: the mode that ``FORCE`` sets.
     """
@@ -72,9 +74,10 @@ class BreakerPolicyConfig(NamedTuple):
 
 
 def policy_config(config: CircuitBreakerConfig, *, compared: bool = True) -> BreakerPolicyConfig:
-    """Return the configuration for the policy.
+    """Return the configuration in the form that the policy takes.
 
-    ``compared``: it carries a fingerprint, by which processes with different configurations of one breaker notice.
+    If ``compared``, the configuration has a fingerprint. Processes notice by their fingerprints that they configure a
+    breaker differently.
     """
     counts_rates = config.failure_rate is not None or config.slow_call_rate is not None
     converted = BreakerPolicyConfig(
@@ -109,22 +112,22 @@ def policy_config(config: CircuitBreakerConfig, *, compared: bool = True) -> Bre
 
 
 def _fingerprint(config: BreakerPolicyConfig) -> int:
-    """Return a number that stands for the configuration. Each process has a ``probe_timeout`` of its own."""
+    """Return a hash of the configuration, without ``probe_timeout``, which may differ between processes."""
     until_reset = tuple(config[: config._fields.index("probe_timeout")])
     from_window = tuple(config[config._fields.index("window") : config._fields.index("fingerprint")])
     return zlib.crc32(repr((until_reset, from_window)).encode()) or 1
 
 
 class BreakerVerdict(NamedTuple):
-    """What the policy returned: its decision, the new record, and what became of the probe leases.
+    """The policy's verdict: the decision, the new record, and the change of the probes' leases.
 
     Attributes:
         allowed: 1, or 0 if the call is rejected.
-        wait: until when the caller has to wait before it asks again.
+        wait: the time until the caller may ask again. The policy's function says when an allowed call has a ``wait``.
         previous_state: the breaker's own state before this call.
-        probes: how many probes were running before this call.
-        state: the breaker's own state, which an override may hide; see :attr:`effective_state`.
-        add: 1 if the call holds a probe's lease now.
+        probes: the number of probes that ran before this call.
+        state: the breaker's own state after this call. An override may hide this state, see :attr:`effective_state`.
+        add: 1 if this call added a probe's lease.
     """
 
     allowed: int
@@ -156,27 +159,30 @@ class BreakerVerdict(NamedTuple):
 
     @property
     def record(self) -> tuple[int, ...]:
-        """The record as it is stored."""
+        """The fields of the stored record."""
         return tuple(self)[_RECORD]
 
     @property
     def effective_state(self) -> int:
-        """The state that callers see: an override comes before the breaker's own state."""
+        """The state that callers see. An override takes precedence over the breaker's own state."""
         if self.mode == FORCED_OPEN:
             return OPEN
         return CLOSED if self.mode in (FORCED_CLOSED, DISABLED) else self.state
 
     def in_shadow_mode(self, configured: bool) -> bool:
-        """Return whether no call is rejected. ``configured`` is the breaker's option; an override comes before it."""
+        """Return whether the breaker rejects no call. An override takes precedence over the option ``configured``."""
         return self.mode == SHADOW or (configured and self.mode == AUTOMATIC)
 
     def is_probe(self, shadow: bool) -> bool:
-        """Return whether the allowed call holds a probe's place. In shadow mode not every call does."""
+        """Return whether the allowed call is a probe. In shadow mode, a half-open breaker also allows other calls."""
         return self.effective_state == HALF_OPEN and (self.add > 0 or not self.in_shadow_mode(shadow))
 
     @property
     def next_attempt_time(self) -> float | None:
-        """When the breaker may be probed, in seconds since the epoch. None if it is not open, or has no deadline."""
+        """The time of the next probe in seconds since the epoch.
+
+        None if the breaker is not open, or is forced open without an end.
+        """
         if self.mode == FORCED_OPEN and self.state == OPEN and self.mode_until:
             return max(self.mode_until, self.retry_at) / SECOND
         if self.mode == FORCED_OPEN:
@@ -185,7 +191,10 @@ class BreakerVerdict(NamedTuple):
 
     @property
     def open_duration(self) -> float:
-        """For how many seconds the breaker is open now, or was open last. A failure may have asked for it."""
+        """The seconds from the opening of an open breaker to its next probe.
+
+        If the breaker is not open, the last interval of the backoff in seconds.
+        """
         if self.state == OPEN:
             return (self.retry_at - self.changed_at) / SECOND
         return self.open_interval / SECOND
@@ -195,12 +204,12 @@ _RECORD = slice(BreakerVerdict._fields.index("state"), BreakerVerdict._fields.in
 
 
 def error_of(name: str, verdict: BreakerVerdict | None, wait: int) -> CircuitBreakerError:
-    """Return the error that says to wait for ``wait`` µs."""
+    """Return the error for a rejected call. ``wait`` is its ``retry_after`` in µs."""
     return CircuitBreakerError(name, retry_after=wait / SECOND, **error_details(verdict))
 
 
 def error_details(verdict: BreakerVerdict | None) -> dict[str, Any]:
-    """Return what a :class:`CircuitBreakerError` says besides the wait; nothing without a verdict."""
+    """Return the arguments of :class:`CircuitBreakerError` besides the name and the wait. Empty without a verdict."""
     if verdict is None:
         return {}
     return {
@@ -215,7 +224,7 @@ def error_details(verdict: BreakerVerdict | None) -> dict[str, Any]:
 def status(
     name: str, verdict: BreakerVerdict, config: CircuitBreakerConfig | None, stats: dict[str, int]
 ) -> dict[str, Any]:
-    """Return the dictionary of :meth:`CircuitBreaker.get_status`. Without ``config``, what depends on it is None."""
+    """Return the result of :meth:`CircuitBreaker.get_status`. Values that depend on ``config`` are None without it."""
     shadow = verdict.in_shadow_mode(config is not None and config.shadow)
     return {
         "name": name,

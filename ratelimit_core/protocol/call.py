@@ -8,14 +8,14 @@ from typing import NamedTuple
 from ..policies import Policy
 
 Key = tuple[str, str]
-"""``(name, qualifier)``. Records of one name are stored together: in a Redis Cluster, in one slot."""
+"""``(name, qualifier)``. A Redis Cluster keeps all records of one name in the same cluster slot."""
 
 
 class Call(NamedTuple):
     """One call of one policy.
 
-    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature. ``lease_id`` names
-    the caller's lease; one id always comes with the same cost.
+    ``key`` names the record. ``event`` and ``config`` are in the order of the policy's signature. ``lease_id`` is the
+    id of the caller's lease. Calls with the same lease id must have the same cost.
     """
 
     policy: Policy
@@ -26,7 +26,9 @@ class Call(NamedTuple):
 
 
 def reject_duplicates(calls: Sequence[Call]) -> None:
-    """Reject a batch that decides one record twice: the second decision would not see what the first one writes.
+    """Check that no two calls of a batch decide the same record.
+
+    The second decision would not see the record that the first decision writes.
 
     Raises:
         ValueError: two calls have the same policy and key.
@@ -36,5 +38,8 @@ def reject_duplicates(calls: Sequence[Call]) -> None:
         for call in calls:
             record = call.policy.name, call.key
             if record in seen:
-                raise ValueError(f"{record[0]} of {record[1]} is twice in one batch; send the second call on its own")
+                raise ValueError(
+                    f"two calls of one batch have the policy {record[0]!r} and the key {record[1]!r}: "
+                    "send the second call in another batch"
+                )
             seen.add(record)

@@ -1,4 +1,4 @@
-"""The keys of the limiters that the project uses internally. Listings of people's limits leave them out."""
+"""The keys of the limiters that this library uses internally. Listings of limits leave these limiters out."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from ..policies import CONCURRENCY, FIXED_WINDOW, TOKEN_BUCKET, Policy
 _TURNS, _WAITING, _COMMAND = "release:", "waiting:", "control:"
 _CALL = re.compile(rf"{_WAITING}.*:[0-9a-f]{{32}}", re.DOTALL)
 COMMAND_RATE = "1/2s"
-"""One worker of the fleet carries out a command; for this long the others do not repeat it."""
+"""The rate of each command: one worker of the fleet carries the command out, and the others skip it for 2 s."""
 
 
 def turns_of(breaker: str) -> str:
-    """Return the key of the limiter that spreads the tasks that resume when a breaker recovers."""
+    """Return the key of the limiter that staggers the tasks that resume after a breaker recovers."""
     return _TURNS + breaker
 
 
 def waiting_call(task: str, digest: str) -> str:
-    """Return the key of the lease that calls of a task with the same arguments share while one of them waits."""
+    """Return the key of the lease that a waiting call of a task holds, so that duplicate tasks can be recognised."""
     return f"{_WAITING}{task}:{digest}"
 
 
 def command(words: str) -> str:
-    """Return the key of the limiter that lets one worker of the fleet carry out a command."""
+    """Return the key of the limiter that lets only one worker of the fleet carry out a command."""
     return _COMMAND + words
 
 
 def is_bookkeeping(policy: Policy, key: str, limit: str) -> bool:
-    """Return whether this is an internal limiter. A person may choose a key with the same beginning."""
+    """Return whether this is an internal limiter.
+
+    Where possible, the limit and the form of the key are checked too, because a user's key may begin in the same way.
+    """
     if policy is TOKEN_BUCKET:
         return key.startswith(_TURNS)
     if policy is CONCURRENCY:

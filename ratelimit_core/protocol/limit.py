@@ -1,4 +1,4 @@
-"""The verdict of a limit's policy, by name."""
+"""Names for the numbers in the verdict of a limit's policy."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from ..policies import ALLOWED, ANSWER, EXPIRES, OTHER_ANSWER, WAIT, Verdict
 __all__ = ["ALLOWED", "LEASE_ENDS", "REMAINING", "RESET_AFTER", "WAIT", "LimitVerdict"]
 
 REMAINING, RESET_AFTER, LEASE_ENDS = ANSWER, OTHER_ANSWER, -1
-"""Indices into the verdict of a limit's policy, for code that can't afford to make a :class:`LimitVerdict`."""
+"""Indices into the verdict of a limit's policy, for code that is called too often to make a :class:`LimitVerdict`."""
 _new = tuple.__new__
-"""Makes a named tuple without the function that names its fields: it is on the path of every check."""
+"""Makes a named tuple faster than its class does, because every check of a limit makes one."""
 
 
 class LimitVerdict(NamedTuple):
-    """What the policies of all limits answer. Times are in µs.
+    """The part of a verdict that the policies of all limits have. Times are in µs.
 
     Attributes:
-        allowed: 1 or 0.
-        wait: until asking again makes sense.
-        remaining: how much is left.
-        reset_after: until nothing counts as used.
-        lease_ends: when the lease of the caller ends, if the policy has leases; 0 if the caller holds none.
+        allowed: 1, or 0 if the call is denied.
+        wait: the time until asking again makes sense.
+        remaining: the number of units that are left.
+        reset_after: the time until no unit counts as used.
+        lease_ends: the end of the leases that the call added, or 0. If the call is denied, the end of the lease that
+            the caller still holds, or 0. This field has no meaning if the policy has no leases.
     """
 
     allowed: int
@@ -33,5 +34,5 @@ class LimitVerdict(NamedTuple):
 
     @classmethod
     def of(cls, verdict: Verdict) -> LimitVerdict:
-        """Read a policy's verdict."""
+        """Return the named part of a policy's verdict."""
         return _new(cls, verdict[:EXPIRES] + verdict[LEASE_ENDS:])

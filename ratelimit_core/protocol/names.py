@@ -1,4 +1,4 @@
-"""Write names into keys: escaped, and bounded in length."""
+"""Escape names for use in keys, and limit their length."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import hashlib
 import re
 
 MAX_KEY = 200
-"""The greatest length of an escaped name in bytes. A longer one is cut and ends in a hash of the whole."""
+"""The maximum length of an escaped name in bytes. A longer name is shortened and ends in a hash of the whole name."""
 
 
 def known_by(name: str) -> str:
-    """Return the name as a listing shows it: ``name``, or its shortened form if it is too long."""
+    """Return the name that a listing shows: ``name``, or the shortened form of a name that is too long."""
     stored = escape(name)
     return Hashed(stored) if "%%" in stored else name
 
 
 class Hashed(str):
-    """The shortened form of a name that is too long to be stored. Its record can be found again by it.
+    """The shortened form of a name that is too long to be stored. The shortened form also finds the name's record.
 
-    It never equals a plain string: the same characters as a plain string are another name.
+    A ``Hashed`` never equals a plain string, because a plain string of the same characters is another name.
     """
 
     __slots__ = ()
@@ -33,20 +33,24 @@ class Hashed(str):
 
 
 def hashed(stored: str) -> Hashed:
-    """Return the shortened form of a name from ``stored``, which comes from a listing and may have been edited since.
+    """Return ``stored``, the shortened form of a name, as a :class:`Hashed`.
 
     Raises:
-        ValueError: :func:`escape` shortens no name to ``stored``.
+        ValueError: ``stored`` does not have the form of a shortened name, for example because a user edited the name.
     """
     if not _LEFT_OF_LONG.fullmatch(stored):
-        raise ValueError(f"{stored!r} is not the shortened form of a name: 100 characters, '%%' and 40 hex digits")
+        raise ValueError(
+            f"{stored!r} is not the shortened form of a name: write 100 characters, '%%' and 40 hex digits, as listed"
+        )
     return Hashed(stored)
 
 
 def escape(text: str) -> str:
-    """Make ``text`` safe inside a key: without braces (they choose the cluster slot), spaces and control characters.
+    """Escape the characters of ``text`` that are not safe in a key.
 
-    Different texts have different results. A result longer than :data:`MAX_KEY` is cut and hashed.
+    Spaces, control characters and braces are not safe. In a Redis Cluster, braces in a key choose the cluster slot.
+
+    Different texts have different results. A result longer than :data:`MAX_KEY` is shortened and ends in a hash.
     """
     if isinstance(text, Hashed):
         return str(text)
@@ -61,7 +65,7 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Return the name that was escaped, or a :class:`Hashed` for one that was too long."""
+    """Return the name that was escaped, or a :class:`Hashed` for a name that was too long."""
     if "%%" in text:
         return Hashed(text)
     if "%" not in text:

@@ -237,7 +237,7 @@ def test_what_belongs_to_all_reaches_all_that_answer(
 
 
 def test_nonsense_is_not_tried_elsewhere(first_healthy: MultiBackend, stores: list[FaultyMemory]) -> None:
-    with pytest.raises(ValueError, match="twice"):
+    with pytest.raises(ValueError, match="two calls of one batch"):
         first_healthy.apply([call(), call()])
     assert asked(stores) == [1, 0, 0]
 

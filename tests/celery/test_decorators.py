@@ -39,7 +39,7 @@ def down(*_: Any) -> None:
         ({"backoff": 5}, "backoff=5 should be a Backoff"),
         ({"max_wait": 0}, "max_wait=0 should be seconds"),
         ({"concurrency": 0}, "concurrency=0 should be a whole number"),
-        ({"rate": "10/s", "rate_key": "{tennant}"}, "there is no argument 'tennant'; known are {tenant}"),
+        ({"rate": "10/s", "rate_key": "{tennant}"}, "there is no argument 'tennant'; the arguments are {tenant}"),
         ({"rate": "10/s", "algorithm": "sliding_windw"}, "algorithm='sliding_windw'.*; did you mean 'sliding_window'"),
     ],
 )

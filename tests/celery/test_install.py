@@ -184,7 +184,10 @@ def new_app(**conf: Any) -> Celery:
     [
         ({"a.*": {"braker": "x"}}, r"resilience\['a\.\*'\]: unknown option 'braker'; did you mean 'breaker'\?"),
         ({"a.*": {"rate": "10/w"}}, r"resilience\['a\.\*'\], for the task a\.b: .*'10/w' is not a rate"),
-        ({"a.*": {"rate": "1/s", "rate_key": "{tennant}"}}, "there is no argument 'tennant'; known are {tenant}"),
+        (
+            {"a.*": {"rate": "1/s", "rate_key": "{tennant}"}},
+            "there is no argument 'tennant'; the arguments are {tenant}",
+        ),
         ({"a.*": "payments"}, "should be a dictionary of options"),
         ({"a.*": {"breaker": "x:{tenant}", "on_open": "pause"}}, "can't be paused for one of many breakers"),
         ({3: {}}, "should be a task's name, a pattern or 'queue:NAME'"),

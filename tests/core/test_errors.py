@@ -82,7 +82,7 @@ def test_one_tree_and_a_wrong_option_is_a_value_error_too() -> None:
 def test_an_unknown_option_names_the_nearest_or_all() -> None:
     known = ("backend", "key_prefix")
     assert "did you mean 'key_prefix'?" in str(unknown_option("configure()", "keyprefix", known))
-    assert "known are: backend, key_prefix" in str(unknown_option("configure()", "zzz", known))
+    assert "the known options are: backend, key_prefix" in str(unknown_option("configure()", "zzz", known))
 
 
 def test_a_word_that_does_not_exist_names_all_and_the_nearest() -> None:

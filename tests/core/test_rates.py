@@ -86,7 +86,7 @@ def test_any_text_is_a_rate_or_a_configuration_error(text: str) -> None:
     ],
 )
 def test_a_rate_that_could_not_be_kept_is_refused(limit: Any, period: Any) -> None:
-    with pytest.raises(ConfigurationError, match="whole milliseconds"):
+    with pytest.raises(ConfigurationError, match="in whole milliseconds"):
         Rate(limit, period)
 
 

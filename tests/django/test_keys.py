@@ -165,7 +165,7 @@ async def asynchronous(request: HttpRequest) -> str:
         ("header", "did you mean 'header:NAME'"),
         ("headr:X-Api-Key", "did you mean 'header:NAME'"),
         ("ip:1", "ip"),
-        ("", "known are"),
+        ("", "the known options are"),
         ("header:", "name after the colon"),
         ("get: a", "name after the colon"),
         ("header:X Api", "name of a header"),

@@ -251,7 +251,7 @@ def test_the_store_of_a_backend_is_made_once_even_by_many_threads(clean: pytest.
     [
         ({"backnd": "memory://"}, "did you mean 'backend'?"),
         ({"keyprefix": "x"}, "did you mean 'key_prefix'?"),
-        ({"zzz": 1}, "known are: algorithm, backend, backend_options"),
+        ({"zzz": 1}, "the known options are: algorithm, backend, backend_options"),
         *(({"backend": nonsense}, "known are memory://") for nonsense in ("", "redis:", "mongodb://x", "..a")),
         *(({"backend": nonsense}, "known are memory://") for nonsense in ("redis:/127.0.0.1", "REDIS://x", "a b.c")),
         *(

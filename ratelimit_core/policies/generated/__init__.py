@@ -1,1 +1,1 @@
-"""What ``python -m ratelimit_core.codegen`` makes of the policies. Change the policies instead, and generate again."""
+"""The files that ``python -m ratelimit_core.codegen`` generates from the policies. Change the policies, not these."""

@@ -86,7 +86,7 @@ def test_it_raises_what_the_blocking_one_raises(backend: RedisBackend, server: S
     server.client.set(backend._keys_of.record(call.policy, call.key)[0], "a string")
 
     async def turns() -> None:
-        with pytest.raises(ValueError, match="twice"):
+        with pytest.raises(ValueError, match="two calls of one batch"):
             await backend.aapply([call, call])
         assert "WRONGTYPE" in str(await fails(backend.aapply([call])))
         assert (await backend.aapply([ask(FIXED_WINDOW)]))[0][ALLOWED]

@@ -1,7 +1,7 @@
-"""Decide hits of cost 1 faster: one generated module for each policy that limits.
+"""Functions that decide hits of cost 1 faster: one generated module for each policy of a limit.
 
-Each module has ``hit``, which takes the configuration and the part of an event that depends on it, and returns a
-function that decides as the policy does. ``LEASES`` says whether that reads leases and adds one.
+Each module has a function ``hit``. It takes the configuration and the part of the event that depends on the
+configuration, and returns a function that decides as the policy does. ``LEASES`` is True if that function uses leases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Decide", "Ends", "Record", "Verdict", "hit_of"]
 Record = tuple[int, ...]
 Ends = Sequence[tuple[int, str]]
 Decide = Callable[[Record, int, Ends, int], Verdict]
-"""Takes the record, the time, the leases by their end, and how many of these are over."""
+"""A function of the record, the time, the leases sorted by their end, and the number of leases that have ended."""
 
 
 @lru_cache(maxsize=4096)
