@@ -97,7 +97,7 @@ def web(port: int) -> list[str]:
 
 
 def wait_until(what: str, answers: Callable[[], object], *not_yet: type[Exception]) -> None:
-    """Call ``answers`` until it returns a true value. An error of the types ``not_yet`` means that it is not ready."""
+    """Call ``answers`` until it returns a true value. Errors of the types ``not_yet`` count as false."""
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline:
         try:

@@ -31,7 +31,7 @@ def get_quote() -> str:
 
 
 class Upstream:
-    """A client for the operator of the payment service. It may be used by one thread only."""
+    """A client for the operator of the payment service. Only one thread may use a client."""
 
     def __init__(self, url: str) -> None:
         self._url = url

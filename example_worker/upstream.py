@@ -43,7 +43,7 @@ class Outage:
 
 
 class Ledger:
-    """The calls and charges of the service. Several threads may use it."""
+    """The counts of calls and charges. Several threads may use one ledger."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

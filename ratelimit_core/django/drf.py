@@ -98,7 +98,7 @@ class RateThrottle(BaseThrottle):
         return refusal is None
 
     def wait(self) -> float | None:
-        """Return after how many seconds, at least 1, the denied request may be repeated. None: it can't ever pass."""
+        """Return the seconds, at least 1, until a repeated request makes sense, or None if it can never pass."""
         return self._wait
 
     def scope_of(self, view: Any) -> str:

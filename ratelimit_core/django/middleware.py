@@ -93,7 +93,7 @@ class ResilienceMiddleware:
     * It turns a :class:`CircuitBreakerError` or :class:`BackendError` that a view raises into ``503``, and
       :class:`RateLimitExceeded` into ``429``, with ``Retry-After``. Without the middleware, Django would answer with
       ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, may make the response instead, or
-      return None for this one.
+      return None to leave the response to the middleware.
     * It adds the headers about limits to these error responses too, and for Django REST framework's throttles.
 
     Raises:

@@ -66,8 +66,8 @@ _OF_STATE = {"open": breaker_opened, "half_open": breaker_half_open, "closed": b
 def send(signal: Signal, sender: Any, **values: Any) -> None:
     """Call the receivers of ``signal``. Raise nothing.
 
-    In the thread of an event loop, another thread calls the receivers while this one waits, because a plain function
-    can't call coroutine functions or the database there. Prefer :func:`asend` in event loops.
+    A plain function can't call coroutine functions or the database in the thread of an event loop. There, another
+    thread calls the receivers while this one waits, so prefer :func:`asend`.
     """
     if signal.receivers:
         call = partial(_call, signal, sender, values)

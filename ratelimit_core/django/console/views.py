@@ -1,6 +1,6 @@
 """The dashboard: which dependencies fail and since when, waiting tasks, the next probes, and manual overrides.
 
-Mount it with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
+Mount the dashboard with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
 ``ratelimit_core.view_breaker`` to see the dashboard, and ``ratelimit_core.change_breaker`` to act.
 
 Each process reads the fleet from the configured backend at most once a second, for all users together. A page of one
@@ -61,7 +61,7 @@ _ASSETS = {
 }
 
 looked = Resting(look, at_least=SECOND)
-"""The state of the fleet. It is up to 1 s old, or up to ten times as old as the last read took, if that is longer."""
+"""The state of the fleet. A read is reused for 1 s, or for ten times its duration if that is longer."""
 
 
 def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:

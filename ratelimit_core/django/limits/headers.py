@@ -25,7 +25,7 @@ from ...limiter.limit import Limit
 from ...rates import Rate
 
 _RATES = "_rate_limits"
-"""The name of an attribute. On a request it lists the decisions; on a response it counts those that headers show."""
+"""The attribute of a request that lists the decisions, and of a response that counts the decisions in its headers."""
 
 
 class Policy(NamedTuple):

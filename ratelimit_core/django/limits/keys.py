@@ -59,7 +59,7 @@ def by_address(request: HttpRequest, scope: str = "") -> str:
 
 
 def by_user(request: HttpRequest, scope: str = "") -> str:
-    """Return the key of ``"user"``: the user, or the address of an anonymous one."""
+    """Return the key of ``"user"``: the user, or the address of an anonymous user."""
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated and user.pk is not None:
         return f"user:{_bounded(str(user.pk))}"
