@@ -1,4 +1,4 @@
-"""The suite on the oldest and the newest of what is supported: ``make test-matrix``."""
+"""Run the tests on the oldest and the newest supported Python, Django and Celery: ``make test-matrix``."""
 
 import nox
 
@@ -7,11 +7,11 @@ nox.options.reuse_existing_virtualenvs = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 EXTRAS = ("cli", "drf", "prometheus", "opentelemetry", "demo")
-"""What users install; the others are for those who work on this."""
+"""The extras for users. The other extras are for developers of this project."""
 
 
 def _lowest() -> list[str]:
-    """Each lower bound, and no later release: a bound that can't be installed, or that is too low, is found."""
+    """Return a pin of each dependency to its lower bound, to find bounds that are too low or can't be installed."""
     extras = PROJECT["optional-dependencies"]
     bounds = [*PROJECT["dependencies"], *(bound for extra in EXTRAS for bound in extras[extra])]
     return [bound.replace(">=", "==") for bound in bounds if ">=" in bound]

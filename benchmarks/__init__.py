@@ -1,1 +1,1 @@
-"""What it costs and what it keeps, measured: ``make bench-outage``."""
+"""Benchmarks: ``make bench``, ``make bench-outage`` and ``make bench-limit``."""

@@ -1,7 +1,7 @@
-"""Side by side with peers and with the floor: ``make bench``, or ``python -m benchmarks --only closed_breaker``.
+"""Compare the costs with other libraries and with the least possible cost.
 
-Every case runs in a process of its own, on servers of its own. What is printed is what was measured; it is also
-written to ``benchmarks/results/``, as JSON and as pictures.
+Run ``make bench``, or ``python -m benchmarks --only closed_breaker``. Each case runs in a separate process with
+separate servers. The results are printed, and written to ``benchmarks/results/`` as JSON and as pictures.
 """
 
 from __future__ import annotations
@@ -33,21 +33,27 @@ from .measure import FULL, QUICK
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 PLACE = re.compile(r"(<!-- figures -->\n).*(<!-- end of figures -->)", re.DOTALL)
-"""Of the page, what is written by ``--page``."""
+"""The part of the page that ``--page`` writes."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under two minutes")
-    parser.add_argument("--only", choices=CASES, action="append", metavar="CASE", help=f"of {', '.join(CASES)}")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="where to write the figures")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; show what was written there")
+    parser.add_argument(
+        "--only",
+        choices=CASES,
+        action="append",
+        metavar="CASE",
+        help=f"run only this case; may be repeated. Cases: {', '.join(CASES)}",
+    )
+    parser.add_argument("--results", type=Path, metavar="FILE", help="the file for the figures")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing, and show the figures in FILE")
     parser.add_argument("--page", action="store_true", help=f"put the tables into docs/{PAGE.name}")
-    parser.add_argument("--strict", action="store_true", help="fail if anything falls short of its target")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a figure misses its target")
     parser.add_argument("--one-case", type=Path, metavar="FILE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one_case:
-        logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are unavailable
+        logging.disable(logging.CRITICAL)  # no logs of breakers that open and of stores that are unavailable
         pace = QUICK if arguments.quick else FULL
         found = import_module(f".cases.{arguments.only[0]}", __package__).run(pace)
         arguments.one_case.write_text(json.dumps(asdict(found)))
@@ -81,7 +87,7 @@ def _measure(
         started = time.monotonic()
         try:
             reports[name] = _in_a_process(name, quick=quick)
-        except subprocess.CalledProcessError:  # it has said why
+        except subprocess.CalledProcessError:  # the process has printed the error
             failed.append(name)
         console.print(f"{name}: {time.monotonic() - started:.0f} s", highlight=False)
     about = {
@@ -95,7 +101,7 @@ def _measure(
 
 
 def _in_a_process(name: str, *, quick: bool) -> report.Report:
-    """So that no case sees what another has imported, configured or left behind."""
+    """Run a case in its own process, so that imports, settings and state of other cases do not affect it."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "report.json"
         options = ["--only", name, "--one-case", str(path), *(["--quick"] if quick else [])]

@@ -1,4 +1,4 @@
-"""A function guarded by each library's breaker, as its own documentation does it."""
+"""A function behind the breaker of each library, used as the documentation of that library shows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of a breaker. Times in seconds."""
+    """The settings of a breaker. Times are in seconds."""
 
     name: str = "service"
     failures: int = 5
     recovery: float = 60.0
     probe_timeout: float = 60.0
-    """For who has such a thing."""
+    """Only for libraries that have such a setting."""
     socket_timeout: float = 0.25
-    """Of ours. A machine that is too busy to answer is another matter than a race."""
+    """Only for this library. Races set a long one, so that a busy machine does not look like a failed store."""
 
 
 Guard = Callable[[Call, Server, Wanted], Call]
@@ -32,7 +32,7 @@ Guard = Callable[[Call, Server, Wanted], Call]
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A library's breaker. ``shared``: its state is in Redis."""
+    """A library's breaker. If ``shared``, the state of the breaker is in Redis."""
 
     name: str
     make: Guard
@@ -40,12 +40,12 @@ class Breaker:
     role: Role = "peer"
 
     def guard(self, call: Call, server: Server, **wanted: Any) -> Call:
-        """``call``, guarded by a breaker that is ``wanted`` so."""
+        """Return ``call`` behind a breaker with the settings ``wanted``."""
         return self.make(call, server, replace(Wanted(), **wanted))
 
 
 class Service:
-    """What is guarded: a function that answers, or does not."""
+    """The guarded function, which raises while ``down`` is True."""
 
     def __init__(self) -> None:
         self.down = False
@@ -58,7 +58,7 @@ class Service:
 
 
 def outcome(call: Call) -> object:
-    """What it returns, or what it raises."""
+    """Return the result of ``call``, or the exception that it raises."""
     try:
         return call()
     except Exception as error:
@@ -129,7 +129,7 @@ def _smart_ratelimit(call: Call, server: Server, wanted: Wanted) -> Call:
 
 
 def _smart_ratelimit_redis(call: Call, server: Server, wanted: Wanted) -> Call:
-    """As its decorator makes it where the settings say that state is kept in Redis."""
+    """Build the same breaker as the decorator does if the settings put the state into Redis."""
     import redis
     from django_smart_ratelimit.circuit_breaker import CircuitBreaker, CircuitBreakerConfig
 
@@ -163,7 +163,7 @@ def _ours_redis(call: Call, server: Server, wanted: Wanted) -> Call:
     return _ours(call, _redis_backend(server.url, wanted.socket_timeout), wanted)
 
 
-# One for each process, as programs have it.
+# One backend for each process, as in a program.
 
 
 @cache

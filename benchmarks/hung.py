@@ -1,4 +1,4 @@
-"""What asks Redis, and so may wait for one that does not answer."""
+"""The calls that ask Redis, and may have to wait for a Redis that does not answer."""
 
 from __future__ import annotations
 

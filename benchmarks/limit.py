@@ -1,8 +1,8 @@
-"""A rate over a fleet: how well it is kept, and how well it is used.
+"""Measure how well a fleet keeps a rate, and how well it uses the rate: ``python -m benchmarks.limit``.
 
-``python -m benchmarks.limit``: 1,000 tasks under ``10/s`` arrive at once at two workers. The exit status is 0 if never
-more ran in a second than docs/limits.md says, all of it took at most 5 % longer than it had to, and no task was
-delivered more than twice.
+1,000 tasks with the limit ``10/s`` arrive at once at two workers. The exit status is 0 if three conditions hold: no
+second has more runs than docs/limits.md allows, all tasks together take at most 5 % longer than the ideal time, and no
+task is delivered more than twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RATE = 10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--log", metavar="FILE", default=os.devnull, help="keep what the workers say")
+    parser.add_argument("--log", metavar="FILE", default=os.devnull, help="append the output of the workers to FILE")
     arguments = parser.parse_args()
     leave_orderly()
     with stage("valkey") as environ:
@@ -33,11 +33,11 @@ def main() -> int:
 
 def run(tasks: int, environ: dict[str, str], log: str) -> int:
     os.environ.update(environ)
-    from benchmarks import outage_app as bench  # reads the environment
+    from benchmarks import outage_app as bench  # this import reads the environment
 
     world = bench.world
     options = f"-c {CONCURRENCY} --prefetch-multiplier {PREFETCH} --without-gossip --without-mingle"
-    ideal = (tasks - RATE) / RATE  # the first ten at once, and the last when its turn has come
+    ideal = (tasks - RATE) / RATE  # the first ten run at once, the others at the rate
     with Processes(environ, log) as workers:
         for number in range(WORKERS):
             workers.start("celery", *f"-A benchmarks.outage_app worker -n bench{number}@%h {options}".split())
@@ -50,14 +50,14 @@ def run(tasks: int, environ: dict[str, str], log: str) -> int:
             time.sleep(0.1)
     spans = [tuple(map(float, span.split())) for span in world.lrange("limited", 0, -1)]
     times = [end for _, end in spans]
-    # The store let a run pass at some moment between these two; in a second is what was in it for certain.
+    # The store allowed a run between these two times. A run counts for a second if both are in it.
     most = max(sum(start <= asked and ran < start + 1.0 for asked, ran in spans) for start, _ in spans)
     deliveries = [int(number) for number in world.hvals("deliveries")]
     took = max(times) - min(times)
     rows = [
         ("tasks done", len(times), tasks, len(times) == tasks),
-        ("most in any second", most, RATE, most <= RATE),
-        ("seconds from the first to the last", f"{took:.2f}", f"{ideal:.2f}", took <= 1.05 * ideal),
+        ("most runs in any second", most, RATE, most <= RATE),
+        ("seconds from the first run to the last", f"{took:.2f}", f"{ideal:.2f}", took <= 1.05 * ideal),
         ("most deliveries of a task", max(deliveries), 2, max(deliveries) <= 2),
         ("deliveries, all together", sum(deliveries), 2 * tasks, True),
     ]

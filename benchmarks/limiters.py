@@ -1,7 +1,7 @@
-"""A check of each library's limiter, as its own documentation does it, and the floors beneath.
+"""A check of each library's limiter, used as the documentation of that library shows, and the floors.
 
-All keep 10,000 a second for each of 100 keys in turn. So nothing is ever denied, and the logs of those who keep one
-hold what a busy client makes in a second.
+Each limiter allows 10,000 a second for each of 100 keys, which take turns. So no check is denied, and limiters that
+keep a log hold one second of a busy client.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Limiter:
 
 
 def _keys() -> Callable[[], str]:
-    """Keys that nobody else uses, in turn."""
+    """Return a function that returns the next of 100 keys, which no other contender uses."""
     contender = next(_contenders)
     return cycle([f"client-{contender}-{number}" for number in range(100)]).__next__
 
 
 def of_keys(check: Callable[[str], object]) -> Call:
-    """A call without arguments that asks for each key in turn."""
+    """Return a call without arguments that checks the next key."""
     following = _keys()
     return lambda: check(following())
 
@@ -46,7 +46,7 @@ def of_keys(check: Callable[[str], object]) -> Call:
 
 
 def lock_and_dict() -> Call:
-    """The least that a limiter in memory can do: a token bucket as one number, in a dictionary, under a lock."""
+    """Return the cheapest limiter in memory: a token bucket as one number, in a dictionary, under a lock."""
     lock, full_at = threading.Lock(), dict[str, float]()
     spacing = 1 / LIMIT
 
@@ -70,7 +70,7 @@ return count
 
 
 def evalsha(server: Server) -> Call:
-    """The least that redis-py asks of a script: one key that is read and written."""
+    """Return the cheapest script with redis-py, which reads and writes one key."""
     import redis
 
     client: Any = redis.Redis(port=server.port)
@@ -79,7 +79,7 @@ def evalsha(server: Server) -> Call:
 
 
 def raw_evalsha(server: Server) -> Call:
-    """The same without a client library."""
+    """Return the same script without a client library."""
     import redis
 
     client: Any = redis.Redis(port=server.port)
@@ -125,7 +125,7 @@ def throttled(algorithm: str, url: str | None = None) -> Call:
 
 
 def pyrate(state: bool, url: str | None = None, times: int = 1) -> Call:
-    """``state``: a token bucket; else a log. Keys go to buckets of their own by a factory, as its pages show."""
+    """Return a token bucket if ``state``, otherwise a log. A factory makes a bucket for each key."""
     import pyrate_limiter as library
     import redis
 
@@ -141,7 +141,7 @@ def pyrate(state: bool, url: str | None = None, times: int = 1) -> Call:
 
     clock: Any = library.MonotonicClock() if client is None else library.WallClock()
 
-    class Factory(library.BucketFactory):  # type: ignore[misc] # its types are not looked at here
+    class Factory(library.BucketFactory):  # type: ignore[misc] # the library's types are not checked here
         def __init__(self) -> None:
             self.buckets = dict[str, Any]()
 
@@ -172,7 +172,7 @@ def smart(algorithm: str, redis: bool = False) -> Call:
 
 
 def django_ratelimit() -> Call:
-    """On Django's cache, wherever that is."""
+    """Return a check on Django's configured cache."""
     from django.test import RequestFactory
     from django_ratelimit.core import is_ratelimited
 
@@ -216,7 +216,7 @@ IN_MEMORY = [
 
 
 def on_redis(server: Server) -> Iterator[Limiter]:
-    """The same with their state in Redis."""
+    """Yield the limiters whose state is in Redis."""
     url = server.url
     yield Limiter("limits, fixed window", lambda: limits("FixedWindowRateLimiter", url))
     yield Limiter("limits, moving window", lambda: limits("MovingWindowRateLimiter", url))

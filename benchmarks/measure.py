@@ -1,7 +1,7 @@
-"""Contenders take turns: what one call of each costs, in CPU time and by the clock on the wall.
+"""Measure contenders in turns: the CPU time and the wall time of one call.
 
-Short batches of all contenders alternate, so that whatever else the machine does meets them all alike, and what is
-compared is compared round by round: a difference or a ratio is that of two batches a few milliseconds apart.
+Short batches of all contenders alternate, so that other load on the machine affects all contenders alike. Differences
+and ratios are computed for each round, from two batches that are a few milliseconds apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MICRO = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How long to measure: rounds, and the seconds that a batch takes."""
+    """The extent of a measurement: the number of rounds, and the seconds of a batch."""
 
     rounds: int
     batch: float
@@ -36,7 +36,7 @@ FULL = Pace(rounds=101, batch=0.02, quick=False)
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Something whose call is measured. A floor is the least that could be done, with which the others compare."""
+    """A call to measure. A floor is the cheapest possible call, with which the others are compared."""
 
     name: str
     call: Call
@@ -45,7 +45,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The median of what was measured, and its quartiles."""
+    """The median and the quartiles of the measured values."""
 
     median: float
     low: float
@@ -62,22 +62,25 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Microseconds a call, one number for each round."""
+    """The time of a call in µs, one number for each round."""
 
     cpu: Sequence[float]
     wall: Sequence[float]
 
     def added_to(self, other: Samples) -> Spread:
-        """How much more CPU than ``other``."""
+        """Return the CPU time in µs beyond that of ``other``."""
         return Spread.of(mine - theirs for mine, theirs in zip(self.cpu, other.cpu, strict=True))
 
     def ratio_to(self, other: Samples) -> Spread:
-        """How many times the CPU of ``other``."""
+        """Return the CPU time as a multiple of that of ``other``."""
         return Spread.of(mine / theirs for mine, theirs in zip(self.cpu, other.cpu, strict=True))
 
 
 def take_turns(contenders: Sequence[Contender], pace: Pace) -> dict[str, Samples]:
-    """Measure them in turns, by name. Every second round goes backwards, so nobody always follows the same one."""
+    """Measure the contenders in turns, and return the samples by name.
+
+    Every second round runs backwards, so that no contender always follows the same one.
+    """
     times = {each.name: _fitting(each.call, pace.batch) for each in contenders}
     batches: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contenders}
     for number in range(pace.rounds):
@@ -90,7 +93,7 @@ def take_turns(contenders: Sequence[Contender], pace: Pace) -> dict[str, Samples
 
 
 def _batch(call: Call, times: int) -> tuple[float, float]:
-    """Microseconds a call: of CPU in all threads of this process, and on the wall."""
+    """Return the CPU time of a call in µs, in all threads of this process, and the wall time in µs."""
     with _no_collection():
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in repeat(None, times):
@@ -101,7 +104,7 @@ def _batch(call: Call, times: int) -> tuple[float, float]:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """What others have left is not collected at the expense of who happens to be measured."""
+    """Collect garbage first, so that the measured contender does not pay for the garbage of others."""
     gc.collect(0)
     gc.disable()
     try:
@@ -111,8 +114,8 @@ def _no_collection() -> Iterator[None]:
 
 
 def _fitting(call: Call, seconds: float) -> int:
-    """How many calls take that long. Warms up by the way."""
-    call()  # the first one connects
+    """Return how many calls take ``seconds``. The trial also warms up."""
+    call()  # the first call connects
     times = 1
     while True:
         _, took = _batch(call, times)

@@ -1,4 +1,4 @@
-"""What the other processes of the cases do."""
+"""The functions that run in the other processes of the cases."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PATIENCE = 60.0
 
 def _begin() -> None:
     die_with_parent()
-    logging.disable(logging.CRITICAL)  # of breakers that open, and of stores that are unavailable
+    logging.disable(logging.CRITICAL)  # no logs of breakers that open and of stores that are unavailable
 
 
 def race(breaker: str, port: int, names: list[str], recovery: float, asked: Barrier, pipe: Connection) -> None:
-    """Call through each of the breakers at the same moment as the others; send how often that got through.
+    """Call through each breaker at the same moment as the other processes, and send the names that got through.
 
-    Who gets through stays in the call until all have asked, so nobody can come late and find it closed again.
+    A call that gets through lasts until all processes have asked, so that no late process finds the breaker closed.
     """
     _begin()
     through: list[str] = []
@@ -45,7 +45,7 @@ def race(breaker: str, port: int, names: list[str], recovery: float, asked: Barr
     guards = [guard(name) for name in names]
     pipe.send("ready")
     first, last = pipe.recv()
-    while time.time() < first + recovery - 0.5:  # some hear only after a second that it is open, or may be probed
+    while time.time() < first + recovery - 0.5:  # some libraries notice only after a second that the breaker is open
         for guarded in guards:
             outcome(guarded)
         time.sleep(0.4)
@@ -62,12 +62,12 @@ def race(breaker: str, port: int, names: list[str], recovery: float, asked: Barr
 
 
 def probe(breaker: str, port: int, wanted: dict[str, Any], pipe: Connection) -> None:
-    """Once it has been refused, probe as soon as it may, say so, and never end."""
+    """Wait for a rejection, then run a probe, report it, and never end."""
     _begin()
     heard = False
 
     def probed() -> None:
-        if heard:  # else it is a call by somebody who does not know yet that it is open
+        if heard:  # otherwise this process does not know yet that the breaker is open
             pipe.send("probing")
             signal.pause()
 
@@ -80,7 +80,7 @@ def probe(breaker: str, port: int, wanted: dict[str, Any], pipe: Connection) -> 
 
 
 def ask_hung(contender: str, port: int, calls: int, pipe: Connection) -> None:
-    """Ask the server once; then, when told, ask it again and say how long each call took."""
+    """Ask the server once. After a message, ask it ``calls`` times and send the duration of each call in seconds."""
     _begin()
     call = HANGING[contender](Server(port))
     call()

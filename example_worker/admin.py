@@ -1,4 +1,4 @@
-"""Orders in the admin, to be looked at. Breakers are there too: ``ratelimit_core.django`` brings them along."""
+"""The orders in the admin, read-only. The breakers in the admin come from ``ratelimit_core.django``."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from example_worker.models import Order
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Order]
-else:  # Django's own can't be subscripted
+else:  # Django's class can't be subscripted at run time
     ModelAdmin = admin.ModelAdmin
 
 
@@ -20,9 +20,9 @@ class OrderAdmin(ModelAdmin):
     search_fields = ("id", "customer")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """An order without a task would never be charged."""
+        """Return False, because an order without a task would never be charged."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Order | None = None) -> bool:
-        """The workers do."""
+        """Return False, because only the workers change orders."""
         return False

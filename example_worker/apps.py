@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The app configuration."""
 
 from django.apps import AppConfig
 
@@ -8,5 +8,5 @@ class ExampleConfig(AppConfig):
     verbose_name = "Shop"
 
     def ready(self) -> None:
-        """Have the site's tasks go where the Celery app says."""
+        """Import the Celery app, so that the site sends tasks to its broker."""
         from example_worker import celery_app  # noqa: F401

@@ -1,4 +1,4 @@
-"""The site, for any ASGI server: ``uvicorn example_worker.asgi:application --workers 2``."""
+"""The site as an ASGI application: ``uvicorn example_worker.asgi:application --workers 2``."""
 
 import multiprocessing
 import os
@@ -12,10 +12,10 @@ from example_worker.processes import die_with_parent
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example_worker.settings")
 
 server = multiprocessing.parent_process()
-if server is not None:  # one of several processes, which end with the one that started them
+if server is not None:  # this is one of several processes that the server started
     die_with_parent()
     if os.getppid() != server.pid:
-        sys.exit("the server ended while this process started")
+        sys.exit("stopped: the server process ended during the start")
 
-# So there is one server to start; on a site of your own, let nginx or WhiteNoise send the static files.
+# Serves static files too, so that the example needs no other server. Use nginx or WhiteNoise in production.
 application = ASGIStaticFilesHandler(get_asgi_application())

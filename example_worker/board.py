@@ -1,4 +1,4 @@
-"""What the demo shows: a live table on a terminal, a plain line every two seconds anywhere else."""
+"""The output of the demo: a live table on a terminal, otherwise a line every two seconds."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Self, TypeVar
@@ -14,13 +14,13 @@ from example_worker.tasks import CALLS_PER_SECOND
 
 T = TypeVar("T", Sample, Figures)
 
-LINE_EVERY = 2.0  # seconds, where there is no terminal
+LINE_EVERY = 2.0  # seconds between lines without a terminal
 BARS = "▁▂▃▄▅▆▇█"
 STYLES = {"up": "green", "closed": "green", "half_open": "yellow", "open": "bold red", "down": "bold red"}
 
 
 class Board:
-    """Shows the latest sample of each pass."""
+    """A display of the latest sample of each pass."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,7 +50,7 @@ class Board:
 
 
 def line(sample: Sample) -> str:
-    """A sample in one line."""
+    """Return a sample as one line."""
     stats = sample.stats
     return (
         f"{sample.name:<7} {sample.elapsed:4.1f} s | {stats['mode']:<4} | breaker {sample.breaker:<20}"
@@ -61,7 +61,7 @@ def line(sample: Sample) -> str:
 
 
 def live_table(samples: Collection[Sample]) -> Table:
-    """The latest samples beside each other."""
+    """Return the latest samples side by side."""
     return side_by_side(
         samples,
         {
@@ -79,7 +79,7 @@ def live_table(samples: Collection[Sample]) -> Table:
 
 
 def comparison(passes: Collection[Figures]) -> Table:
-    """What the passes came to."""
+    """Return the results of the passes side by side."""
     return side_by_side(
         passes,
         {
@@ -90,17 +90,17 @@ def comparison(passes: Collection[Figures]) -> Table:
             "calls in the outage": lambda figures: str(figures.outage_calls),
             "calls in the busiest second": lambda figures: str(figures.busiest_second),
             "seconds until drained": lambda figures: f"{figures.drained_after:.1f}",
-            "  ideal: left / limit": lambda figures: f"{figures.ideal:.1f}",
+            "  ideal: orders left / limit": lambda figures: f"{figures.ideal:.1f}",
             "visits in the outage": lambda figures: str(figures.visits),
-            "  that met the dead service": lambda figures: str(figures.visits_failed),
-            "  told when to come back": lambda figures: str(figures.visits_saved),
+            "  that got no Retry-After": lambda figures: str(figures.visits_failed),
+            "  that got Retry-After": lambda figures: str(figures.visits_saved),
             "  median answer": lambda figures: f"{figures.visit * 1000:.0f} ms",
         },
     )
 
 
 def charts(samples: Iterable[Sample]) -> Iterator[Text]:
-    """The calls of each second as a bar: red in the outage, yellow above the limit."""
+    """Yield a chart of each sample with a bar for each second: red in the outage, yellow above the limit."""
     yield Text(f"calls in each second; red: outage, yellow: above {CALLS_PER_SECOND}", "dim")
     highest = max(CALLS_PER_SECOND, *(max(sample.stats["per_second"]) for sample in samples))
     for sample in samples:
@@ -113,7 +113,7 @@ def charts(samples: Iterable[Sample]) -> Iterator[Text]:
 
 
 def verdict(check: Check) -> Text:
-    """A check in one line, and in another what its bound is made of."""
+    """Return a check as one line, and a second line that explains the bound."""
     outcome = ("kept   ", "green") if check.kept else ("FAILED ", "bold red")
     says = f"{check.what}: {check.number}, at most {check.bound.total}"
     return Text.assemble(outcome, says, (f"\n       {check.bound}" if check.bound.parts else "", "dim"))

@@ -1,4 +1,4 @@
-"""The Celery application: where the broker, the results and the shared state of the breakers live."""
+"""The Celery application. One Redis or Valkey has the broker, the results and the shared state of the breakers."""
 
 import os
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from example_worker.processes import die_with_parent
 SITE = "example_worker.settings"
 
 app = Celery("example_worker", include=["example_worker.tasks"])
-if os.environ.get("DJANGO_SETTINGS_MODULE") == SITE:  # there is a database to write to
+if os.environ.get("DJANGO_SETTINGS_MODULE") == SITE:  # the site has a database for the progress of orders
     app.conf.include.append("example_worker.progress")
 
 
 def connect(environ: Mapping[str, str]) -> None:
-    """Point the app at the Redis or Valkey of ``REDIS_URL``; its keys there begin with ``EXAMPLE_PREFIX``."""
+    """Configure the app for the Redis or Valkey of ``REDIS_URL``. All keys begin with ``EXAMPLE_PREFIX``."""
     url = environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
     prefix = environ.get("EXAMPLE_PREFIX", "example.")
     app.conf.update(
@@ -25,10 +25,10 @@ def connect(environ: Mapping[str, str]) -> None:
         broker_connection_retry_on_startup=True,
         result_backend=url,
         result_backend_transport_options={"global_keyprefix": prefix},
-        result_extended=True,  # a result tells how many retries it took
+        result_extended=True,  # so that a result has the number of retries
         resilience_backend=url,
         resilience_key_prefix=prefix,
-        worker_send_task_events=True,  # what Flower shows
+        worker_send_task_events=True,  # for Flower
         task_send_sent_event=True,
     )
 
@@ -38,5 +38,5 @@ connect(os.environ)
 
 @worker_process_init.connect
 def follow_the_worker(**_: object) -> None:
-    """A pool process ends with its worker, even with one that was killed."""
+    """End each pool process together with its worker, even if the worker was killed."""
     die_with_parent()

@@ -1,11 +1,12 @@
-"""Watch a Celery fleet live through an outage, twice: ``python -m example_worker.demo``.
+"""Watch a Celery fleet in an outage, without and with a breaker: ``python -m example_worker.demo``.
 
-The same orders arrive at the same pace, and the same payment service goes down for the same twelve seconds:
-first for a plain task with ``autoretry_for``, then for its twin with ``@breaker_task``. Meanwhile somebody visits the
-site: first a view that just calls the service, then its twin behind the breaker of the tasks. Everything is real:
-an embedded Valkey (or yours, if ``REDIS_URL`` names it), ``celery worker`` and web processes, calls over HTTP.
+In both passes the same orders arrive at the same pace, and the payment service is down for the same twelve seconds.
+The plain pass uses a task with ``autoretry_for`` and a view that calls the service. The guarded pass uses
+``@breaker_task`` and a view behind the same breaker. A visitor requests the view during the outage.
 
-The exit status is 0 if the guarded pass lost no order and kept the bounds of the breaker and of the limit.
+The demo starts real processes: Celery workers, a web server, the payment service, and an embedded Valkey. Set
+``REDIS_URL`` to use another Redis or Valkey. The exit status is 0 if the guarded pass lost no order and kept the bounds
+of the breaker and of the limit.
 """
 
 import argparse
@@ -28,8 +29,8 @@ PASSES = {"plain": (charge_plain, "/quote/plain/"), "guarded": (charge, "/quote/
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=introduction(Plan()))
-    parser.add_argument("--only", choices=PASSES, help="make this pass alone")
-    parser.add_argument("--log", default=os.devnull, metavar="FILE", help="keep what the processes say")
+    parser.add_argument("--only", choices=PASSES, help="run only this pass")
+    parser.add_argument("--log", default=os.devnull, metavar="FILE", help="append the output of the processes to FILE")
     arguments = parser.parse_args()
     leave_orderly()
 
@@ -54,9 +55,9 @@ def introduction(plan: Plan) -> str:
     return (
         f"{plan.orders_per_second:.0f} orders a second arrive at {WORKERS} Celery workers with {CONCURRENCY}"
         f" processes each, which charge them at a service that allows {CALLS_PER_SECOND} calls a second."
-        f" From second {plan.outage_begins:.0f} to second {plan.outage_ends:.0f} that service is down,"
-        " while somebody visits a page that needs it."
-        " This takes about a minute; Ctrl-C ends it."
+        f" From second {plan.outage_begins:.0f} to second {plan.outage_ends:.0f} the service is down,"
+        " and a visitor requests a page that calls the service."
+        " The demo takes about a minute. Press Ctrl-C to stop it."
     )
 
 

@@ -12,7 +12,7 @@ ORDERS = Path(__file__).with_name("orders.csv")
 
 
 class Order(NamedTuple):
-    """One line of the file."""
+    """One line of the CSV file."""
 
     id: str
     customer: str

@@ -1,4 +1,4 @@
-"""What the demo runs on: a Valkey, the payment service, Celery workers and the site."""
+"""The processes of the demo: a Valkey, the payment service, Celery workers and the site."""
 
 import gc
 import os
@@ -19,13 +19,13 @@ from example_worker.prepare import site_environ
 from example_worker.processes import Processes, free_port
 
 WORKERS = 2
-CONCURRENCY = 4  # of each
-STARTUP = 30.0  # seconds within which everything has to answer
+CONCURRENCY = 4  # pool processes of each worker
+STARTUP = 30.0  # seconds within which each process has to answer
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """A running fleet: the service it calls, the site, and the messages it has not finished with."""
+    """A running fleet: the payment service, the URL of the site, and the store with its key prefix."""
 
     upstream: Upstream
     site: str
@@ -33,7 +33,7 @@ class Fleet:
     prefix: str
 
     def waiting(self) -> int:
-        """Messages in the queue, and those that a worker runs or holds until they are due."""
+        """Return the number of messages in the queue, and of those that workers run or hold until they are due."""
         queued = self.store.llen(f"{self.prefix}celery")
         held = self.store.hlen(f"{self.prefix}unacked")
         return int(queued) + int(held)
@@ -41,7 +41,7 @@ class Fleet:
 
 @contextmanager
 def running_fleet(log: str) -> Iterator[Fleet]:
-    """Start everything on free ports; where ``REDIS_URL`` names a server, use that, with keys of its own."""
+    """Start all processes on free ports. If ``REDIS_URL`` is set, use that server, with a key prefix for this run."""
     with (
         tempfile.TemporaryDirectory(prefix="example-worker-") as directory,
         _running(log, site_environ(directory)) as fleet,
@@ -81,7 +81,7 @@ def _running(log: str, site: dict[str, str]) -> Iterator[Fleet]:
                 wait_until("the site", lambda: requests.get(fleet.site, timeout=5).ok, requests.RequestException)
                 yield fleet
         finally:
-            gc.collect()  # results unsubscribe when they go: the store must still be there
+            gc.collect()  # results unsubscribe when they are collected, which needs the store
             for key in fleet.store.scan_iter(match=fleet.prefix + "*", count=1000):
                 fleet.store.unlink(key)
 
@@ -97,7 +97,7 @@ def web(port: int) -> list[str]:
 
 
 def wait_until(what: str, answers: Callable[[], object], *not_yet: type[Exception]) -> None:
-    """Ask until the answer is true; an error of the type ``not_yet`` means no."""
+    """Call ``answers`` until it returns a true value. Errors of the types ``not_yet`` count as false."""
     deadline = time.monotonic() + STARTUP
     while time.monotonic() < deadline:
         try:
@@ -106,4 +106,4 @@ def wait_until(what: str, answers: Callable[[], object], *not_yet: type[Exceptio
         except not_yet:
             pass
         time.sleep(0.05)
-    raise SystemExit(f"{what} did not answer within {STARTUP:.0f} s; --log FILE keeps what the processes say")
+    raise SystemExit(f"{what} did not answer within {STARTUP:.0f} s; add --log FILE to see the output of the processes")

@@ -1,4 +1,4 @@
-"""The one table of the site: the orders that were placed there."""
+"""The table of the orders that were placed on the site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 
 
 class Order(models.Model):
-    """An order and how far it is. Its key is the id of the task that charges it."""
+    """An order and its progress. The primary key is also the id of the task that charges the order."""
 
     class State(models.TextChoices):
         PLACED = "placed"
@@ -22,8 +22,8 @@ class Order(models.Model):
     customer = models.CharField(max_length=100)
     amount = models.DecimalField(max_digits=8, decimal_places=2)
     state = models.CharField(max_length=10, choices=State.choices, default=State.PLACED, db_index=True)
-    why = models.CharField(max_length=200, blank=True, help_text="Why it waits, or has failed.")
-    until = models.DateTimeField(null=True, blank=True, help_text="When it is tried again.")
+    why = models.CharField(max_length=200, blank=True, help_text="Why the order waits, or has failed.")
+    until = models.DateTimeField(null=True, blank=True, help_text="When the order is tried again.")
     placed_at = models.DateTimeField(default=timezone.now, db_index=True)
     changed_at = models.DateTimeField(default=timezone.now)
 

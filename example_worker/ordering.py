@@ -1,4 +1,4 @@
-"""Placing orders and looking at them: what the site's views do, without the views."""
+"""Place orders and read them, for the views of the site."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,13 @@ from example_worker.models import Order
 from example_worker.tasks import charge
 
 NUMBERS = (1, 50)
-"""So many may be ordered at once."""
+"""The numbers of orders that may be placed at once."""
 
-BROKER_AWAY = "not queued: the broker is away"
+BROKER_AWAY = "not queued: the broker is unavailable"
 
 
 def place(number: int) -> Sequence[Order]:
-    """Place ``number`` orders: rows first, then a task for each, so that no task is without its row."""
+    """Place ``number`` orders. All rows are written before the first task, so that each task finds its row."""
     samples = random.choices(read_orders(), k=number)
     orders = Order.objects.bulk_create(Order(customer=each.customer, amount=each.amount) for each in samples)
     for index, order in enumerate(orders):
@@ -34,14 +34,17 @@ def place(number: int) -> Sequence[Order]:
 
 
 async def counted() -> dict[str, int]:
-    """How many orders are in each state."""
+    """Return the number of orders in each state."""
     totals = Order.objects.order_by().values_list("state").annotate(Count("pk"))
     numbers = {state: number async for state, number in totals}
     return {state: numbers.get(state, 0) for state in Order.State.values}
 
 
 async def shown(number: int) -> list[dict[str, Any]]:
-    """The latest orders. In seconds ``wait`` says when the next try is, and ``age`` how old it was when it changed."""
+    """Return the latest orders.
+
+    ``wait`` is the seconds until the next try, or None. ``age`` is the order's age in seconds at its last change.
+    """
     return described([order async for order in Order.objects.all()[:number]])
 
 

@@ -1,4 +1,4 @@
-"""One pass of the demo: orders arrive, the payment service goes down and comes back."""
+"""One pass of the demo: orders arrive while the payment service goes down and recovers."""
 
 import math
 import os
@@ -15,14 +15,14 @@ from example_worker.visitor import Visitor
 from ratelimit_core import CircuitBreaker
 
 if TYPE_CHECKING:
-    from celery import Task  # generic in its stubs only
+    from celery import Task  # generic only in its stubs
 
 SAMPLE_EVERY = 0.5  # seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens in each pass; times are seconds since its beginning."""
+    """The plan of each pass. Times are in seconds since the beginning of the pass."""
 
     orders_per_second: float = 15
     outage_begins: float = 4
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A moment of a pass."""
+    """The state of a pass at one moment."""
 
     name: str
     elapsed: float
@@ -44,12 +44,12 @@ class Sample:
 
     @property
     def done(self) -> int:
-        """Orders that the service has charged."""
+        """The number of orders that the service has charged."""
         return int(self.stats["orders"])
 
     @property
     def lost(self) -> int:
-        """Orders that were not charged, and that no message in the broker stands for any more."""
+        """The number of orders that were not charged and have no message in the broker any more."""
         return max(0, self.enqueued - self.done - self.waiting)
 
     @property
@@ -57,7 +57,7 @@ class Sample:
         return sum(outage["calls"] for outage in self.stats["outages"])
 
     def in_outage(self, second: int) -> bool:
-        """Whether the service was down for most of that second."""
+        """Return whether the service was down in the middle of this second of the pass."""
         outages = self.stats["outages"]
         return any(each["began"] <= second + 0.5 < (each["ended"] or math.inf) for each in outages)
 
@@ -71,9 +71,10 @@ def run_pass(
     fleet: Fleet,
     show: Callable[[Sample], None],
 ) -> tuple[Sample, list[str]]:
-    """Send ``orders`` through ``task`` and an outage, in which there is a ``visitor``.
+    """Enqueue ``orders`` for ``task``, with an outage and a ``visitor`` in the outage.
 
-    Returns the last sample and the ids of the tasks.
+    Returns:
+        The last sample, and the ids of the tasks.
     """
     fleet.upstream.reset()
     began = time.monotonic()
@@ -104,13 +105,13 @@ def run_pass(
             )
             show(sample)
             idle = 0 if switches or sample.waiting or len(ids) < len(orders) else idle + 1
-            if idle == 2 or elapsed >= plan.gives_up:  # twice: a message on its way to a worker is nowhere
+            if idle == 2 or elapsed >= plan.gives_up:  # twice, because no count sees a message on its way to a worker
                 return sample, ids
         time.sleep(0.01)
 
 
 def breaker_state() -> str:
-    """The state that the fleet shares, as one would ask for it from anywhere."""
+    """Return the shared state of the breaker in words, as any process can read it."""
     if os.environ.get("RESILIENCE_ENABLED") == "0":
         return "switched off"
     status = CircuitBreaker(BREAKER).get_status()

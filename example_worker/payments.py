@@ -1,4 +1,4 @@
-"""How the example speaks to the payment service: as a customer of it, and as its operator."""
+"""Clients of the payment service: one for customers, and one for the operator of the service."""
 
 import os
 from typing import Any
@@ -13,7 +13,7 @@ def service_url() -> str:
 
 
 def post_charge(order_id: str, amount: str) -> str:
-    """Have the payment service charge ``amount``; return its receipt, or raise a ``RequestException``."""
+    """Charge ``amount`` and return the receipt of the payment service, or raise a ``RequestException``."""
     reply = requests.post(
         service_url() + "/charge",
         json={"order": order_id, "amount": amount},
@@ -24,14 +24,14 @@ def post_charge(order_id: str, amount: str) -> str:
 
 
 def get_quote() -> str:
-    """What the payment service takes for a charge; or raise a ``RequestException``."""
+    """Return the fee for a charge, or raise a ``RequestException``."""
     reply = requests.get(service_url() + "/quote", timeout=(1, 2))
     reply.raise_for_status()
     return str(reply.json()["fee"])
 
 
 class Upstream:
-    """The payment service, as its operator sees it. For one thread."""
+    """A client for the operator of the payment service. Only one thread may use a client."""
 
     def __init__(self, url: str) -> None:
         self._url = url

@@ -1,4 +1,4 @@
-"""Make the site's database and its one user: ``python -m example_worker.prepare``."""
+"""Create the database and the only user of the site: ``python -m example_worker.prepare``."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ USER = "demo"
 
 
 def site_environ(directory: str) -> dict[str, str]:
-    """What the site and the workers find in their environment; the database is a file in ``directory``."""
+    """Return environment variables for the site and the workers. The database is a file in ``directory``."""
     return {
         "DJANGO_SETTINGS_MODULE": "example_worker.settings",
         "SITE_DATABASE": str(Path(directory, "site.sqlite3")),

@@ -1,4 +1,4 @@
-"""Child processes that never outlive the one that started them."""
+"""Child processes that end when the process that started them ends."""
 
 import ctypes
 import os
@@ -13,12 +13,12 @@ from types import FrameType
 from typing import Self
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-GRACE = 8.0  # seconds between SIGTERM and SIGKILL; honcho itself gives its processes 5
+GRACE = 8.0  # seconds between SIGTERM and SIGKILL; more than honcho's 5 seconds for its own processes
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """Return a port of 127.0.0.1 on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -26,27 +26,27 @@ def free_port() -> int:
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:
-    """Have Linux send ``signum`` to this process when its parent dies, however it dies; elsewhere nothing."""
+    """Have Linux send ``signum`` to this process when its parent dies. On other systems, do nothing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
 
 
 def leave_orderly() -> None:
-    """From now on a signal that ends this process makes it leave by way of every ``with``."""
+    """Turn signals that end this process into ``SystemExit``, so that every ``with`` cleans up."""
     for signum in SIGNALS:
         signal.signal(signum, _leave)
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
-    for each in SIGNALS:  # nothing is to interrupt that
+    for each in SIGNALS:  # a second signal must not interrupt the cleanup
         signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + signum)
 
 
 class Processes:
-    """Child processes, each in a group of its own; leaving the ``with`` ends them and what they started.
+    """Child processes, each in its own process group. The end of the ``with`` block ends all groups.
 
-    What they say goes to the end of the file ``log``, or to where this process says it.
+    Their output is appended to the file ``log``. Without ``log`` it goes to the output of this process.
     """
 
     def __init__(self, environ: Mapping[str, str], log: str | None = None) -> None:
@@ -55,7 +55,7 @@ class Processes:
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self, *module_and_arguments: str, when_orphaned: int = signal.SIGKILL) -> subprocess.Popen[bytes]:
-        """Run ``python -m module arguments``; if this process is killed, the child gets ``when_orphaned``."""
+        """Start ``python -m module arguments``. If this process is killed, the child gets ``when_orphaned``."""
         with nullcontext() if self._log is None else open(self._log, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", *module_and_arguments],
@@ -70,9 +70,9 @@ class Processes:
         return child
 
     def run(self, *module_and_arguments: str) -> None:
-        """The same, to its end; if it fails, so does this process."""
+        """Run ``python -m module arguments`` to its end. If it fails, exit this process."""
         if self.start(*module_and_arguments).wait() != 0:
-            sys.exit(f"python -m {' '.join(module_and_arguments)} failed")
+            sys.exit(f"python -m {' '.join(module_and_arguments)} failed; its output says why")
 
     def __enter__(self) -> Self:
         return self

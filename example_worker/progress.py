@@ -1,6 +1,6 @@
-"""What becomes of each order, written to the site's database by the workers, from Celery's own signals.
+"""Workers write the progress of each order to the database of the site, from Celery's signals.
 
-A task that waits for a breaker or a limit is a retry to Celery: the signal's reason says what for, and how long.
+For Celery, a task that waits for a breaker or a limit is a retry. The signal's ``reason`` has the cause and the time.
 """
 
 from datetime import datetime, timedelta
@@ -19,7 +19,7 @@ OPEN = (Order.State.PLACED, Order.State.WAITING)
 
 @task_retry.connect(sender=charge)
 def waits(request: Any, reason: Retry, **_: object) -> None:
-    """Put off or retried. The next run may be over before this is written, so it changes no order that is done."""
+    """Record that an order is deferred or retried. The next run may already be over; a final state is kept."""
     when: Any = reason.when
     until = when if isinstance(when, datetime) else timezone.now() + timedelta(seconds=when or 0)
     _note(request.id, Order.State.WAITING, explain(reason.exc), until)
@@ -36,7 +36,7 @@ def fails(task_id: str, exception: Exception, **_: object) -> None:
 
 
 def explain(error: object) -> str:
-    """Why an order waits, in a few words."""
+    """Return in a few words why an order waits."""
     match error:
         case CircuitBreakerError():
             return f"breaker {error.breaker_name} is {error.state.replace('_', '-')}"
@@ -47,6 +47,6 @@ def explain(error: object) -> str:
 
 
 def _note(task_id: str, state: Order.State, why: str = "", until: datetime | None = None) -> None:
-    """For orders of the site; the tasks that ``enqueue.py`` sends have none."""
+    """Update the order of a task. Tasks of ``enqueue.py`` have no order in the database."""
     orders = Order.objects.filter(pk=task_id, state__in=OPEN)
     orders.update(state=state, why=why[:200], until=until, changed_at=timezone.now())

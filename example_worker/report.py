@@ -1,4 +1,4 @@
-"""What the guarded pass has to keep, and by how much it may not miss."""
+"""The results of a pass, and the bounds that the guarded pass has to keep."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ ON_ITS_WAY = 0.25  # seconds that a permitted call may take to reach the service
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a pass came to."""
+    """The results of a pass. Times are in seconds."""
 
     name: str
     orders: int
@@ -38,12 +38,15 @@ class Figures:
 
     @property
     def visits_failed(self) -> int:
-        """Those that waited for the dead service, and were told of an error."""
+        """The number of visits that got no ``Retry-After``, because they called the service while it was down."""
         return self.visits - self.visits_saved
 
     @classmethod
     def of(cls, sample: Sample, ids: Iterable[str], visitor: Visitor) -> "Figures":
-        """From the last sample, the tasks' results (completed is what was charged and says so) and the visitor."""
+        """Build the results from the last sample, the tasks' results and the visitor.
+
+        An order is completed if it was charged and its task succeeded.
+        """
         stats = sample.stats
         (outage,) = stats["outages"]
         results = [app.AsyncResult(id) for id in ids]
@@ -66,7 +69,7 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The most that there may be of something, and what that is made of; empty for nothing at all."""
+    """The upper bound of a number, as a sum of named parts. Without parts, the bound is 0."""
 
     parts: dict[str, int]
 
@@ -79,33 +82,33 @@ class Bound:
 
 
 def outage_bound(outage: float) -> Bound:
-    """How many calls may reach a service while it is down: the first promise of a breaker."""
+    """Return how many calls may reach the service in an outage of ``outage`` seconds."""
     breaker = CircuitBreaker(BREAKER).config
     return Bound(
         {
-            "failures open it": breaker.failure_threshold,
-            "running then": WORKERS * CONCURRENCY + 1,  # the visitor's too
-            # of permits that were reused meanwhile: as many as the limit has in any second
-            f"within {breaker.cache_ttl} s": CALLS_PER_SECOND,
+            "failures that open the breaker": breaker.failure_threshold,
+            "calls running then": WORKERS * CONCURRENCY + 1,  # and one of the visitor
+            # A cached verdict permits calls for this long, at most as many as the limit allows in any second.
+            f"calls in the next {breaker.cache_ttl} s": CALLS_PER_SECOND,
             "probes": sum(1 for _ in probes(breaker, outage)),
         }
     )
 
 
 def visits_bound(outage: float) -> Bound:
-    """How many visits may meet the dead service: all that may open the breaker, or find it not yet known as open."""
+    """Return how many visits may call the service in an outage of ``outage`` seconds."""
     breaker = CircuitBreaker(BREAKER).config
     return Bound(
         {
-            "failures open it": breaker.failure_threshold,
-            f"within {breaker.cache_ttl} s": math.ceil(breaker.cache_ttl / EVERY),
+            "failures that open the breaker": breaker.failure_threshold,
+            f"visits in the next {breaker.cache_ttl} s": math.ceil(breaker.cache_ttl / EVERY),
             "probes": sum(1 for _ in probes(breaker, outage)),
         }
     )
 
 
 def probes(breaker: CircuitBreakerConfig, outage: float) -> Iterator[float]:
-    """When probes are due in an outage that opens the breaker at once: after 2 s, then 4, 4, ..."""
+    """Yield when probes are due, in seconds since the opening: after 2 s, then every 4 s."""
     wait = due = breaker.recovery_timeout
     while due < outage:
         yield due
@@ -114,14 +117,14 @@ def probes(breaker: CircuitBreakerConfig, outage: float) -> Iterator[float]:
 
 
 def second_bound() -> Bound:
-    """How many calls may reach the service in any second: the limit, and some that were on their way."""
+    """Return how many calls may reach the service in any second: the limit, and calls that arrive late."""
     late = int(CALLS_PER_SECOND * ON_ITS_WAY)
-    return Bound({"by the limit": CALLS_PER_SECOND, f"late by up to {ON_ITS_WAY} s": late})
+    return Bound({"calls that the limit allows": CALLS_PER_SECOND, f"calls up to {ON_ITS_WAY} s late": late})
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that the guarded pass has to keep."""
+    """A bound that the guarded pass has to keep."""
 
     what: str
     number: int
@@ -133,11 +136,11 @@ class Check:
 
 
 def checks(figures: Figures) -> list[Check]:
-    """What decides the exit status."""
+    """Return the checks that decide the exit status."""
     return [
         Check("orders lost", figures.lost, Bound({})),
         Check("orders charged twice", figures.twice, Bound({})),
         Check("calls in the outage", figures.outage_calls, outage_bound(figures.outage)),
         Check("calls in the busiest second", figures.busiest_second, second_bound()),
-        Check("visits that met the dead service", figures.visits_failed, visits_bound(figures.outage)),
+        Check("visits without Retry-After in the outage", figures.visits_failed, visits_bound(figures.outage)),
     ]

@@ -1,6 +1,6 @@
-"""Start the example and leave it running: ``python -m example_worker.run``; Ctrl-C ends it.
+"""Start the example and keep it running until Ctrl-C: ``python -m example_worker.run``.
 
-honcho runs the Procfile, on free ports; ``REDIS_URL`` names a server to use in place of the embedded one.
+honcho runs the Procfile on free ports. Set ``REDIS_URL`` to use another server than the embedded Valkey.
 """
 
 import os
@@ -25,7 +25,7 @@ def main() -> int:
         environ = {
             **ports,
             **site_environ(directory),
-            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # the Procfile says python and celery
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # where the Procfile finds python and celery
             "PYTHONUNBUFFERED": "1",
             "REDIS_URL": redis_url,
             "UPSTREAM_URL": f"http://127.0.0.1:{ports['UPSTREAM_PORT']}",
@@ -48,14 +48,14 @@ def addresses(environ: dict[str, str], python: str) -> str:
   Payment service    {upstream_url}/stats
   Store              {redis_url}
 
-  A view behind the breaker of the workers, and a limited one:
+  A view behind the breaker of the workers, and a view with a limit:
     curl -i {site}/quote/
     curl -i {site}/api/orders/
 
-  Enqueue orders; add --plain for the task without a breaker:
+  Enqueue orders (add --plain to use the task without a breaker):
     REDIS_URL={redis_url} {python} -m example_worker.enqueue
 
-  Switch the payment service to slow, failing, down, or up again:
+  Switch the payment service to slow, failing, down or up:
     curl {upstream_url}/mode -d '{{"mode": "down"}}'
 """
 

@@ -1,4 +1,4 @@
-"""Django's settings. What differs from run to run is in the environment; ``site_environ()`` makes it."""
+"""Django's settings. Values that differ between runs come from the environment, which ``site_environ()`` makes."""
 
 import os
 
@@ -29,10 +29,10 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "ratelimit_core.django.middleware.ResilienceMiddleware",  # an open breaker is a 503, not a 500
+    "ratelimit_core.django.middleware.ResilienceMiddleware",  # turns an open breaker into 503 instead of 500
 ]
 
-# The same store and prefix as the workers': what one process learns of the payment service, all know.
+# The same store and prefix as the workers use, so that the site and the workers share breakers and limits.
 RATELIMIT_BACKEND = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 RATELIMIT_KEY_PREFIX = os.environ.get("EXAMPLE_PREFIX", "example.")
 
@@ -48,7 +48,7 @@ DATABASES = {
     }
 }
 
-LOGIN_URL = "admin:login"  # the dashboard asks for it
+LOGIN_URL = "admin:login"  # for the dashboard
 STATIC_URL = "static/"
 TEMPLATES = [
     {

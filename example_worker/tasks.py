@@ -1,4 +1,4 @@
-"""One task, twice: as everybody writes it, and behind a breaker and a limit that the whole fleet shares."""
+"""One task, written twice: with plain Celery, and behind a breaker and a limit that the whole fleet shares."""
 
 import requests
 from celery import shared_task
@@ -8,7 +8,7 @@ from ratelimit_core import Backoff
 from resilient_tasks import breaker_task
 
 BREAKER = "payments"
-CALLS_PER_SECOND = 20  # what the payment service allows us
+CALLS_PER_SECOND = 20  # the payment service allows no more
 
 
 @shared_task(
@@ -20,7 +20,7 @@ CALLS_PER_SECOND = 20  # what the payment service allows us
     acks_late=True,
 )
 def charge_plain(order_id: str, amount: str) -> str:
-    """Charge one order; what plain Celery offers against an outage."""
+    """Charge one order, with the retries of plain Celery."""
     return post_charge(order_id, amount)
 
 
@@ -36,5 +36,5 @@ def charge_plain(order_id: str, amount: str) -> str:
     acks_late=True,
 )
 def charge(order_id: str, amount: str) -> str:
-    """Charge one order; the same retries, and one shared mind about the payment service."""
+    """Charge one order, with the same retries, a breaker and a limit."""
     return post_charge(order_id, amount)

@@ -1,12 +1,12 @@
-"""The payment service: a process of its own whose health can be switched, and which counts what reaches it.
+"""The payment service: a separate process that can be switched to fail, and counts its calls.
 
 ``python -m example_worker.upstream --port 8001``, then::
 
     POST /charge {"order": "A-1001", "amount": "9.90"}    a call takes 20 to 50 ms
-    GET  /quote                                           a call too: what a charge costs
+    GET  /quote                                           return the fee; counts as a call too
     POST /mode   {"mode": "up" | "slow" | "failing" | "down"}
-    POST /reset  forget everything, and be up
-    GET  /stats  what has happened; times are seconds since the last reset
+    POST /reset                                           forget all counts, and switch to up
+    GET  /stats                                           return the counts; times are in seconds since the last reset
 """
 
 import argparse
@@ -28,13 +28,13 @@ Json = dict[str, Any]
 
 
 def peak_in_any_second(times: Sequence[float]) -> int:
-    """How many of ``times`` (ascending) fall into the busiest second, wherever it begins."""
+    """Return the maximum number of ``times`` (ascending, in seconds) within any period of one second."""
     return max((bisect_left(times, start + 1.0) - index for index, start in enumerate(times)), default=0)
 
 
 @dataclass(slots=True)
 class Outage:
-    """From leaving ``up`` to returning to it."""
+    """The time from leaving the mode ``up`` until returning to it, in seconds since the last reset."""
 
     began: float
     ended: float | None = None
@@ -43,7 +43,7 @@ class Outage:
 
 
 class Ledger:
-    """What reached the service, and when. Safe to use from several threads."""
+    """The counts of calls and charges. Several threads may use one ledger."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -51,7 +51,7 @@ class Ledger:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, and be up."""
+        """Forget all counts, and switch to ``up``."""
         with self._lock:
             self._began = self._clock()
             self._mode = "up"
@@ -66,7 +66,7 @@ class Ledger:
         return self._mode
 
     def switch(self, mode: str) -> None:
-        """Be ``mode`` from now on. Leaving ``up`` begins an outage, returning to it ends one."""
+        """Switch to ``mode``. Leaving ``up`` begins an outage, returning to ``up`` ends the outage."""
         with self._lock:
             if mode != "up" and self._mode == "up":
                 self._outages.append(Outage(began=self._now()))
@@ -76,7 +76,7 @@ class Ledger:
             self._mode = mode
 
     def call(self) -> None:
-        """Note a call as it arrives."""
+        """Count a call when it arrives."""
         with self._lock:
             self._calls.append(self._now())
             self._calls_by_mode[self._mode] += 1
@@ -84,7 +84,7 @@ class Ledger:
                 self._outages[-1].calls += 1
 
     def charge(self, order: str) -> None:
-        """Note a charge; a second one of the same order is a duplicate."""
+        """Count a charge. A second charge of the same order is a duplicate."""
         with self._lock:
             self._charges.append(self._now())
             self._orders[order] += 1
@@ -113,7 +113,7 @@ class Ledger:
 
 
 class Server(ThreadingHTTPServer):
-    """The HTTP server, and the ledger that its requests share."""
+    """The HTTP server, with the ledger that all requests share."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -124,7 +124,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """The handler of one request."""
 
     server: Server
 
@@ -155,7 +155,7 @@ class Handler(BaseHTTPRequestHandler):
         return {"receipt": f"receipt for {order}"}
 
     def _call(self, answer: Callable[[], Json]) -> None:
-        """A call of a customer, which takes its time and may fail; ``answer`` is what comes of it."""
+        """Handle a customer's call as the mode requires. If the call succeeds, reply with ``answer()``."""
         ledger = self.server.ledger
         ledger.call()
         if ledger.mode == "slow":
@@ -165,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         if ledger.mode == "down":  # also for a call that was running when the service went down
             self.close_connection = True
         elif ledger.mode == "failing":
-            self._reply(500, {"error": "the payment service has a bad day"})
+            self._reply(500, {"error": "the payment service is failing"})
         else:
             self._reply(200, answer())
 
@@ -182,16 +182,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        with suppress(ConnectionError):  # the caller did not wait for a slow service
+        with suppress(ConnectionError):  # the caller timed out
             self.end_headers()
             self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the access log to ourselves: ``GET /stats`` says it better."""
+        """Write no access log, because ``GET /stats`` has the counts."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A payment service that has bad days.")
+    parser = argparse.ArgumentParser(description="A payment service that can be switched to fail.")
     parser.add_argument("--port", type=int, required=True)
     with Server(parser.parse_args().port) as server:
         print("payment service on http://{}:{}".format(*server.server_address), flush=True)

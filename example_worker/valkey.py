@@ -1,4 +1,4 @@
-"""An embedded Valkey: ``python -m example_worker.valkey --port N``; idle if ``REDIS_URL`` names another."""
+"""An embedded Valkey: ``python -m example_worker.valkey --port N``. If ``REDIS_URL`` has another port, do nothing."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     url = os.environ.get("REDIS_URL", f"redis://127.0.0.1:{port}/0")
     if urlsplit(url).port != port:
-        print(f"not started: REDIS_URL is {url}", flush=True)
+        print(f"embedded Valkey not started, because REDIS_URL is {url}", flush=True)
         signal.pause()
     with ValkeyServer(port=port) as server:
         print(f"Valkey on {server.connection_url}", flush=True)

@@ -1,4 +1,4 @@
-"""The views. Those that call the payment service are behind the breaker and the limit of the workers."""
+"""The views. ``quote`` calls the payment service behind the breaker and the limit of the workers."""
 
 import asyncio
 import os
@@ -22,14 +22,14 @@ SHOWN = 50  # orders on the page and in the API
 MODES = ("up", "down")
 CONTENT_SECURITY_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
-payments = CircuitBreaker(BREAKER)  # the one that `tasks.py` defines
-allowance = Limiter(f"{CALLS_PER_SECOND}/s", key=BREAKER)  # and the limit of the tasks: one count for both
+payments = CircuitBreaker(BREAKER)  # refers to the breaker that `tasks.py` defines
+allowance = Limiter(f"{CALLS_PER_SECOND}/s", key=BREAKER)  # same rate and key as the tasks, so one count
 
 
 @never_cache
 @require_safe
 async def shop(request: HttpRequest) -> HttpResponse:
-    """The page, and in it what it shows first. What comes later it fetches from ``state()``."""
+    """Return the page with the current state. The page fetches later states from ``state()``."""
     flower = os.environ.get("FLOWER_PORT")
     context = {
         "state": await now(),
@@ -46,13 +46,13 @@ async def shop(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 async def state(request: HttpRequest) -> JsonResponse:
-    """What the page shows."""
+    """Return the state that the page shows."""
     return JsonResponse(await now())
 
 
 @require_POST
 def place_orders(request: HttpRequest) -> HttpResponse:
-    """Place orders and go back to the page; who asks for JSON gets the new ids."""
+    """Place orders. Redirect to the page, or return the new ids to a client that accepts only JSON."""
     number = request.POST.get("number", "")
     if number not in map(str, ordering.NUMBERS):
         return refused(f"number={number!r} should be one of {', '.join(map(str, ordering.NUMBERS))}")
@@ -62,7 +62,7 @@ def place_orders(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def switch_service(request: HttpRequest) -> HttpResponse:
-    """Take the payment service down, or bring it up again."""
+    """Switch the payment service to ``down`` or ``up``."""
     mode = request.POST.get("mode", "")
     if mode not in MODES:
         return refused(f"mode={mode!r} should be one of {', '.join(MODES)}")
@@ -76,7 +76,7 @@ def switch_service(request: HttpRequest) -> HttpResponse:
 @never_cache
 @require_safe
 def quote(request: HttpRequest) -> JsonResponse:
-    """What the service takes, asked of it in this request. While the breaker is open: 503 with Retry-After, at once."""
+    """Return the fee, from a call to the service. While the breaker is open, answer 503 with ``Retry-After``."""
     try:
         with payments, allowance:
             return JsonResponse({"fee": get_quote()})
@@ -87,7 +87,7 @@ def quote(request: HttpRequest) -> JsonResponse:
 @never_cache
 @require_safe
 def quote_plain(request: HttpRequest) -> JsonResponse:
-    """The same as everybody writes it, to compare with."""
+    """Return the fee without a breaker and a limit, for comparison."""
     try:
         return JsonResponse({"fee": get_quote()})
     except requests.RequestException as error:
@@ -97,12 +97,12 @@ def quote_plain(request: HttpRequest) -> JsonResponse:
 @require_safe
 @rate_limit(key="ip", rate="5/s;60/m")
 async def api_orders(request: HttpRequest) -> JsonResponse:
-    """The latest orders, for programs."""
+    """Return the latest orders as JSON."""
     return JsonResponse({"orders": await ordering.shown(SHOWN)})
 
 
 async def now() -> dict[str, Any]:
-    """The orders, the breaker and the service, all asked for at the same time."""
+    """Return the state of the orders, the breaker and the service, read concurrently."""
     counts, orders, breaker, service = await asyncio.gather(
         ordering.counted(),
         ordering.shown(SHOWN),
@@ -113,7 +113,7 @@ async def now() -> dict[str, Any]:
 
 
 def breaker_now() -> dict[str, Any]:
-    """The breaker as the whole fleet knows it."""
+    """Return the shared state of the breaker."""
     try:
         status = payments.get_status()
     except ResilienceError as error:
@@ -129,7 +129,7 @@ def breaker_now() -> dict[str, Any]:
 
 
 def service_now() -> dict[str, Any]:
-    """The payment service, as its operator sees it."""
+    """Return the counts of the payment service."""
     try:
         stats = Upstream(service_url()).stats()
     except requests.RequestException:
@@ -138,7 +138,7 @@ def service_now() -> dict[str, Any]:
 
 
 def done(request: HttpRequest, found: dict[str, Any], status: int) -> HttpResponse:
-    """Back to the page, or JSON for a program."""
+    """Return a redirect to the page, or JSON to a client that does not accept HTML."""
     if request.accepts("text/html"):
         return HttpResponseRedirect(reverse("shop"))
     return JsonResponse(found, status=status)

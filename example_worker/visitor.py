@@ -1,4 +1,4 @@
-"""Somebody who asks the site for a quote again and again, as a shop's visitors do while a service is down."""
+"""A visitor who requests a page of the site again and again during an outage."""
 
 import statistics
 import threading
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import requests
 
-EVERY = 0.2  # seconds
-PATIENCE = 10.0  # seconds
+EVERY = 0.2  # seconds between requests
+PATIENCE = 10.0  # seconds until a request times out
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the site said, in how many seconds. ``status`` is 0 if it said nothing."""
+    """An answer of the site, and its duration in seconds. ``status`` is 0 if there was no answer."""
 
     status: int
     took: float
@@ -21,12 +21,15 @@ class Answer:
 
     @property
     def saved(self) -> bool:
-        """Whether the visitor was told to come back, and the service was left alone."""
+        """Whether the answer came without a call to the service, and said when to come back."""
         return self.status in (429, 503) and self.retry_after
 
 
 class Visitor:
-    """Asks ``url`` from ``start()`` until ``stop()``; on new connections, so that all web processes get to answer."""
+    """A thread that requests ``url`` from ``start()`` until ``stop()``.
+
+    Each request uses a new connection, so that all web processes take part.
+    """
 
     def __init__(self, url: str) -> None:
         self.answers: list[Answer] = []
@@ -38,13 +41,13 @@ class Visitor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Return when the last answer is there."""
+        """Stop, and wait for the last answer."""
         self._left.set()
         self._thread.join()
 
     @property
     def typical(self) -> float:
-        """The median of how many seconds an answer took."""
+        """The median duration of an answer in seconds."""
         return statistics.median(answer.took for answer in self.answers) if self.answers else 0.0
 
     def _visit(self) -> None:

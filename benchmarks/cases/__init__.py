@@ -1,4 +1,4 @@
-"""The cases: each a module with ``run(pace)``, in the order in which the table shows them."""
+"""The cases, in the order of the table. Each case is a module with a function ``run(pace)``."""
 
 CASES = [
     "closed_breaker",
@@ -30,4 +30,4 @@ PEERS = [
     "django",
     "celery",
 ]
-"""The distributions whose versions belong to the figures."""
+"""The distributions whose versions are stored with the figures."""

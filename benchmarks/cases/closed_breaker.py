@@ -1,4 +1,4 @@
-"""A call through a closed breaker: what it adds to the call alone, and what it asks the server."""
+"""A call through a closed breaker: the CPU time that the breaker adds, and the commands that the server gets."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def run(pace: Pace) -> report.Report:
         service = Service()
         contenders = [Contender(BARE, service.call, "floor")]
         contenders += [Contender(each.name, each.guard(service.call, server), each.role) for each in BREAKERS]
-        # Batches in which a refresh, one for each quarter of a second, has no undue share.
+        # Batches are long, so that the refresh in every quarter of a second has its due share.
         pace = replace(pace, batch=0.05, rounds=5) if pace.quick else replace(pace, batch=0.15, rounds=25)
         samples = take_turns(contenders, pace)
     shared = [each for each in BREAKERS if each.shared]
     asked, a_second = {}, {}
     for each in shared:
-        with valkey() as server:  # of its own, for some ask it in the background
+        with valkey() as server:  # a separate server, because some libraries send commands in the background
             guarded = each.guard(service.call, server, name="counted")
             counted = server.counted(guarded, 500)
             asked[each.name] = counted.commands / 500, counted.busy / 500

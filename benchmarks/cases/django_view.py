@@ -1,4 +1,4 @@
-"""A decorated Django view: what limits and a breaker add to it."""
+"""A decorated Django view: the CPU time that limits and a breaker add."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def _views(server: Server) -> dict[str, tuple[View, Role]]:
 
 
 def _requested(view: View) -> Call:
-    """A call of ``view`` with a new request, each from another of a hundred addresses."""
+    """Return a function that calls ``view`` with a new request from the next of a hundred addresses."""
     from django.core.handlers.wsgi import WSGIRequest
     from django.test import RequestFactory
 
-    environ = RequestFactory()._base_environ()  # type: ignore[attr-defined] # what its requests are made of
+    environ = RequestFactory()._base_environ()  # type: ignore[attr-defined] # the base of its requests
     following = cycle([f"10.0.0.{number}" for number in range(100)]).__next__
 
     def call() -> object:

@@ -1,4 +1,4 @@
-"""From one breaker in a process to ten thousand, called in turn without a pause."""
+"""The cost of a call with 1 to 10,000 breakers in a process, called in turn without a pause."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ["circuitbreaker", "pybreaker", "resilient-tasks, memory", OURS.name]
 
 def run(pace: Pace) -> report.Report:
     places = [1, 100, 1000] if pace.quick else [1, 10, 100, 1000, 10_000]
-    # A lap of many takes its time, and each refresh pays for the calls of a quarter of a second.
+    # Batches are long enough for a round over all breakers, and for several refreshes of a quarter of a second.
     pace = replace(pace, batch=0.2, rounds=1) if pace.quick else replace(pace, batch=1.0, rounds=3)
     chosen = [each for each in BREAKERS if each.name in NAMES]
     cpu: dict[str, list[float | None]] = {each.name: [] for each in chosen}

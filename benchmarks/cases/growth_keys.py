@@ -1,4 +1,4 @@
-"""From one key to a million: what a check costs, and what a key takes in memory and in Redis."""
+"""The cost of a check with 1 to 1,000,000 keys, and the memory of a key in the process and in Redis."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..measure import Call, Contender, Pace, Role, Spread, take_turns
 from ..stage import Server, resident, valkey
 
 WEIGHED_FROM = 10_000
-"""Fewer keys can't be told from what else a process or a server does with its memory."""
+"""The memory of fewer keys is lost in other changes of the memory of a process or a server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """A limiter of 10,000 an hour: the check of a key, and how to make a first one of many."""
+    """A limiter of 10,000 an hour. ``check`` checks one key; ``fill`` checks many keys for the first time."""
 
     check: Callable[[str], object]
     fill: Callable[[Iterable[str]], None]
@@ -28,7 +28,7 @@ class Limited:
 
 @dataclass(frozen=True, slots=True)
 class Growing:
-    """What grows, up to how many keys."""
+    """A limiter to measure with up to ``most`` keys."""
 
     name: str
     make: Callable[[Server], Limited]
@@ -63,7 +63,10 @@ def run(pace: Pace) -> report.Report:
 
 
 def _measured(each: Growing, keys: list[str], pace: Pace) -> tuple[float, float]:
-    """Microseconds of CPU a check, and bytes a key. Alone: some have threads that go through all of their keys."""
+    """Return the CPU time of a check in µs, and the bytes of a key.
+
+    Limiters are measured one by one, because some have threads that go through all of their keys.
+    """
     with valkey() as server:
         before = _weighed(each, server)
         limited = each.make(server)

@@ -1,4 +1,4 @@
-"""From one limit to ten in one check on Redis."""
+"""The cost of a check of 1 to 10 limits on Redis."""
 
 from __future__ import annotations
 

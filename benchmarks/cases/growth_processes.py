@@ -1,4 +1,4 @@
-"""From one process to sixteen that ask one server at the same time."""
+"""The cost of a check with 1 to 16 processes that ask one server at the same time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(pace: Pace) -> report.Report:
     cpu: dict[str, list[float | None]] = {name: [] for name in LIMITERS}
     asked: dict[str, list[float | None]] = {name: [] for name in BREAKERS}
     with ExitStack() as stack:
-        # Each has a server of its own, for some ask it in the background.
+        # Each library has its own server, because some libraries send commands in the background.
         servers = {name: stack.enter_context(valkey()) for name in (*LIMITERS, *BREAKERS)}
         members = stack.enter_context(_members(max(places), servers))
         for number in places:
@@ -56,7 +56,7 @@ def run(pace: Pace) -> report.Report:
 
 @contextmanager
 def _members(number: int, servers: Servers) -> Iterator[list[Connection]]:
-    """So many other processes, and how to tell them what to do."""
+    """Start ``number`` processes, and yield a pipe to each."""
     ports = {name: server.port for name, server in servers.items()}
     pipes = [SPAWN.Pipe() for _ in range(number)]
     processes = [SPAWN.Process(target=_member, args=(ports, theirs), daemon=True) for _, theirs in pipes]
@@ -71,7 +71,7 @@ def _members(number: int, servers: Servers) -> Iterator[list[Connection]]:
 
 
 def _together(members: list[Connection], name: str, seconds: float, servers: Servers) -> tuple[float, int, int]:
-    """All at once: seconds of CPU and calls, in all of them, and the commands that the server saw."""
+    """Run all members at once. Return their CPU seconds, their calls, and the commands that the server got."""
     for member in members:
         member.send(name)
     for member in members:

@@ -1,4 +1,4 @@
-"""A limiter that takes blocks out of the shared budget first, and spends them in its own process."""
+"""A limiter with a local quota, which takes blocks of the shared limit and spends them in the process."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ..limiters import evalsha, lock_and_dict, ours
 from ..measure import MICRO, Contender, Pace, take_turns
 from ..stage import valkey
 
-TITLE = "A check of a leased limiter on Redis"
+TITLE = "A check of a limiter with a local quota on Redis"
 OPTIONS = {"local_quota": 100}
-FLOOR, OURS = "redis-py EVALSHA", "resilient-tasks, leases of 100"
+FLOOR, OURS = "redis-py EVALSHA", "resilient-tasks, local quota of 100"
 IN_MEMORY = "a lock and a dictionary"
 
 
 def run(pace: Pace) -> report.Report:
     from ratelimit_core import Limiter
 
-    what, unit, target = "leased limiter on Redis: checks a second in one thread", "/s", 250_000
+    what, unit, target = "limiter with a local quota on Redis: checks a second in one thread", "/s", 250_000
     if not OPTIONS.keys() <= inspect.signature(Limiter).parameters.keys():
         return report.Report([report.Row(what, unit, None, target, "more")])
     with valkey() as server:

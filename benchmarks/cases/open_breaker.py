@@ -1,4 +1,4 @@
-"""A refusal by an open breaker: an exception that is raised and caught."""
+"""A rejection by an open breaker: an exception that is raised and caught."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..breakers import BREAKERS, OURS, Breaker, Service, outcome
 from ..measure import Call, Contender, Pace, take_turns
 from ..stage import Server, django, valkey
 
-TITLE = "A refusal by an open breaker"
+TITLE = "A rejection by an open breaker"
 RAISING = "an exception, raised and caught"
 
 
@@ -22,7 +22,7 @@ def run(pace: Pace) -> report.Report:
     asked = {}
     for each in BREAKERS:
         if each.shared:
-            with valkey() as server:  # of its own, for some ask it in the background
+            with valkey() as server:  # a separate server, because some libraries send commands in the background
                 counted = server.counted(_refusing(each, server, name="counted"), 500)
                 asked[each.name] = counted.commands / 500, counted.busy / 500
     found = report.figures(contenders, samples, RAISING, asked)
@@ -32,7 +32,7 @@ def run(pace: Pace) -> report.Report:
     commands = {name: commands for name, (commands, _) in asked.items()}
     rows = [
         report.Row(
-            "open breaker, shared: a refusal",
+            "open breaker, shared: a rejection",
             "µs",
             ours=cpu[OURS.name],
             target=3.0,
@@ -40,7 +40,7 @@ def run(pace: Pace) -> report.Report:
             floor=report.Best("raise and catch", cpu[RAISING]),
         ),
         report.Row(
-            "open breaker, shared: commands a refusal",
+            "open breaker, shared: commands a rejection",
             "",
             ours=commands[OURS.name],
             target=0.01,
@@ -56,7 +56,7 @@ def _raise() -> None:
 
 def _caught(call: Call) -> Call:
     def caught() -> object:
-        try:  # not contextlib.suppress(), which costs more than some refusals
+        try:  # contextlib.suppress() would cost more than some rejections
             return call()
         except Exception:
             return None
@@ -65,7 +65,7 @@ def _caught(call: Call) -> Call:
 
 
 def _refusing(breaker: Breaker, server: Server, **wanted: Any) -> Call:
-    """A call that it refuses, opened by failures."""
+    """Return a call that the breaker rejects, because failures have opened it."""
     service = Service()
     guarded = breaker.guard(service.call, server, **wanted)
     service.down = True

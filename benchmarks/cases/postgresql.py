@@ -1,4 +1,4 @@
-"""A check of a limiter whose state is in PostgreSQL: how many a second, and in how many statements."""
+"""A check of a limiter whose state is in PostgreSQL: checks a second, and statements a check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(pace: Pace) -> report.Report:
     from tests import databases
 
     connections[ALIAS].close()
-    del connections[ALIAS]  # which stands for no database
+    del connections[ALIAS]  # no database is configured there
     with ExitStack() as stack:
         stack.enter_context(databases.postgresql(ALIAS))
         call_command("migrate", "django_smart_ratelimit", database=ALIAS, verbosity=0, skip_checks=True)
@@ -73,9 +73,9 @@ def run(pace: Pace) -> report.Report:
 
 @contextmanager
 def _statements() -> Iterator[Callable[[Call], float]]:
-    """Counts the statements of a call, on whichever of Django's connections: libpq says what it sends.
+    """Yield a function that counts the statements of a call on all connections of Django, from libpq's trace.
 
-    Connections that were opened meanwhile go on unwatched afterwards.
+    Connections that are opened meanwhile are no longer traced afterwards.
     """
     from django.db import connections
     from django.db.backends.signals import connection_created
@@ -88,7 +88,7 @@ def _statements() -> Iterator[Callable[[Call], float]]:
             watched[-1].trace(log.fileno())
 
         def count(call: Call, times: int = 100) -> float:
-            for _ in repeat(None, 100):  # each key once: to make a record is another matter
+            for _ in repeat(None, 100):  # once for each key, so that no record is created while statements are counted
                 call()
             log.seek(0)
             log.truncate()
@@ -108,7 +108,7 @@ def _statements() -> Iterator[Callable[[Call], float]]:
 
 
 def _upsert(alias: str) -> Call:
-    """The least that a count in a table takes, committed as lazily as ours."""
+    """Return the cheapest possible count in a table, committed asynchronously as by this library."""
     from django.db import connections
 
     connection = connections[alias]
@@ -141,6 +141,6 @@ def _ours(algorithm: Any) -> Call:
     from ratelimit_core import Limiter
     from ratelimit_core.backends import DatabaseBackend
 
-    backend = DatabaseBackend(ALIAS, timeout=5)  # a busy machine is not what is measured
+    backend = DatabaseBackend(ALIAS, timeout=5)  # so that a busy machine causes no timeouts
     limiter = Limiter(f"{LIMIT}/s", key="benchmark", algorithm=algorithm, backend=backend)
     return of_keys(lambda key: limiter.hit(key=key))

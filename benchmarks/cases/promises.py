@@ -1,4 +1,4 @@
-"""What has to hold when it matters: one probe in the fleet, no place held by the dead, no wait for a hung store."""
+"""Promises in bad moments: one probe in the fleet, no probe lost with its process, no wait for a hung store."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SPAWN = multiprocessing.get_context("spawn")
 def run(pace: Pace) -> report.Report:
     peers = [each for each in SHARED.values() if each is not OURS]
     patience = 3.5 if pace.quick else 30.0
-    with valkey() as server, ThreadPoolExecutor(len(SHARED) if pace.quick else 1) as turns:  # most of it is waiting
+    at_once = len(SHARED) if pace.quick else 1  # the cases mostly wait
+    with valkey() as server, ThreadPoolExecutor(at_once) as turns:
         alone = dict(zip(SHARED, turns.map(lambda each: _race(each, server), SHARED.values()), strict=True))
         freed = dict(zip(SHARED, turns.map(lambda each: _killed(each, server, patience), SHARED.values()), strict=True))
     rows = [
@@ -57,7 +58,7 @@ def _within(name: str, seconds: float | None, patience: float) -> report.Best:
 
 
 def _trip(breaker: Breaker, server: Server, **wanted: Any) -> tuple[Service, Call]:
-    """Open it, as failures do; what it guards, and that guarded."""
+    """Open a breaker by failures. Return the guarded service, and the call through the breaker."""
     service = Service()
     guarded = breaker.guard(service.call, server, **wanted)
     service.down = True
@@ -67,7 +68,7 @@ def _trip(breaker: Breaker, server: Server, **wanted: Any) -> tuple[Service, Cal
 
 
 def _race(breaker: Breaker, server: Server) -> int:
-    """In how many rounds exactly one process got through."""
+    """Return the number of rounds in which exactly one process got through."""
     names, recovery = [f"race-{number}" for number in range(ROUNDS)], 4.0
     asked = SPAWN.Barrier(RACERS)
     pipes = [SPAWN.Pipe() for _ in range(RACERS)]
@@ -78,7 +79,7 @@ def _race(breaker: Breaker, server: Server) -> int:
     for racer in racers:
         racer.start()
     for pipe, theirs in pipes:
-        theirs.close()  # so that one who fails is not waited for
+        theirs.close()  # so that a racer that fails is not waited for
         pipe.recv()
     first = time.time()
     for name in names:
@@ -92,7 +93,7 @@ def _race(breaker: Breaker, server: Server) -> int:
 
 
 def _killed(breaker: Breaker, server: Server, patience: float) -> float | None:
-    """Seconds from the beginning of a probe that is killed to the next one; None if there is none in time."""
+    """Return the seconds from the start of a killed probe to the next probe. None: more than ``patience`` seconds."""
     wanted = {"name": "killed", "recovery": 3.0, "probe_timeout": PROBE_TIMEOUT}
     pipe, theirs = SPAWN.Pipe()
     prober = SPAWN.Process(target=members.probe, args=(breaker.name, server.port, wanted, theirs))
@@ -114,7 +115,7 @@ def _killed(breaker: Breaker, server: Server, patience: float) -> float | None:
 
 @contextmanager
 def _stopped(server: Server) -> Iterator[None]:
-    """It takes connections and answers nothing."""
+    """Stop the server process, so that connections succeed and no answer comes."""
     pid: int = server.client.info("server")["process_id"]
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -124,7 +125,7 @@ def _stopped(server: Server) -> Iterator[None]:
 
 
 def _hung(patience: float) -> Iterator[report.Row]:
-    """How long a call takes while Redis hangs: the first, and the slowest of the next ones."""
+    """Yield rows for calls while Redis hangs: the duration of the first call, and of the slowest later call."""
     calls = 50
     with valkey() as server:
         pipes: dict[str, Any] = {}
@@ -136,10 +137,10 @@ def _hung(patience: float) -> Iterator[report.Row]:
             theirs.close()
         for pipe in pipes.values():
             pipe.recv()
-        time.sleep(0.5)  # what was known a moment ago is known no longer
+        time.sleep(0.5)  # cached verdicts expire
         took: dict[str, list[float]] = {name: [] for name in HANGING}
         with _stopped(server):
-            for name in (OUR_BREAKER, OUR_LIMITER):  # before the others keep the machine busy
+            for name in (OUR_BREAKER, OUR_LIMITER):  # first, because the other libraries keep the machine busy
                 pipes[name].send("go")
                 took[name] = [pipes[name].recv() for _ in range(calls)]
             for name, pipe in pipes.items():

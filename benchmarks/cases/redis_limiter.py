@@ -1,4 +1,4 @@
-"""A check of a limiter whose state is in Redis: what it costs the client, and what it asks the server."""
+"""A check of a limiter whose state is in Redis: the client's CPU time, and the commands that the server gets."""
 
 from __future__ import annotations
 

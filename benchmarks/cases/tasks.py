@@ -1,4 +1,4 @@
-"""Tasks that do nothing, on a real worker: the CPU time that its processes spend on each."""
+"""Tasks that do nothing, on a real worker: the CPU time of the worker's processes for each task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TASKS = {
     "@rate_limited_task, 2 rates": ("limited", 0.4),
     "@breaker_task, 2 rates, concurrency": ("guarded_and_limited", 0.4),
 }
-"""What they are in the app, and the most that they may add, in ms."""
+"""For each row: the name of the task in the app, and the target for the added CPU time in ms."""
 OPTIONS = "-c 1 --without-gossip --without-mingle --without-heartbeat"
 
 
@@ -38,7 +38,7 @@ def run(pace: Pace) -> report.Report:
             child = int(bench.world.brpop("finished", timeout=60)[1])
             measured: dict[str, list[tuple[float, float]]] = {name: [] for name in TASKS}
             for number in range(-1, rounds):
-                for name in TASKS if number % 2 else reversed(TASKS):  # there and back
+                for name in TASKS if number % 2 else reversed(TASKS):  # alternate the direction
                     cpu, wall = _on_cpu(worker.pid, child), time.perf_counter()
                     _batch(bench, getattr(bench, TASKS[name][0]), size)
                     cpu, wall = _on_cpu(worker.pid, child) - cpu, time.perf_counter() - wall
@@ -73,15 +73,15 @@ def run(pace: Pace) -> report.Report:
 
 
 def _batch(bench: Any, task: Any, size: int) -> None:
-    """Have the worker run ``task`` so often."""
+    """Have the worker run ``task`` ``size`` times, and wait for the end."""
     for _ in range(size):
         task.delay()
     bench.finish.delay()
     if bench.world.brpop("finished", timeout=120) is None:
-        raise TimeoutError(f"{task.name} did not come to its end")
+        raise TimeoutError(f"the worker did not finish {size} runs of {task.name} within 120 s")
 
 
 def _on_cpu(*pids: int) -> float:
-    """Seconds of CPU of all threads of these processes, to the nanosecond, as Linux accounts them."""
+    """Return the CPU seconds of all threads of these processes, which Linux counts in nanoseconds."""
     stats = [path.read_text() for pid in pids for path in Path(f"/proc/{pid}/task").glob("*/schedstat")]
     return sum(int(stat.split()[0]) for stat in stats) / 1e9

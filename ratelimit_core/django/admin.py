@@ -1,6 +1,7 @@
-"""Breakers in Django's admin: the state of all breakers, the history of each, and what an operator can do to it.
+"""Breakers in Django's admin: their state, their history, and the actions of operators.
 
-It asks the configured backend. Operators need ``view_breaker`` to see breakers, and ``change_breaker`` to act on them.
+The pages read from the configured backend. Operators need ``view_breaker`` to see breakers, and ``change_breaker`` to
+act on them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .console.url_names import address
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Breaker]
-else:  # Django's class can't be subscripted
+else:  # Django's class can't be subscripted at run time
     ModelAdmin = admin.ModelAdmin
 
 _SHOWN = 200
@@ -36,15 +37,15 @@ class BreakerAdmin(ModelAdmin):
     """The breakers of the fleet. They are read from the store; the database is asked only about permissions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Return False: a breaker is made by the code that uses it."""
+        """Return False, because the code that uses a breaker creates it."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Breaker | None = None) -> bool:
-        """Return False: the store forgets a breaker that is not used any more."""
+        """Return False, because the store forgets unused breakers by itself."""
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        """Return the list of breakers, and the page of one breaker."""
+        """Return the URLs of the list of breakers and of the page of one breaker."""
         wrap = self.admin_site.admin_view
         return [
             path("", wrap(self.fleet_view), name="ratelimit_core_breaker_changelist"),
@@ -52,7 +53,7 @@ class BreakerAdmin(ModelAdmin):
         ]
 
     def fleet_view(self, request: HttpRequest) -> HttpResponse:
-        """Show the breakers that the store lists, the open and the forced ones first; ``?q=`` finds part of a name."""
+        """Show the breakers that the store lists, open ones first. ``?q=`` filters by a part of the name."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         fleet: dict[str, dict[str, Any]] = {}
@@ -92,7 +93,8 @@ class BreakerAdmin(ModelAdmin):
             history = [shown_entry(entry) for entry in guard.history()]
             status = guard.get_status()
             if circuit_breaker_registry.get(name) is None:
-                status |= {"failure_threshold": None, "shadow": None}  # this process does not know its definition
+                # This process does not know the settings of the breaker.
+                status |= {"failure_threshold": None, "shadow": None}
             status = shown(status)
         except ResilienceError as error:
             unavailable = str(error)
@@ -107,7 +109,7 @@ class BreakerAdmin(ModelAdmin):
         return self._page(request, "breaker", context)
 
     def _act(self, request: HttpRequest, breaker: Breaker, form: ControlForm) -> bool:
-        """Carry out the action and log it. If the store is unavailable, put the error on the form and return False."""
+        """Carry out the action and log it. If the store is unavailable, add the error to the form and return False."""
         action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
         ttl = minutes * 60 if minutes else None
         try:
@@ -121,6 +123,6 @@ class BreakerAdmin(ModelAdmin):
         return True
 
     def _page(self, request: HttpRequest, template: str, context: dict[str, Any]) -> TemplateResponse:
-        request.current_app = self.admin_site.name  # as ModelAdmin does
+        request.current_app = self.admin_site.name  # so that `{% url 'admin:...' %}` finds this admin site
         common = {**self.admin_site.each_context(request), "opts": self.opts}
         return TemplateResponse(request, f"admin/ratelimit_core/breaker/{template}.html", common | context)

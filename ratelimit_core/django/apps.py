@@ -1,4 +1,4 @@
-"""The Django app."""
+"""The app configuration of ``ratelimit_core.django``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that the admin's permissions on breakers belong to. It has no table: breakers are in the store."""
+"""A model without a table, for the admin's permissions on breakers. The breakers themselves are in the store."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .console.url_names import name_at
 
 
 class Breaker(models.Model):
-    """A breaker in the admin. Its key is its name, made safe for URLs."""
+    """A breaker in the admin. The primary key is the breaker's name, escaped for URLs."""
 
     address: models.TextField[str, str] = models.TextField(primary_key=True)
 
     class Meta:
-        """Operators see it with ``view_breaker`` and control it with ``change_breaker``."""
+        """The permissions are ``view_breaker`` to see a breaker, and ``change_breaker`` to act on it."""
 
         app_label = "ratelimit_core"
         managed = False

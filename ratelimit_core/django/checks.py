@@ -1,19 +1,19 @@
-"""The system checks of ``manage.py check``. They ask no store.
+"""The system checks of ``manage.py check``. No check connects to a store.
 
 =====================  ========================================================================================
 ``ratelimit.E001``     a setting does not exist; the hint names the nearest one
 ``ratelimit.E002``     a value is wrong, or a handler can't be imported or called
 ``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an option is unknown or has a wrong value
-``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` can't be made
+``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` is wrong
 ``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` is not a network
 ``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an option is unknown or has a wrong value
-``ratelimit.E007``     the backend can't be made, or ``DATABASES`` does not have the alias of the database backend
-``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` of Django REST framework is wrong, and our throttles use it
-``ratelimit.W001``     each process has its own memory, and this is not a development server
+``ratelimit.E007``     the backend can't be created, or its alias is not in ``DATABASES``
+``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` is wrong for the throttles of ``ratelimit_core.django.drf``
+``ratelimit.W001``     the backend is memory, so each process counts alone, and ``DEBUG`` is False
 ``ratelimit.W002``     the database backend shares the connection of the requests
 ``ratelimit.W003``     ``RATELIMIT_MIDDLEWARE`` is set, but the middleware is not installed
-``ratelimit.W004``     the middleware limits users, but runs before authentication
-``ratelimit.W005``     like W002 on SQLite, where a transaction that has read may not be able to write
+``ratelimit.W004``     the middleware limits by user, but runs before authentication
+``ratelimit.W005``     as W002, on SQLite: a transaction that begins with a read may be unable to write
 =====================  ========================================================================================
 """
 
@@ -54,11 +54,14 @@ Apps = Iterable[AppConfig] | None
 @register(TAG)
 def check_names(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     """Check the names of settings: E001."""
-    given = [*((name, "") for name in dir(settings)), *((name, ", but the environment has it") for name in os.environ)]
+    given = [
+        *((name, "") for name in dir(settings)),
+        *((name, ", but the environment has a variable of this name") for name in os.environ),
+    ]
     return [
         Error(
             f"{name} is not a setting{where}.",
-            hint=f"{_nearest(name)} If it belongs to another library, silence ratelimit.E001.",
+            hint=f"{_nearest(name)} If {name} belongs to another library, silence ratelimit.E001.",
             id="ratelimit.E001",
         )
         for name, where in given
@@ -87,7 +90,7 @@ def check_circuit_breaker(app_configs: Apps, **_: Any) -> list[CheckMessage]:
         errors.append(Error(error.replace(f"breaker {name!r}", name), id="ratelimit.E003"))
         if not (named := [option for option in options if option in error]):
             break
-        for option in named:  # this error is reported; look for others
+        for option in named:  # so that the next round finds other errors
             del options[option]
     return errors
 
@@ -119,7 +122,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if _MIDDLEWARE not in installed:
         return [
             Warning(
-                "RATELIMIT_MIDDLEWARE limits nothing: the middleware that reads it is not installed.",
+                "RATELIMIT_MIDDLEWARE limits nothing, because the middleware is not installed.",
                 hint=f"Add {_MIDDLEWARE!r} to MIDDLEWARE.",
                 id="ratelimit.W003",
             )
@@ -128,7 +131,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if by_user and _AUTHENTICATION not in installed[: installed.index(_MIDDLEWARE)]:
         return [
             Warning(
-                "RATELIMIT_MIDDLEWARE limits users, but runs before authentication: all requests count by address.",
+                "The middleware limits by user, but runs before authentication, so all requests count by address.",
                 hint=f"Put {_MIDDLEWARE!r} after {_AUTHENTICATION!r} in MIDDLEWARE.",
                 id="ratelimit.W004",
             )
@@ -138,13 +141,13 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """Check the rates of throttles: E008. They are only checked if our throttles are imported."""
+    """Check the rates of throttles: E008. Without an import of :mod:`.drf`, nothing is checked."""
     if "rest_framework" not in settings.INSTALLED_APPS:
         return []
     from rest_framework.settings import api_settings
 
     try:
-        api_settings.DEFAULT_THROTTLE_CLASSES  # noqa: B018 - imports them
+        api_settings.DEFAULT_THROTTLE_CLASSES  # noqa: B018 - imports the classes
         throttles = sys.modules.get("ratelimit_core.django.drf")
         wrong = [] if throttles is None else throttles.wrong_rates()
     except _REFUSALS as error:
@@ -154,7 +157,7 @@ def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """Check the backends by making them, which opens no connection: E004, E007, W001, W002, W005."""
+    """Check the backends by creating them, which opens no connection: E004, E007, W001, W002, W005."""
     errors: list[CheckMessage] = []
     names = set()
     for entry in _read("backends")[0] or ():
@@ -177,27 +180,29 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
     if not backend.shared and not settings.DEBUG:
         errors.append(
             Warning(
-                "The backend is memory: each process counts alone, so a limit of 10/s allows 10/s in each process.",
-                hint="Set RATELIMIT_BACKEND = 'redis://...' or 'django-db://ALIAS'. With one process, silence this.",
+                "The backend is memory. Each process counts alone, so a limit of 10/s allows 10/s in each process.",
+                hint="Set RATELIMIT_BACKEND = 'redis://...' or 'django-db://ALIAS'. "
+                "If there is only one process, silence ratelimit.W001.",
                 id="ratelimit.W001",
             )
         )
     if any(getattr(each, "alias", "") == "default" for each in members):
         errors.append(
             Warning(
-                "The database backend shares the connection of the requests: a rollback undoes what was counted.",
-                hint="Give it its own alias: DATABASES['resilience'] = {...} and RATELIMIT_DATABASE = 'resilience'; "
-                "on SQLite also its own file.",
+                "The database backend shares the connection of the requests, so a rollback also undoes the counting.",
+                hint="Give the backend its own alias: DATABASES['resilience'] = {...} and "
+                "RATELIMIT_DATABASE = 'resilience'. On SQLite, give the alias its own file too.",
                 id="ratelimit.W002",
             )
         )
         if _reads_first():
             errors.append(
                 Warning(
-                    "The database backend shares a connection of SQLite. A transaction that has read can't count if "
-                    "another connection has written meanwhile ('database is locked'). This process decides alone then.",
-                    hint="Give it an alias with its own file, or set DATABASES['default']['OPTIONS'] = "
-                    "{'transaction_mode': 'IMMEDIATE'}, so that transactions begin with the lock.",
+                    "The database backend shares an SQLite connection with the requests. After another connection has "
+                    "written, a transaction that began with a read can't write ('database is locked'), and this "
+                    "process decides alone.",
+                    hint="Give the backend an alias with its own file, or set DATABASES['default']['OPTIONS'] = "
+                    "{'transaction_mode': 'IMMEDIATE'}, so that transactions begin with the write lock.",
                     id="ratelimit.W005",
                 )
             )
@@ -205,7 +210,10 @@ def check_backend(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 
 def findings() -> list[tuple[bool, str, str]]:
-    """Run the checks in a process that has not set up Django. Return for each: is it an error, the text, the hint."""
+    """Set up Django, run the checks, and return what they found, without silenced messages.
+
+    Each item says whether it is an error, and has the text and the hint.
+    """
     django.setup()
     checks = (value for name, value in globals().items() if name.startswith("check_"))
     found = [message for check in checks for message in check(None)]
@@ -220,7 +228,7 @@ def _reads_first() -> bool:
 
 
 def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
-    """Return the value of a setting, and what is wrong with it or ``""``."""
+    """Return the value of a setting, and an error text, which is ``""`` if the value is right."""
     try:
         return read(name), ""
     except ConfigurationError as error:
@@ -229,7 +237,7 @@ def _read(name: str, read: Callable[[str], Any] = setting) -> tuple[Any, str]:
 
 
 def _refusal(name: str, options: Mapping[str, Any]) -> str:
-    """Return what is wrong with the settings of a breaker, or ``""``."""
+    """Return the error text for the options of a breaker, or ``""``."""
     try:
         CircuitBreakerConfig(name).with_options(options)
     except ConfigurationError as error:
@@ -240,7 +248,7 @@ def _refusal(name: str, options: Mapping[str, Any]) -> str:
 def _nearest(name: str) -> str:
     known = [known.upper() for known in SETTINGS]
     near = nearest(name.removeprefix(_PREFIX), known)
-    return f"Did you mean {_PREFIX}{near}?" if near else f"Known settings are {_PREFIX} and {', '.join(known)}."
+    return f"Did you mean {_PREFIX}{near}?" if near else f"Known settings are (without {_PREFIX}): {', '.join(known)}."
 
 
 def _without_passwords(text: str) -> str:

@@ -47,58 +47,63 @@ def rate_limit(
 ) -> Callable[[V], V]:
     """Limit how often a view is called for each ``key``, in all processes that share the backend.
 
-    As in::
+    For example::
 
         @rate_limit("user", "10/s;1000/h")
         def search(request): ...
 
     A request over the limit is answered with ``429`` and ``Retry-After``. It does not reach the view, and it is not
-    counted. Every response carries the limits that were asked, and the one with the least left among all decorators of
-    the view: see :mod:`~ratelimit_core.django.limits.headers`. The decorator takes functions, methods and the result of
-    ``as_view()``, and works with ``method_decorator``. An asynchronous view does not block its event loop.
+    counted. Headers of every response show the limits that were asked: see
+    :mod:`~ratelimit_core.django.limits.headers`. The decorator takes functions, methods and the result of
+    ``as_view()``, and works with ``method_decorator``. It does not block the event loop of an asynchronous view.
 
-    Functions that are given as options are called with the request that the view gets. They are plain functions for
-    asynchronous views too, and may be called twice there. What they raise is the error of the view; ``key`` is an
-    exception, see below. Where ``RATELIMIT_ENABLE`` is False, no request is limited.
+    Functions that are passed as options receive the request of the view. They must be plain functions, also for an
+    asynchronous view, which may call them twice. Their exceptions are passed on, except for ``key``: see
+    :mod:`~ratelimit_core.django.limits.keys`. If ``RATELIMIT_ENABLE`` is False, no request is limited.
 
-    Cost: one round trip; none for a repeated denial, whose wait this process knows; one more for a ``concurrency``. A
-    view that raises has used its request all the same. It runs at most once.
+    A request costs one round trip, and one more with ``concurrency``. A repeated denial costs none while this process
+    knows the wait. A request counts even if the view raises. The view runs at most once.
 
     Args:
-        key: what requests are counted by: ``"ip"``, ``"user"``, ``"header:X-Api-Key"``, a function, ...: see
-            :mod:`~ratelimit_core.django.limits.keys`, also for what a function may return.
-        rate: one or several rates, as ``"10/s;1000/h"``; or a function of the request that returns them, or None for a
-            request that is not limited. A different rate has its own counters. A wrong value from a function is logged
-            once; such requests pass (with ``on_store_failure="deny"``: get ``503``).
-        block: False lets the request pass and sets ``request.rate_limit_exceeded`` for the view.
-        backend: another backend than the configured one, by name or as an object.
-        skip_if: a function of the request that returns whether it is not limited.
-        algorithm: as for :class:`~ratelimit_core.Limiter`; by default the setting ``RATELIMIT_ALGORITHM``.
-        algorithm_config: ``{"burst": 20}`` for a token bucket.
-        response_callback: a function of ``(request)`` or ``(request, refusal)`` that makes the response in place of
+        key: what to count requests by, such as ``"ip"``, ``"user"``, ``"header:X-Api-Key"`` or a function. See
+            :mod:`~ratelimit_core.django.limits.keys`.
+        rate: one or several rates, such as ``"10/s;1000/h"``, or a function of the request that returns them. If the
+            function returns None, no rate applies. Each rate has its own counters. A wrong value from a function is
+            logged once. Such requests pass, or get ``503`` with ``on_store_failure="deny"``.
+        block: False lets requests over the limit pass, and sets ``request.rate_limit_exceeded`` for the view.
+        backend: the backend, by name or as an object. The default is the configured one.
+        skip_if: a function of the request. If it returns a true value, the request is not limited.
+        algorithm: as for :class:`~ratelimit_core.Limiter`. The default is ``RATELIMIT_ALGORITHM``.
+        algorithm_config: options of the algorithm: ``{"burst": 20}`` for a token bucket.
+        response_callback: a function of ``(request)`` or ``(request, refusal)`` that makes the response instead of
             ``RATELIMIT_RESPONSE_HANDLER``; see :class:`~ratelimit_core.django.limits.responses.Refusal`.
-        cost: how much a request costs, or a function of it. 0 is free. A wrong value from a function is logged once and
-            counts as 1. A cost above the limit can never be allowed: ``429`` without ``Retry-After``.
+        cost: the cost of a request, or a function of the request, which may return 0 for a free one. A wrong value from
+            a function is logged once and counts as 1. A cost above the limit gets ``429`` without ``Retry-After``.
         shadow: decide and report (log and signals), but deny nothing and show nothing to the client.
-        allow_list: addresses and networks that are not limited, or a function of the request. It goes first.
+        allow_list: addresses and networks that are not limited, or a function of the request. It is checked before
+            ``deny_list``.
         deny_list: addresses and networks whose requests get ``403`` at once, or a function of the request.
-        concurrency: how many requests of one key may run at a time. A streaming response runs until it is closed.
-        timeout: the lease of a running request ends after this many seconds, if its process died.
-        on_store_failure: while the store is unavailable: ``"local"`` counts in this process, ``"allow"`` lets requests
-            pass, ``"deny"`` answers ``503`` with ``Retry-After``. The default is ``RATELIMIT_ON_STORE_FAILURE``.
-        scope: the name that the counters belong to. The default is the dotted name of the view (of a method: its class
-            and name), so that two views never share counters. Views with the same scope, rate and key share them.
+        concurrency: the maximum number of requests of one key that run at a time. A streaming response counts until it
+            is closed.
+        timeout: the seconds after which the lease of a running request ends, even if the request still runs. The lease
+            of a request whose process died ends then too.
+        on_store_failure: while the store is unavailable, ``"local"`` counts in this process, ``"allow"`` lets requests
+            pass, and ``"deny"`` answers ``503`` with ``Retry-After``. The default is ``RATELIMIT_ON_STORE_FAILURE``.
+        scope: the name of the counters. The default is the dotted name of the view, or of the class and the method, so
+            that two views never share counters. Views with the same scope, rate and key share counters.
 
     Raises:
-        ConfigurationError: when the decorator runs: an option is wrong, or the decorated object is not a view. When the
-            view is called: it was called without a request.
+        ConfigurationError: an option is wrong, or the decorated object is not a view. Also raised by a call of the view
+            without a request.
     """
     limit = ViewLimit(
         key, rate, block, backend, skip_if, algorithm, algorithm_config, response_callback, cost, shadow,
         allow_list, deny_list, concurrency, timeout, on_store_failure,
     )  # fmt: skip
     if scope == "":
-        raise ConfigurationError("scope='' should be the name that the counters belong to; or leave it out")
+        raise ConfigurationError(
+            "scope='' should be a name for the counters, as in 'search'; by default it is the view's name"
+        )
 
     def decorate(view: V) -> V:
         limited: V = _limited(limit, view, scope)
@@ -112,7 +117,7 @@ aratelimit = rate_limit
 
 
 class Target(NamedTuple):
-    """What is limited: the scope of its counters, the sender of its signals, and whether its response is awaited."""
+    """A limited view: the scope of the counters, the sender of the signals, and whether the response is awaited."""
 
     scope: str
     sender: Any
@@ -138,7 +143,7 @@ def _limited(limit: ViewLimit, view: Any, scope: str | None) -> Any:
             return args[1], of_class[owner]
         if _is_request(kwargs.get("request")):
             return kwargs["request"], target
-        raise ConfigurationError(f"{target.scope}() was called without a request as its argument. {_NO_VIEW}")
+        raise ConfigurationError(f"{target.scope}() was called without a request. {_NO_VIEW}")
 
     if iscoroutinefunction(view):
 

@@ -1,18 +1,22 @@
-"""Throttles for Django REST framework that hold in all processes and count atomically.
+"""Throttles for Django REST framework whose limits hold in all processes.
 
-They have the names and the configuration of the framework's own throttles, and take their place::
+They have the names and the settings of the framework's own throttles, and replace them::
 
     REST_FRAMEWORK = {
         "DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UserRateThrottle"],
         "DEFAULT_THROTTLE_RATES": {"user": "10/s;1000/h"},
     }
 
-Differences: several rates are one decision. A denied request is not counted. Addresses come from
-``RATELIMIT_TRUSTED_PROXIES``, not from ``NUM_PROXIES``. ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM`` and
-``RATELIMIT_FAIL_OPEN`` apply. The framework asks several throttles one by one, so each counts separately.
-:class:`~ratelimit_core.django.middleware.ResilienceMiddleware` adds their headers to responses. As for views, an
-address on the ``deny_list`` gets ``403``, and with ``on_store_failure="deny"`` requests get ``503`` while the store is
-unavailable.
+Differences from the framework's own throttles:
+
+* Counting is atomic. Several rates of a throttle are one decision, and a denied request is not counted.
+* Addresses come from ``RATELIMIT_TRUSTED_PROXIES``, not from ``NUM_PROXIES``.
+* ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM``, ``RATELIMIT_ON_STORE_FAILURE`` and ``RATELIMIT_FAIL_OPEN`` apply.
+* :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` adds the headers about limits to responses.
+* As for views, an address on the ``deny_list`` gets ``403``. With ``on_store_failure="deny"``, requests get ``503``
+  while the store is unavailable.
+
+The framework asks several throttles one by one, so each throttle counts separately.
 """
 
 from __future__ import annotations
@@ -51,15 +55,15 @@ _limits: dict[tuple[Any, ...], ViewLimit] = {}
 
 
 class RateThrottle(BaseThrottle):
-    """The base of the throttles below: one limiter for each scope and rate, and :meth:`key`.
+    """The base class of the throttles. Subclasses define :meth:`key`. Each scope and rate has its own counters.
 
-    A request costs one round trip; a repeated denial, whose wait this process knows, costs none.
+    A request costs one round trip. A repeated denial costs none while this process knows the wait.
 
     Attributes:
-        scope: the name that the counters belong to, and the name of the rate in ``DEFAULT_THROTTLE_RATES``. The default
-            is the dotted name of the class.
-        rate: the rate itself, in place of one in ``DEFAULT_THROTTLE_RATES``.
-        options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`, as ``{"algorithm": ...}``.
+        scope: the name of the counters, and of the rate in ``DEFAULT_THROTTLE_RATES``. The default is the dotted name
+            of the class.
+        rate: the rate, instead of the one in ``DEFAULT_THROTTLE_RATES``.
+        options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`, such as ``{"shadow": True}``.
     """
 
     scope: str = ""
@@ -70,14 +74,14 @@ class RateThrottle(BaseThrottle):
         self._wait: float | None = None
 
     def key(self, request: Request) -> str | None:
-        """Return what the request is counted by, or None if it is not limited."""
+        """Return what to count the request by, or None if the request is not limited."""
         raise NotImplementedError
 
     def allow_request(self, request: Request, view: Any) -> bool:
-        """Return whether ``request`` is within the limit, and count it if it is.
+        """Count ``request`` and return True, or return False if the request is over the limit.
 
         Raises:
-            ConfigurationError: there is no rate for the scope, or the rate is wrong.
+            ConfigurationError: the scope has no rate in ``DEFAULT_THROTTLE_RATES``, or an option is wrong.
             PermissionDenied: the address is on the ``deny_list``.
             Unavailable: the store is unavailable, and ``on_store_failure`` is ``"deny"``.
         """
@@ -94,15 +98,15 @@ class RateThrottle(BaseThrottle):
         return refusal is None
 
     def wait(self) -> float | None:
-        """Return the seconds until the denied request makes sense again; at least 1."""
+        """Return the seconds, at least 1, until a repeated request makes sense, or None if it can never pass."""
         return self._wait
 
     def scope_of(self, view: Any) -> str:
-        """Return the scope of ``view``, or ``""`` if it is not limited."""
+        """Return the scope of ``view``, or ``""`` if the view is not limited."""
         return self.scope or f"{type(self).__module__}.{type(self).__qualname__}"
 
     def rate_of(self, scope: str) -> str | None:
-        """Return the rate of ``scope``, or None if it is not limited."""
+        """Return the rate of ``scope``, or None if the scope is not limited."""
         if self.rate is not None:
             return self.rate
         rates = api_settings.DEFAULT_THROTTLE_RATES
@@ -110,8 +114,8 @@ class RateThrottle(BaseThrottle):
             raise ConfigurationError(
                 f"DEFAULT_THROTTLE_RATES has no rate for {scope!r}, which {type(self).__name__} needs; "
                 "add one, or None for no limit"
+                + ("" if self.scope else f"; or give {type(self).__name__} a scope, or its own rate")
                 + did_you_mean(scope, rates)
-                + ("" if self.scope else f". Or give {type(self).__name__} a scope, or its own rate")
             )
         rate: Any = rates[scope]
         return None if rate is None else str(rate)
@@ -129,7 +133,7 @@ class RateThrottle(BaseThrottle):
 
 
 def wrong_rates() -> list[str]:
-    """Return what is wrong with ``DEFAULT_THROTTLE_RATES``, and with the throttles that all views have by default."""
+    """Return the errors in ``DEFAULT_THROTTLE_RATES``, and of the throttles in ``DEFAULT_THROTTLE_CLASSES``."""
     wrong = []
     for scope, rate in (api_settings.DEFAULT_THROTTLE_RATES or {}).items():
         try:
@@ -151,7 +155,7 @@ def wrong_rates() -> list[str]:
 
 
 class AnonRateThrottle(RateThrottle):
-    """A throttle for anonymous users, by address. Its rate is that of ``"anon"``."""
+    """A throttle for anonymous users, by address. The scope is ``"anon"``."""
 
     scope = "anon"
 
@@ -162,17 +166,17 @@ class AnonRateThrottle(RateThrottle):
 
 
 class UserRateThrottle(RateThrottle):
-    """A throttle by account for users who are logged in, and by address for others. Its rate is that of ``"user"``."""
+    """A throttle by account for users who are logged in, and by address for others. The scope is ``"user"``."""
 
     scope = "user"
 
     def key(self, request: Request) -> str | None:
-        """Return the account, or else the address."""
+        """Return the account, or the address of an anonymous user."""
         return by_user(request)
 
 
 class ScopedRateThrottle(UserRateThrottle):
-    """A throttle by the ``throttle_scope`` of views. Each scope counts separately; a view without one is unlimited."""
+    """A throttle whose scope is the view's ``throttle_scope``. A view without ``throttle_scope`` is not limited."""
 
     scope = ""
 

@@ -18,11 +18,13 @@ from ..store import configured
 def circuit_breaker_health() -> dict[str, Any]:
     """Return the state of the fleet in numbers. Raise nothing.
 
-    Costs two round trips, and one for each breaker with a manual override.
+    Costs the round trips of ``circuit_breaker_registry.get_fleet_status()``.
 
-    ``total``: the breakers in the store. ``failing``: how many of them are open, including forced ones.
-    ``healthy``: the store answers, and no breaker is failing. ``store``: ``up``, ``backend`` (the class) and, if it is
-    unavailable, ``error``; the two numbers are then None.
+    Returns:
+        A dictionary. ``total`` is the number of breakers in the store, ``failing`` the number of open ones, also of
+        forced ones. Both are None if the store is unavailable. ``healthy`` is True if the store answers and no breaker
+        is open. ``store`` is a dictionary: ``up``, ``backend`` (the name of the class) and, if the store is
+        unavailable, ``error``.
     """
     backend = ""
     try:
@@ -43,12 +45,13 @@ _looked = Resting(circuit_breaker_health)
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> JsonResponse:
-    """Return :func:`circuit_breaker_health` as JSON. It is public: it holds no names and no text of errors.
+    """Return :func:`circuit_breaker_health` as JSON, without a login and so without names and error texts.
 
-    The status is 200 while the store answers, else 503. An open breaker is 200 and ``"healthy": false``, because a
-    supplier's failure is no reason to take this process out of service. A monitor that raises an alarm for open
-    breakers asks for ``?fail_on_open=1``, and gets 503 for them too. GET and HEAD only. Because the endpoint is
-    public, the store is not asked each time: an answer is reused for ten times as long as it took.
+    The status is 200 while the store answers, otherwise 503. An open breaker gives 200 and ``"healthy": false``,
+    because a supplier's failure is no reason to take this process out of service. A monitor that should raise an alarm
+    for open breakers asks for ``?fail_on_open=1``, which gives 503 for them too.
+
+    Because the endpoint is public, an answer is reused for ten times as long as the store took to give it.
     """
     found = _looked()
     store = {name: value for name, value in found["store"].items() if name != "error"}  # an error may name hosts

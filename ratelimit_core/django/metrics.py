@@ -1,4 +1,4 @@
-"""``resilience/metrics/`` for Prometheus, and metrics in a site: ``pip install resilient-tasks[prometheus]``."""
+"""The endpoint ``resilience/metrics/`` for Prometheus, which needs ``pip install resilient-tasks[prometheus]``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .console.permissions import SEE
 
 
 def install() -> None:
-    """Count in this process and in those that it forks, as in ``wsgi.py``. See :mod:`ratelimit_core.metrics`."""
+    """Count in this process and its forks. Call this in ``wsgi.py``, for example. See :mod:`ratelimit_core.metrics`."""
     from ..metrics import prometheus
 
     prometheus.install()
@@ -34,8 +34,8 @@ def _finished(**_: Any) -> None:
 def metrics(request: HttpRequest) -> HttpResponse:
     """Return the counts of the site's processes and the state that the fleet shares, for Prometheus.
 
-    A request needs ``Authorization: Bearer`` with the setting ``metrics_token``, or a user who may see the dashboard;
-    others get 401. Costs as many round trips as the dashboard.
+    A request needs ``Authorization: Bearer`` with the setting ``metrics_token``, or a user who may see the dashboard.
+    Other requests get 401. Costs the round trips of :func:`ratelimit_core.metrics.fleet.readings`.
     """
     if not _may_read(request):
         return HttpResponse(

@@ -24,20 +24,20 @@ _OPTIONS = [name for name in inspect.signature(ViewLimit).parameters if name not
 
 
 class SiteLimits:
-    """The limits that ``RATELIMIT_MIDDLEWARE`` sets on requests by their path, before all views.
+    """The limits of ``RATELIMIT_MIDDLEWARE``, which apply to requests by path, before all views.
 
-    As in::
+    For example::
 
         RATELIMIT_MIDDLEWARE = {
-            "rate": "100/m",  # for each client, over all paths without their own rate
-            "rates": {"/api/": "10/s;1000/h", "/static": None},  # counted separately; None is not limited
+            "rate": "100/m",  # for each client, on all paths without their own rate together
+            "rates": {"/api/": "10/s;1000/h", "/static": None},  # each counts separately; None: no rate
             "skip_paths": ["/health/"],
             "key": "user_or_ip",  # "ip" by default
         }
 
-    The other options are those of :func:`~ratelimit_core.django.decorators.rate_limit`, for all paths. A path stands
-    for itself and everything below it: ``/api`` and ``/api/`` match ``/api/users``, but not ``/apiary``. The longest
-    path that matches counts.
+    Other options of :func:`~ratelimit_core.django.decorators.rate_limit` apply to all paths. A path stands for itself
+    and everything below it: ``/api`` and ``/api/`` match ``/api/users``, but not ``/apiary``. The longest matching path
+    applies.
 
     Raises:
         ConfigurationError: an option is unknown or wrong.
@@ -50,9 +50,13 @@ class SiteLimits:
                 raise unknown_option("RATELIMIT_MIDDLEWARE", option, known)
         shared = {option: options[option] for option in _OPTIONS if option in options}
         rates, skipped = options.get("rates") or {}, options.get("skip_paths") or ()
-        if not isinstance(rates, Mapping) or isinstance(skipped, str):
+        if not isinstance(rates, Mapping):
             raise ConfigurationError(
-                "RATELIMIT_MIDDLEWARE: 'rates' should be a dictionary, as in {'/api/': '10/s'}, and 'skip_paths' a list"
+                f"RATELIMIT_MIDDLEWARE: rates={rates!r} should be a dictionary, as in {{'/api/': '10/s'}}"
+            )
+        if isinstance(skipped, str):
+            raise ConfigurationError(
+                f"RATELIMIT_MIDDLEWARE: skip_paths={skipped!r} should be a list, as in ['/health/']"
             )
         paths = {**rates, **dict.fromkeys(skipped)}
         for path in paths:
@@ -80,18 +84,20 @@ class SiteLimits:
 
 
 class ResilienceMiddleware:
-    """Add it to ``MIDDLEWARE``, after authentication if limits are by user.
+    """A middleware that limits requests before all views, and answers this library's errors.
 
-    * It applies the limits of ``RATELIMIT_MIDDLEWARE`` before views: see :class:`SiteLimits`. Without that setting it
-      asks no store.
+    Add it to ``MIDDLEWARE``, after the authentication if limits are by user.
+
+    * It applies the limits of ``RATELIMIT_MIDDLEWARE`` before views: see :class:`SiteLimits`. Without that setting the
+      middleware asks no store.
     * It turns a :class:`CircuitBreakerError` or :class:`BackendError` that a view raises into ``503``, and
-      :class:`RateLimitExceeded` into ``429``, with ``Retry-After``. Without this middleware Django answers them with
-      ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, is asked first; it returns None for
-      the usual response.
-    * It adds the headers about limits also where a view raised, and for Django REST framework's throttles.
+      :class:`RateLimitExceeded` into ``429``, with ``Retry-After``. Without the middleware, Django would answer with
+      ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, may make the response instead, or
+      return None to leave the response to the middleware.
+    * It adds the headers about limits to these error responses too, and for Django REST framework's throttles.
 
     Raises:
-        ConfigurationError: when Django makes the middleware, if ``RATELIMIT_MIDDLEWARE`` is wrong.
+        ConfigurationError: ``RATELIMIT_MIDDLEWARE`` is wrong. Raised when Django starts.
     """
 
     sync_capable = True
@@ -106,7 +112,7 @@ class ResilienceMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> Any:
-        """Return the response to ``request``, or in an event loop an awaitable of it."""
+        """Return the response to ``request``, or under ASGI an awaitable of the response."""
         if self._asynchronous:
             return self._acall(request)
         limit, scope = self._limit(request)

@@ -1,4 +1,4 @@
-"""``RateLimitMixin``: limit a class-based view by its attributes."""
+"""``RateLimitMixin``: limit a class-based view with class attributes."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ else:
 class RateLimitMixin(_Base):
     """A mixin that limits a class-based view.
 
-    As in::
+    For example::
 
         class Search(RateLimitMixin, ListView):
             rate_limit = "10/s;1000/h"
             rate_limit_key = "user"
             rate_limit_options = {"cost": 2}
 
-    ``as_view(rate_limit="5/s")`` works too. All methods of a view count together, and each class counts separately.
-    ``as_view()`` raises for wrong options.
+    ``as_view(rate_limit="5/s")`` works too. All HTTP methods of a view share their counters; each class has
+    its own. ``as_view()`` raises a ConfigurationError for wrong options.
 
     Attributes:
-        rate_limit: the rate, or a function of the request; None for no limit, or for a concurrency alone.
-        rate_limit_key: what requests are counted by.
+        rate_limit: the rate, or a function of the request. None: no rate, only the ``concurrency`` option, if set.
+        rate_limit_key: what to count requests by.
         rate_limit_options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`.
     """
 
@@ -42,7 +42,7 @@ class RateLimitMixin(_Base):
 
     @classmethod
     def as_view(cls, **initkwargs: Any) -> Any:
-        """Return the view, with its limit before it."""
+        """Return the limited view."""
         view = super().as_view(**initkwargs)
         # Read from the dictionaries of the classes, so that a function there does not become a bound method.
         names = ("rate_limit", "rate_limit_key", "rate_limit_options")

@@ -1,4 +1,7 @@
-"""The tables of the database backend, which it writes with its own SQL, and the model of the admin's permissions."""
+"""The tables of the database backend, and the model for the admin's permissions.
+
+The backend reads and writes its tables with its own SQL, not through these models.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ __all__ = ["Breaker", "Lease", "Record"]
 
 
 class Record(models.Model):
-    """A record: what is stored under one key. See :mod:`ratelimit_core.backends.database.sql`. Times are in µs."""
+    """The record of one key, with times in µs. See :mod:`ratelimit_core.backends.database.sql`."""
 
     id = models.CharField(max_length=64, primary_key=True)
     prefix = models.CharField(max_length=64)
@@ -24,7 +27,7 @@ class Record(models.Model):
     kept_until = models.BigIntegerField()
 
     class Meta:
-        """Records are listed by policy, and pruned by their end."""
+        """The indexes serve listing by policy, and pruning by the end of records."""
 
         db_table = RECORDS
         default_permissions = ()
@@ -38,7 +41,7 @@ class Record(models.Model):
 
 
 class Lease(models.Model):
-    """A lease of a record, until ``ends`` (µs)."""
+    """A lease of a record. ``ends`` is in µs."""
 
     id = models.BigAutoField(primary_key=True)
     record = models.CharField(max_length=64)
@@ -47,7 +50,7 @@ class Lease(models.Model):
     ends = models.BigIntegerField()
 
     class Meta:
-        """There is no foreign key: its row lock would add nothing to that of the record."""
+        """There is no foreign key, because transactions lock the record's row before they touch its leases."""
 
         db_table = LEASES
         default_permissions = ()

@@ -30,7 +30,7 @@ _explicit: dict[str, Any] = {}
 
 
 def view_settings() -> ViewSettings:
-    """Return the present settings. Changes by ``override_settings`` and ``configure()`` take effect at once.
+    """Return the current settings. Changes by ``override_settings`` and ``configure()`` take effect at once.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -49,10 +49,10 @@ def view_settings() -> ViewSettings:
 
 
 def handler(name: str) -> Callable[[Any, Any], Any] | None:
-    """Return the function of two arguments that a setting names, or None if it is not set.
+    """Return the function of two arguments that a setting names, or None if the setting is not set.
 
     Raises:
-        ConfigurationError: it can't be imported, or can't be called with two arguments.
+        ConfigurationError: the function can't be imported, or can't be called with one or two arguments.
     """
     value = sources.setting(name)
     if isinstance(value, str):

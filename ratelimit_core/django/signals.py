@@ -1,8 +1,8 @@
 """Django signals: a request was limited, a breaker changed, the store became unavailable.
 
-Receivers are called by the process and on the thread that caused the event. From an event loop, coroutine functions
-are called in that loop and other receivers in Django's thread, where they may use the database. What a receiver raises
-is logged, by Django's logger ``django.dispatch`` or by ours, and goes no further: no request fails because of it.
+Receivers run in the process and on the thread that caused the event. If that thread runs an event loop, coroutine
+functions run in the loop, and other receivers in Django's thread, where they may use the database. An exception of a
+receiver is logged and does not fail the request.
 """
 
 from __future__ import annotations
@@ -23,40 +23,51 @@ from .. import events
 logger = logging.getLogger("ratelimit_core")
 
 rate_limit_allowed = Signal()
-"""A request was allowed. ``sender``: the view, or the middleware's class; ``request``; ``decision``, a
-:class:`~ratelimit_core.limiter.Decision`; ``key`` and ``group``, both strings."""
+"""Sent when a limit allows a request. ``sender`` is the view, its class, or the middleware's class.
+
+Receivers get ``request``, ``decision`` (a :class:`~ratelimit_core.limiter.Decision`), the strings ``key`` and
+``group`` (the scope), and ``shadow``, which is True if the limit denies nothing.
+"""
 
 rate_limit_denied = Signal()
-"""A request was over its limit. As :data:`rate_limit_allowed`; ``decision.retry_after`` is the wait in seconds."""
+"""Sent when a request is over its limit, with the same arguments as :data:`rate_limit_allowed`.
+
+``decision.retry_after`` is the wait in seconds.
+"""
 
 breaker_opened = Signal()
-"""A breaker opened. ``sender`` is :class:`~ratelimit_core.CircuitBreaker`; ``name``; ``event``, the whole
-:class:`~ratelimit_core.events.StateChanged`."""
+"""Sent when a breaker opens. ``sender`` is :class:`~ratelimit_core.CircuitBreaker`.
+
+Receivers get ``name`` and ``event``, the :class:`~ratelimit_core.events.StateChanged`.
+"""
 
 breaker_half_open = Signal()
-"""A breaker permits probes. As :data:`breaker_opened`."""
+"""Sent when a breaker becomes half-open, with the same arguments as :data:`breaker_opened`."""
 
 breaker_closed = Signal()
-"""A breaker closed. As :data:`breaker_opened`."""
+"""Sent when a breaker closes, with the same arguments as :data:`breaker_opened`."""
 
 breaker_mode_changed = Signal()
-"""An operator changed the mode of a breaker through this process. As :data:`breaker_opened`, with a
-:class:`~ratelimit_core.events.ModeChanged`."""
+"""Sent when an operator changes the mode of a breaker through this process, or resets the breaker.
+
+The arguments are those of :data:`breaker_opened`; ``event`` is a :class:`~ratelimit_core.events.ModeChanged`.
+"""
 
 store_availability_changed = Signal()
-"""The store became unavailable, or is available again.
+"""Sent when the store becomes unavailable, and when it is available again.
 
-``sender`` is :class:`~ratelimit_core.events.StoreAvailabilityChanged`; ``available``; ``reason``; ``event``.
+``sender`` is :class:`~ratelimit_core.events.StoreAvailabilityChanged`. Receivers get ``available``, ``reason`` and
+``event``.
 """
 
 _OF_STATE = {"open": breaker_opened, "half_open": breaker_half_open, "closed": breaker_closed}
 
 
 def send(signal: Signal, sender: Any, **values: Any) -> None:
-    """Call the receivers of ``signal``. Raise nothing. Without receivers this costs nothing.
+    """Call the receivers of ``signal``. Raise nothing.
 
-    In the thread of an event loop, where a plain function can call neither coroutine functions nor the database,
-    another thread calls the receivers while this one waits: :func:`asend` is better there.
+    A plain function can't call coroutine functions or the database in the thread of an event loop. There, another
+    thread calls the receivers while this one waits, so prefer :func:`asend`.
     """
     if signal.receivers:
         call = partial(_call, signal, sender, values)
@@ -70,7 +81,7 @@ def send(signal: Signal, sender: Any, **values: Any) -> None:
 
 
 async def asend(signal: Signal, sender: Any, **values: Any) -> None:
-    """Do what :func:`send` does from an event loop. Receivers that are plain functions run in Django's thread."""
+    """Do what :func:`send` does, without blocking the event loop. Plain functions run in Django's thread."""
     if signal.receivers:
         await signal.asend_robust(sender, **values)
 
@@ -78,12 +89,12 @@ async def asend(signal: Signal, sender: Any, **values: Any) -> None:
 def _call(signal: Signal, sender: Any, values: dict[str, Any]) -> None:
     try:
         signal.send_robust(sender, **values)
-    except Exception:  # send_robust() logs the errors of receivers; this is another error
+    except Exception:  # send_robust() logs the errors of receivers itself
         logger.exception("the receivers of a signal were not called, because Django's dispatcher raised")
 
 
 def _and_close(call: Callable[[], None]) -> None:
-    """Call the receivers in a thread that ends, and close the connections that they opened."""
+    """Call the receivers, and close the database connections that they opened, because the thread ends then."""
     try:
         call()
     finally:
@@ -91,14 +102,14 @@ def _and_close(call: Callable[[], None]) -> None:
 
 
 def bridge(event: events.Event) -> None:
-    """Send the signal of ``event``, if it has one."""
+    """Send the signal of ``event``, if there is one for its type."""
     signal, sender, values = _as_signal(event)
     if signal is not None:
         send(signal, sender, event=event, **values)
 
 
 async def abridge(event: events.Event) -> None:
-    """Do what :func:`bridge` does in an event loop."""
+    """Do what :func:`bridge` does, without blocking the event loop."""
     signal, sender, values = _as_signal(event)
     if signal is not None:
         await asend(signal, sender, event=event, **values)

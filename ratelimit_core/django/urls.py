@@ -1,4 +1,7 @@
-"""The dashboard, ``health/`` and ``metrics/``: ``path("resilience/", include("ratelimit_core.django.urls"))``."""
+"""The URLs of the dashboard, of ``health/`` and of ``metrics/``.
+
+Include them with ``path("resilience/", include("ratelimit_core.django.urls"))``.
+"""
 
 from __future__ import annotations
 

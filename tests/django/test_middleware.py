@@ -148,10 +148,10 @@ def test_enable_false_turns_it_off(site: Site) -> None:
         ({"rte": "1/m"}, "did you mean 'rate'"),
         ({"rate": "often"}, "'often' is not a rate"),
         ({"rate": "1/m", "key": "usr"}, "did you mean 'user'"),
-        ({"rates": ["1/m"]}, "'rates' should be a dictionary"),
+        ({"rates": ["1/m"]}, r"rates=\['1/m'\] should be a dictionary"),
         ({"rates": {"/a": "often"}}, "'often' is not a rate"),
         ({"rates": {"api": "1/m"}}, "'api' should be a path"),
-        ({"skip_paths": "/health/"}, "'skip_paths' a list"),
+        ({"skip_paths": "/health/"}, "skip_paths='/health/' should be a list"),
         ({"rate": "1/m", "algorithm": "best"}, "algorithm='best' should be one of"),
     ],
 )

@@ -1,10 +1,10 @@
-// Shows what /state/ says, once a second, and sends the forms without leaving the page.
+// Shows the answer of /state/ once a second, and submits the forms without leaving the page.
 
 const EVERY = 1000; // ms
 const at = (id) => document.getElementById(id);
 
 function set(element, text) {
-  if (element.textContent !== text) element.textContent = text; // what is not new is not read out again
+  if (element.textContent !== text) element.textContent = text; // so that screen readers read only changes
 }
 
 function word(id, value) {
@@ -18,7 +18,7 @@ function showBreaker(breaker) {
   word("breaker", breaker.state);
   const details = [];
   if (breaker.error) details.push("the store does not answer");
-  if (breaker.mode && breaker.mode !== "automatic") details.push(breaker.mode.replace("_", " ") + " by a person");
+  if (breaker.mode && breaker.mode !== "automatic") details.push(breaker.mode.replace("_", " ") + " by an operator");
   if (breaker.state === "closed") details.push(`${breaker.failures} of ${breaker.threshold} failures`);
   if (breaker.state === "half_open") details.push("one probe in the whole fleet");
   if (breaker.probe_in !== null && breaker.probe_in !== undefined) {
@@ -32,7 +32,7 @@ function showService(service) {
   const known = service.mode !== "unknown";
   set(at("service-detail"), known ? `${service.last_second} calls in the last second, ${service.calls} in all` : "");
   for (const button of document.querySelectorAll("[name=mode]")) {
-    button.ariaDisabled = String(button.value === service.mode); // not disabled, which would take the focus away
+    button.ariaDisabled = String(button.value === service.mode); // not `disabled`, which would lose the focus
   }
 }
 
@@ -84,11 +84,11 @@ async function refresh() {
   asking = true;
   try {
     const reply = await fetch(document.body.dataset.state, { signal: AbortSignal.timeout(5000) });
-    if (!reply.ok) throw new Error(`it answered ${reply.status}`);
+    if (!reply.ok) throw new Error(`the site answered ${reply.status}`);
     show(await reply.json());
     at("away").hidden = true;
   } catch (error) {
-    set(at("away"), `The site can't be asked (${error.message}); trying again.`);
+    set(at("away"), `The site does not answer (${error.message}). Trying again.`);
     at("away").hidden = false;
   } finally {
     asking = false;
@@ -102,9 +102,9 @@ async function send(event) {
   const body = new FormData(form, event.submitter);
   try {
     const reply = await fetch(form.action, { method: "POST", body, headers: { Accept: "application/json" } });
-    if (!reply.ok) throw new Error(`it answered ${reply.status}`);
+    if (!reply.ok) throw new Error(`the site answered ${reply.status}`);
   } catch (error) {
-    set(at("away"), `That was not done (${error.message}).`);
+    set(at("away"), `The change was not made (${error.message}).`);
     at("away").hidden = false;
     return;
   }

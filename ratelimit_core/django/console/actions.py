@@ -8,7 +8,7 @@ from ...circuit_breaker import circuit_breaker_registry
 
 
 class Action(NamedTuple):
-    """An action: its label, its effect, and whether it can end by itself after a time."""
+    """An action of operators. ``may_end`` says whether the action can end by itself after a time."""
 
     label: str
     effect: str
@@ -23,16 +23,17 @@ ACTIONS = {
     "clear_override": Action("Clear override", "end the manual override", False),
     "reset": Action("Reset", "close the breaker and forget its failures", False),
 }
-"""The actions by the name of the method of :class:`CircuitBreaker` that carries them out."""
+"""The actions by name. The name is that of the :class:`CircuitBreaker` method that carries out the action."""
 
 
 def act(name: str, action: str, *, author: str, reason: str, ttl: float | None = None) -> None:
     """Carry out ``action``, one of :data:`ACTIONS`, on the breaker ``name`` in the whole fleet.
 
-    After ``ttl`` seconds it ends by itself, if it can.
+    The action ends after ``ttl`` seconds. Actions without ``may_end`` ignore ``ttl``.
 
     Raises:
-        ResilienceError: the store is unavailable: a BackendError or, after a few of them, a CircuitBreakerError.
+        ResilienceError: the store is unavailable. After several failures this is a CircuitBreakerError, before that a
+            BackendError.
     """
     options: dict[str, Any] = {"ttl": ttl} if ACTIONS[action].may_end else {}
     getattr(circuit_breaker_registry.refer(name), action)(author=author, reason=reason, **options)

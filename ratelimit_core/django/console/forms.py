@@ -15,7 +15,7 @@ class ControlForm(forms.Form):
     action = forms.ChoiceField(choices=[(name, action.label) for name, action in ACTIONS.items()])
     reason = forms.CharField(
         max_length=500,
-        help_text="The history keeps it, with your name.",
+        help_text="The history keeps the reason, with your name.",
         widget=forms.TextInput({"class": "vTextField"}),
     )
     minutes = forms.IntegerField(
@@ -23,7 +23,7 @@ class ControlForm(forms.Form):
         required=False,
         min_value=1,
         max_value=400 * 24 * 60,
-        help_text="Then the breaker is automatic again. Leave this empty to keep the mode until an operator ends it.",
+        help_text="After this time the breaker is automatic again. Without a number, the mode has no end.",
         widget=forms.NumberInput({"class": "vIntegerField"}),
     )
 
@@ -32,5 +32,5 @@ class ControlForm(forms.Form):
         data = super().clean() or {}
         action = ACTIONS.get(data.get("action", ""))
         if action and data.get("minutes") and not action.may_end:
-            self.add_error("minutes", f"“{action.label}” is done at once: leave this empty.")
+            self.add_error("minutes", f"“{action.label}” takes effect at once and has no end, so leave this empty.")
         return data

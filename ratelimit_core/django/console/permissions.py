@@ -1,4 +1,4 @@
-"""The permissions to see the fleet and to act on it: those of breakers in the admin."""
+"""The permissions to see the fleet and to act on it. They are the admin's permissions on breakers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def shown_entry(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def moment(seconds: float | None) -> dict[str, Any] | None:
-    """Return a moment with its distance from now, in words."""
+    """Return the local time of ``seconds`` since the epoch, and its distance from now in words."""
     if seconds is None:
         return None
     off = seconds - time.time()

@@ -1,4 +1,4 @@
-"""Names in URLs and modes in words, for what operators read and click. A name may hold any character."""
+"""Breakers' names in URLs, and modes in words, for the pages of operators. A name may contain any character."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _NAMELESS, _HASHED = "~", "~~"
 
 
 def mode_of(status: Mapping[str, Any]) -> str:
-    """Return the mode of a status in words. ``automatic`` includes the shadow mode of its settings."""
+    """Return the mode of a status in words, and shadow mode if the breaker's settings turn it on."""
     shadow = status["mode"] == "automatic" and status["shadow"]
     return f"{status['mode']}, in shadow mode" if shadow else str(status["mode"])
 
 
 def address(name: str) -> str:
-    """Return ``name`` as a part of a URL that no server, proxy or browser changes: letters, digits, ``-`` and ``~XX``.
+    """Return ``name`` as a part of a URL, made of letters, digits, ``-`` and ``~XX``.
 
-    The shortened form of a long name begins with ``~~``. The empty name is a single ``~``.
+    No server, proxy or browser changes such a part. The shortened form of a long name begins with ``~~``. The empty
+    name is a single ``~``.
     """
     data = name.encode("utf-8", "surrogatepass")
     made = _UNSAFE.sub(lambda found: b"~%02X" % found[0][0], data).decode()
@@ -33,7 +34,7 @@ def name_at(address: str) -> str:
     """Return the name of an :func:`address`.
 
     Raises:
-        ValueError: :func:`address` does not return this for any name.
+        ValueError: the address is not valid UTF-8, or not the shortened form of a name.
     """
     if address == _NAMELESS:
         return ""

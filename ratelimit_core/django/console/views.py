@@ -1,8 +1,10 @@
 """The dashboard: which dependencies fail and since when, waiting tasks, the next probes, and manual overrides.
 
-Mount it with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
-``ratelimit_core.view_breaker`` to see it, and ``ratelimit_core.change_breaker`` to act. It asks the configured
-backend at most once a second, however many people look.
+Mount the dashboard with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
+``ratelimit_core.view_breaker`` to see the dashboard, and ``ratelimit_core.change_breaker`` to act.
+
+Each process reads the fleet from the configured backend at most once a second, for all users together. A page of one
+breaker also reads that breaker's history, in one round trip.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from .url_names import address, name_at
 View = Callable[..., HttpResponse]
 
 HOURS = (1, 6, 24, 72)
-"""The possible lengths of timelines in hours; the first is the default."""
+"""The possible lengths of timelines, in hours. The first is the default."""
 _SHOWN = 200
 _TOLD = 30
 _WIDTH, _NARROWEST = 1000, 8
@@ -59,13 +61,13 @@ _ASSETS = {
 }
 
 looked = Resting(look, at_least=SECOND)
-"""The state of the fleet, at most a second old, or older if the store takes long to answer."""
+"""The state of the fleet. A read is reused for 1 s, or for ten times its duration if that is longer."""
 
 
 def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:
-    """Return ``seen`` with one more history, and show it from now on. ``seen`` itself does not change.
+    """Return a copy of ``seen`` with the history of one more breaker, and cache the copy for other requests.
 
-    So the history of a breaker is also shown after a reset, when the store does not list the breaker any more.
+    A breaker that was reset is no longer listed by the store, but its history still belongs to the latest events.
     """
     more = seen._replace(histories={**seen.histories, name: entries})
     looked.replace(seen, more)
@@ -73,7 +75,7 @@ def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Flee
 
 
 def _guarded(permission: str) -> Callable[[View], View]:
-    """Require ``permission``. The response may not be cached or framed, and runs no script but its own."""
+    """Require ``permission``. Forbid caching, framing, and scripts and styles from other origins."""
 
     def decorate(view: View) -> View:
         @wraps(view)
@@ -99,7 +101,7 @@ def _guarded(permission: str) -> Callable[[View], View]:
 def fleet(request: HttpRequest) -> HttpResponse:
     """Show all breakers and limits, the worst first.
 
-    ``?q=`` finds part of a name; ``?hours=`` is the length of the timelines.
+    ``?q=`` filters by a part of the name. ``?hours=`` is the length of the timelines, one of :data:`HOURS`.
     """
     seen = looked()
     part, hours = request.GET.get("q", ""), _hours(request)
@@ -163,7 +165,7 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
 
 @require_safe
 def asset(request: HttpRequest, version: str, name: str) -> HttpResponse:
-    """Return a style sheet, a script or an icon. It is cached for ever, because its address contains its version."""
+    """Return a style sheet, a script or an icon. Browsers may cache it for a year: its URL has a hash."""
     if name not in _ASSETS or version != _assets()[name][1]:
         raise Http404
     response = HttpResponse(_assets()[name][0], content_type=_ASSETS[name])
@@ -174,7 +176,7 @@ def asset(request: HttpRequest, version: str, name: str) -> HttpResponse:
 
 @cache
 def _assets() -> dict[str, tuple[bytes, str]]:
-    """Return the content and the version of each asset."""
+    """Return the content of each asset, and a hash of the content as its version."""
     found = {name: (files(__package__) / "assets" / name).read_bytes() for name in _ASSETS}
     return {name: (data, hashlib.sha256(data).hexdigest()[:12]) for name, data in found.items()}
 
@@ -216,7 +218,7 @@ def _card(seen: Fleet, name: str, hours: int) -> dict[str, Any]:
 
 
 def _part(spent: Span, began: float, ended: float) -> dict[str, str]:
-    """Return a part of a timeline, at least wide enough to be visible."""
+    """Return a bar of a timeline, wide enough to be visible."""
     scale = _WIDTH / (ended - began)
     width = max(_NARROWEST, scale * (spent.ended - spent.began))
     at = moment(spent.began)
@@ -230,7 +232,7 @@ def _part(spent: Span, began: float, ended: float) -> dict[str, str]:
 
 
 def _unknown(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a history of one entry, made from the status."""
+    """Return a history of one entry, made from the status, for a breaker whose history was not read."""
     return [{"at": status["changed_at"] or 0.0, "event": EVENTS[status["state"]], "shadow": False, "ttl": None}]
 
 
@@ -250,7 +252,7 @@ def _bar(limit: LimitInUse) -> dict[str, Any]:
 
 
 def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
-    """Return the latest entries of all histories."""
+    """Return the latest entries of the histories of all breakers whose name contains ``part``."""
     entries = [
         shown_entry(entry) | {"name": printable(name), "address": address(name)}
         for name, mine in seen.histories.items()
@@ -261,7 +263,7 @@ def _told(seen: Fleet, part: str) -> list[dict[str, Any]]:
 
 
 def _act(request: HttpRequest, name: str, form: ControlForm) -> bool:
-    """Carry out the action. If the store is unavailable, put the error on the form and return False."""
+    """Carry out the action. If the store is unavailable, add the error to the form and return False."""
     action, reason, minutes = (form.cleaned_data[field] for field in ("action", "reason", "minutes"))
     try:
         act(name, action, author=request.user.get_username(), reason=reason, ttl=minutes * 60 if minutes else None)

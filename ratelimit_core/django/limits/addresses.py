@@ -1,8 +1,8 @@
-"""Find the client's address, also behind proxies. A client can't forge it.
+"""Find the client's address, also behind proxies. A client can't forge the address.
 
 ``X-Forwarded-For`` is read only if the connection comes from a proxy of ``RATELIMIT_TRUSTED_PROXIES``. It is read from
-right to left, because each proxy appends the address that connected to it. The first address that is not a trusted
-proxy is the client. The client itself may have written everything to the left of it.
+right to left, because each proxy appends the address that has connected to the proxy. The first address that is not a
+trusted proxy is the client. Everything to the left of that address may be forged, because the client may have sent it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
-"""Stands for a missing address, as on a Unix socket. All such requests are one client."""
+"""The group of requests without an address, such as over a Unix socket. They count as one client."""
 
 _WORDS = ("unix", "forwarded")
 _MAX_HOPS = 32
@@ -34,11 +34,11 @@ _PAIR = re.compile(r"""\s*([!#$%&'*+.^_`|~\w-]+)=("(?:[^"\\]|\\.)*"|[^";,\s]*)\s
 
 
 class Networks:
-    """A set of addresses and networks, as people list them: ``["10.0.0.0/8", "2001:db8::1"]``.
+    """A set of addresses and networks, made from a list such as ``["10.0.0.0/8", "2001:db8::1"]``.
 
     Raises:
-        ConfigurationError: an entry is neither. The message names it and ``where``, and suggests the nearest of
-            ``words``, which may stand there too.
+        ConfigurationError: an entry is not an address or a network. The message shows the entry and ``where``, and
+            suggests the nearest of ``words``, which are allowed in the same list.
     """
 
     def __init__(self, listed: Iterable[object], where: str, words: Iterable[str] = ()) -> None:
@@ -56,7 +56,7 @@ class Networks:
 
 
 class Hop(NamedTuple):
-    """One hop of a request: its address, the client that it counts as, and whether it is trusted."""
+    """One hop of a request: the address, the client that the address counts as, and whether the hop is trusted."""
 
     address: Address | None
     group: str
@@ -64,14 +64,15 @@ class Hop(NamedTuple):
 
 
 class Proxies:
-    """The trusted proxies: what ``RATELIMIT_TRUSTED_PROXIES`` lists.
+    """The trusted proxies of ``RATELIMIT_TRUSTED_PROXIES``.
 
-    Two words may stand among the addresses and networks. ``"unix"`` trusts connections without an address, from a Unix
-    socket. ``"forwarded"`` says that these proxies write ``Forwarded`` (RFC 7239), which is then read in place of
-    ``X-Forwarded-For``. Only one of the two is read, because a client could forge the one that its proxy leaves alone.
+    The list may contain two words beside addresses and networks. ``"unix"`` trusts connections over a Unix socket,
+    which have no address. ``"forwarded"`` says that the proxies write ``Forwarded`` (RFC 7239), which is then read
+    instead of ``X-Forwarded-For``. Only one of the two headers is read, because a client could forge the header that
+    the proxies do not write.
 
     Raises:
-        ConfigurationError: an entry is none of these.
+        ConfigurationError: an entry is not an address, a network or one of these words.
     """
 
     def __init__(self, listed: Sequence[object]) -> None:
@@ -83,14 +84,14 @@ class Proxies:
         self._known = lru_cache(4096)(self._hop)
 
     def client(self, request: HttpRequest) -> Address | None:
-        """Return the client's address, or None if it is unknown."""
+        """Return the client's address, or None if the address is unknown."""
         return self.origin(request).address
 
     def origin(self, request: HttpRequest) -> Hop:
         """Return the hop that is the client.
 
-        An entry that can't be read ends the search: the proxy that wrote it counts in its place. At most 32 proxies are
-        followed, however long the header is.
+        An unreadable entry ends the search, and the proxy that wrote the entry counts as the client. At most 32 entries
+        are read.
         """
         remote = request.META.get("REMOTE_ADDR") or ""
         client = self._known(remote if len(remote) <= _MAX_TEXT else UNKNOWN)
@@ -111,7 +112,7 @@ class Proxies:
         return Hop(address, group(address), trusted)
 
     def _entries(self, request: HttpRequest) -> Iterable[str]:
-        """Return the addresses of the header, the nearest hop first."""
+        """Return the addresses in the header, the nearest hop first."""
         if self._forwarded:
             return map(_forwarded_for, islice(_elements(request.META.get("HTTP_FORWARDED", "")), _MAX_HOPS))
         header = request.META.get("HTTP_X_FORWARDED_FOR", "")
@@ -119,7 +120,7 @@ class Proxies:
 
 
 def parse(text: str) -> Address | None:
-    """Return an address as proxies write it, with or without port, brackets and zone; None if it is not one."""
+    """Parse an address as proxies write it, with or without port, brackets and zone. Return None for other text."""
     if len(text) > _MAX_TEXT:
         return None
     text = text.strip()
@@ -135,7 +136,10 @@ def parse(text: str) -> Address | None:
 
 
 def group(address: Address | None) -> str:
-    """Return what counts as one client: an IPv4 address, or an IPv6 network of 64 bits, which one customer gets."""
+    """Return the name of the client: the IPv4 address, or the /64 network of an IPv6 address.
+
+    Internet providers assign a whole /64 network to one customer.
+    """
     if address is None:
         return UNKNOWN
     if isinstance(address, IPv4Address):
@@ -161,7 +165,7 @@ def _network(listed: object, where: str, words: Iterable[str]) -> Network:
 def _elements(header: str) -> Iterator[str]:
     """Yield the elements of a ``Forwarded`` header from right to left.
 
-    In this direction an unbalanced quote of the client can't hide what a proxy appended to it.
+    In this direction, an unbalanced quote that the client sent can't hide the elements that proxies appended.
     """
     header = header[-_MAX_FORWARDED:]
     end, quoted = len(header), False
@@ -181,7 +185,7 @@ def _escaped(header: str, i: int) -> bool:
 
 
 def _forwarded_for(element: str) -> str:
-    """Return the ``for`` of one element, or ``""`` if it has none or can't be read."""
+    """Return the ``for`` of one element, or ``""`` if the element is unreadable or has none."""
     found, at = "", 0
     while at < len(element):
         pair = _PAIR.match(element, at)

@@ -1,4 +1,4 @@
-"""Call the functions that users pass as options: with the arguments that they take, and from an event loop too."""
+"""Call the functions that users pass as options: with the arguments that they take, also from an event loop."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ R = TypeVar("R")
 
 
 def required_arguments(function: Callable[..., Any], option: str, most: int) -> int:
-    """Return how many arguments ``function`` requires: from 1 to ``most``.
+    """Return the number of arguments that ``function`` requires, from 1 to ``most``.
 
     Raises:
-        ConfigurationError: it takes none, or requires more, or is a coroutine function.
+        ConfigurationError: the function takes no argument, requires more than ``most``, or is a coroutine function.
     """
     if iscoroutinefunction(function):
         raise ConfigurationError(
-            f"{option}={function!r} should be a plain function, for an asynchronous view too: it is called in a thread "
-            "if it uses the database"
+            f"{option}={function!r} should be a plain function, also for an asynchronous view; if the function uses "
+            "the database, it is called in a thread"
         )
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -49,7 +49,7 @@ def with_two(function: Callable[..., R], option: str) -> Callable[[Any, Any], R]
 
 
 async def in_loop(function: Callable[..., R], *args: Any) -> R:
-    """Call a plain function from an event loop. If it uses the database, call it in Django's thread."""
+    """Call a plain function from an event loop. If the function uses the database, call it again in Django's thread."""
     try:
         return function(*args)
     except SynchronousOnlyOperation:

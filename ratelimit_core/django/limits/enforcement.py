@@ -19,12 +19,17 @@ View = Callable[..., Any]
 
 
 Passage = tuple[Question | None, Decision | None, Refusal | None]
-"""What was asked for a request, what was decided, and the refusal, if any. A request without a question is not limited,
-or it is denied without asking."""
+"""The question to the limiter, the decision, and the refusal. Each is None if there was none.
+
+Without a question, the request is not limited, or is denied without asking the limiter.
+"""
 
 
 def ask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passage:
-    """Ask for ``request``, send the signals, and set ``request.rate_limit_exceeded``. One round trip at most."""
+    """Ask the limiter about ``request``, send the signal, and set ``request.rate_limit_exceeded``.
+
+    Costs at most one round trip.
+    """
     inner = plain(request)
     question = limit.question(request, scope)
     if question is None or isinstance(question, Refusal):
@@ -52,9 +57,9 @@ async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passa
 
 
 def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
-    """Return the view's response, or the response to a refusal. The view runs at most once, whatever it raises.
+    """Return the response of the view, or an error response if the request is denied. The view runs at most once.
 
-    Costs one round trip, and one more to release a lease of a concurrency limit.
+    Costs one round trip, and one more to release the lease of a concurrency limit.
     """
     question, decision, refusal = ask(limit, request, scope, sender)
     if refusal is not None:
@@ -75,7 +80,7 @@ def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, arg
 
 
 async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
-    """Do what :func:`run` does without blocking the event loop. If it is cancelled, it releases the lease."""
+    """Do what :func:`run` does without blocking the event loop. A cancelled call releases the lease too."""
     question, decision, refusal = await aask(limit, request, scope, sender)
     if refusal is not None:
         return await in_loop(limit.respond, request, refusal)
@@ -85,7 +90,7 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
         (limiter, _, _), key, _ = question
         try:
             response = await awaited(view(*args, **kwargs))
-        except GeneratorExit:  # a closed coroutine may not await; the lease ends by itself
+        except GeneratorExit:  # a closed coroutine can't await a release; the lease ends by itself
             raise
         except BaseException:
             await asyncio.shield(limiter.arelease(decision, key=key))
@@ -97,10 +102,11 @@ async def arun(limit: ViewLimit, view: View, request: Any, scope: str, sender: A
 
 
 def _released_on_close(request: Any, question: Question, decision: Decision, response: Any) -> bool:
-    """Release the lease when a streaming response is closed, which servers do in a thread. Return False for others.
+    """Have a streaming response release the lease when it is closed. Return False for other responses.
 
-    Closing the request releases it too. Django closes the request with the response that is sent in the end. If a
-    middleware replaced the view's response, with a 304 for example, that response is never closed.
+    Servers close a response in a thread, where the release may block. Closing the request releases the lease too: if a
+    middleware replaces the response, for example with a 304, the view's response is never closed. Django closes the
+    request with the response that it sends.
     """
     if not getattr(response, "streaming", False):
         return False

@@ -1,12 +1,13 @@
 """Write the headers about limits: the IETF's ``RateLimit`` fields and the older ``X-RateLimit-*``.
 
 ``RateLimit-Policy: "10-per-1s";q=10;w=1, "1000-per-3600s";q=1000;w=3600`` lists all limits that were asked.
-``RateLimit: "10-per-1s";r=4;t=1`` is the one with the least left: 4 more now, and all of them in at most 1 s
-(draft-ietf-httpapi-ratelimit-headers). ``X-RateLimit-Limit`` and ``-Remaining`` say the same of that one.
-``X-RateLimit-Reset`` is the time when all are available, in seconds since the epoch. Seconds are whole, rounded up.
+``RateLimit: "10-per-1s";r=4;t=1`` describes the limit with the least left: it allows 4 more requests now, and all
+10 in at most 1 s. The fields are those of draft-ietf-httpapi-ratelimit-headers. ``X-RateLimit-Limit`` and
+``X-RateLimit-Remaining`` describe the same limit. ``X-RateLimit-Reset`` says when the whole limit is available again,
+in seconds since the epoch. Seconds are whole, rounded up.
 
-The names consist of numbers alone: no key and no text of a client is ever part of a header. No other module writes
-these headers.
+The names of limits are made from their numbers, so no key and no text of a client is ever part of a header. No other
+module writes these headers.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ...limiter.limit import Limit
 from ...rates import Rate
 
 _RATES = "_rate_limits"
-"""The attribute of a request that holds what was asked for it, and of a response that says how much it shows."""
+"""The attribute of a request that lists the decisions, and of a response that counts the decisions in its headers."""
 
 
 class Policy(NamedTuple):
-    """A limit as the fields name it.
+    """A limit as the headers describe it.
 
-    ``window`` is in seconds; None for a concurrency limit. ``allowance`` is how many the limit allows at once.
+    ``window`` is in seconds, or None for a concurrency limit. ``allowance`` is the maximum number of requests at once.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Policy(NamedTuple):
 
 
 class Policies:
-    """The limits of one limiter, with all that is known of them before a request comes."""
+    """The limits of one limiter, formatted for headers once, before requests come."""
 
     def __init__(self, rates: Sequence[Rate], limits: Sequence[Limit]) -> None:
         policies = [
@@ -66,7 +67,7 @@ Shown = tuple[Policies, Decision]
 
 
 def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
-    """Record what was asked for ``request``, for its response."""
+    """Record a decision about ``request``, for the headers of the response."""
     before: list[Shown] | None = getattr(request, _RATES, None)
     if before is None:
         setattr(request, _RATES, [(policies, decision)])
@@ -75,7 +76,7 @@ def note(request: HttpRequest, policies: Policies, decision: Decision) -> None:
 
 
 def show(request: Any, response: Any) -> None:
-    """Set the fields of all limits that were asked for this request on the response, once."""
+    """Set the headers of all decisions about ``request`` on ``response``, if they are not set already."""
     shown: list[Shown] | None = getattr(request, _RATES, None)
     if shown is None or not isinstance(response, HttpResponseBase) or getattr(response, _RATES, 0) == len(shown):
         return
@@ -103,11 +104,10 @@ def show(request: Any, response: Any) -> None:
 
 
 def _set(headers: Any, fields: dict[str, tuple[str, str]]) -> None:
-    """Set ``fields``, which are pairs of a name and a value by the name in lower case.
+    """Set ``fields``, a dictionary of pairs of name and value. The keys are the names in lower case.
 
-    This writes Django's private ``_store`` for the sake of each limited view: setting these five headers by Django's
-    interface adds 3 µs to the 15 µs that such a view may cost, because Django checks every name and value. These are
-    constants and formatted numbers, which are always well-formed.
+    This writes Django's private ``_store``. Django's interface checks every name and value, which would add 3 µs to the
+    15 µs that a limited view may cost. The names are constants and the values formatted numbers, so they need no check.
     """
     if _DJANGO_KEEPS_PAIRS and type(headers) is ResponseHeaders:
         vars(headers)["_store"].update(fields)
@@ -121,7 +121,7 @@ def _django_keeps_pairs() -> bool:
 
 
 _DJANGO_KEEPS_PAIRS = _django_keeps_pairs()
-"""Whether this Django stores headers as releases since 3.2 do. Otherwise its interface is used."""
+"""Whether this Django stores headers as releases since 3.2 do. If not, headers are set by Django's interface."""
 
 
 def retry_after(seconds: float) -> str:

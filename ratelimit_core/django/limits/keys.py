@@ -1,27 +1,27 @@
-"""Keys: find the part of a request that it is counted by.
+"""Keys: find the part of a request that the request is counted by.
 
 ====================  ==========================================================================================
 ``"ip"``              the client's address (IPv6: its network of 64 bits); see :mod:`.addresses`
-``"user"``            the user, if logged in, else the address; ``"user_or_ip"`` is the same
-``"header:NAME"``     a header of the request, else the address
-``"get:NAME"``        a parameter of the query, else the address
-``"post:NAME"``       a field of the form, which is read for it, else the address
-``"attr:NAME"``       an attribute of the request, as a middleware sets it (``"attr:tenant.id"``), else the address
+``"user"``            the user if logged in, otherwise the address; ``"user_or_ip"`` is the same
+``"header:NAME"``     a header of the request, otherwise the address
+``"get:NAME"``        a parameter of the query, otherwise the address
+``"post:NAME"``       a field of the form (this reads the body), otherwise the address
+``"attr:NAME"``       an attribute that a middleware sets (``"attr:tenant.id"``), otherwise the address
 ``"const:NAME"``      all requests count together
 a function            of ``(request)`` or of ``(group, request)``, where the group is the limit's scope
 ====================  ==========================================================================================
 
-If the part is missing, the address counts. Otherwise a client could escape a limit by leaving a header out. A client
-can also choose a header or a parameter freely, and change it for every request: put a limit by ``"ip"`` beside such a
+If the part is missing, the address counts, because a client could otherwise escape a limit by leaving a header out.
+Clients choose headers and parameters freely, and may change them for every request. Add a limit by ``"ip"`` to such a
 key, or check the value first.
 
-A function may return anything: its ``str()`` counts. ``None`` means that this request is not limited. ``""`` is a key
-like others, and long or unusual keys are allowed. If the function raises, the address counts, and the error is logged
-once for each limit. Exceptions that Django answers by itself (``Http404``, ``PermissionDenied``, ``BadRequest``,
-``SuspiciousOperation``) are passed on.
+A function may return anything; the key is the ``str()`` of the result. ``None`` means that this request is not limited.
+``""`` is a key like others, and long or unusual keys are allowed. If the function raises, the address counts, and the
+error is logged once for each limit. Exceptions that Django answers by itself (``Http404``, ``PermissionDenied``,
+``BadRequest``, ``SuspiciousOperation``) are passed on.
 
 Headers and parameters may be secret or personal, so only a hash of them reaches the store. Addresses and the primary
-keys of users are stored as they are, for as long as the limit remembers them.
+keys of users are stored as they are, for as long as the store keeps the limit's record.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ KeyFunction = Callable[[HttpRequest, str], str | None]
 
 _MAX_KEY = 128
 _ANSWERS = (Http404, PermissionDenied, BadRequest, SuspiciousOperation, MultiPartParserError, SynchronousOnlyOperation)
-"""Exceptions of a key function that are passed on: Django's own answers, and the one that asks for a thread."""
+"""Exceptions of a key function that are passed on: Django answers them, or calls the function again in a thread."""
 
 
 def by_address(request: HttpRequest, scope: str = "") -> str:
@@ -59,7 +59,7 @@ def by_address(request: HttpRequest, scope: str = "") -> str:
 
 
 def by_user(request: HttpRequest, scope: str = "") -> str:
-    """Return the key of ``"user"``: the user, or else the address."""
+    """Return the key of ``"user"``: the user, or the address of an anonymous user."""
     user = getattr(request, "user", None)
     if user is not None and user.is_authenticated and user.pk is not None:
         return f"user:{_bounded(str(user.pk))}"
@@ -70,7 +70,7 @@ def key_function(key: object) -> KeyFunction:
     """Return the function that finds ``key`` in a request.
 
     Raises:
-        ConfigurationError: it is not a key. The message says what is one, or names the nearest.
+        ConfigurationError: ``key`` is wrong. The message shows the valid keys, or the nearest.
     """
     if callable(key):
         return _of_function(key)
@@ -142,10 +142,10 @@ def _of_function(function: Callable[..., Any]) -> KeyFunction:
             return None
         if inspect.iscoroutine(value):
             value.close()
-            raise ConfigurationError("a key function should be a plain function, but this one returned a coroutine")
+            raise ConfigurationError(f"key={function!r} should be a plain function, but returned a coroutine")
         return f"key:{_bounded(str(value))}"
 
-    return _guarded(called, f"of {function!r}")
+    return _guarded(called, f"{function!r}")
 
 
 def _guarded(find: KeyFunction, label: str) -> KeyFunction:
@@ -161,7 +161,9 @@ def _guarded(find: KeyFunction, label: str) -> KeyFunction:
             if not told:
                 told = True
                 logger.exception(
-                    "rate_limit: the key %s of %r raised; the client's address counts instead", label, scope
+                    "rate_limit: %r: the key %s raised an exception, so the client's address counts instead",
+                    scope,
+                    label,
                 )
             return by_address(request)
 
@@ -169,7 +171,7 @@ def _guarded(find: KeyFunction, label: str) -> KeyFunction:
 
 
 def _bounded(text: str) -> str:
-    """Return ``text``, or its beginning and a hash if it is long."""
+    """Return ``text``, or the beginning and a hash of a long text."""
     return text if len(text) <= _MAX_KEY else f"{text[:32]}~{_hash(text)}"
 
 

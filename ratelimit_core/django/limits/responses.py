@@ -1,4 +1,4 @@
-"""Make the response in place of a view's: ``429``, ``503`` or ``403``."""
+"""Make the responses with the status ``429``, ``503`` and ``403``."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _DETAIL: dict[Reason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request does not reach its view.
+    """The reason for a response with the status 429, 503 or 403.
 
     Attributes:
-        reason: ``"limited"``: it is over a limit (429). ``"never"``: it costs more than the limit (429 without
-            ``Retry-After``, because waiting does not help). ``"unavailable"``: a breaker is open, or the store is
-            unavailable (503). ``"denied"``: its address is on the ``deny_list`` (403).
-        retry_after: seconds until it makes sense to ask again, or None.
-        decision: the limiter's decision, if it was asked.
-        error: the error, if the view raised it.
+        reason: ``"limited"``: the request is over a limit (429). ``"never"``: the request costs more than the limit
+            (429 without ``Retry-After``, because waiting does not help). ``"unavailable"``: a breaker is open, or the
+            store is unavailable (503). ``"denied"``: the address is on the ``deny_list`` (403).
+        retry_after: seconds until asking again makes sense, or None.
+        decision: the limiter's decision, or None if no limiter was asked.
+        error: the error that the view raised, or None.
     """
 
     reason: Reason
@@ -54,7 +54,7 @@ class Refusal:
 
     @classmethod
     def of_error(cls, error: BaseException) -> Refusal | None:
-        """Return the refusal that fits an error that a view raised, or None for errors of others."""
+        """Return the refusal for an error that a view raised, or None if the error has no response here."""
         match error:
             case RateLimitExceeded():
                 return cls("limited", error.retry_after, error=error)
@@ -67,7 +67,7 @@ class Refusal:
 
 
 def default_response(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    """Return a response of one sentence, or JSON for a client that accepts it."""
+    """Return a response of one sentence, or in JSON for a client that accepts JSON."""
     if "json" in request.META.get("HTTP_ACCEPT", ""):
         wait = refusal.retry_after
         after = {} if wait is None else {"retry_after": int(headers.retry_after(wait))}
@@ -76,10 +76,10 @@ def default_response(request: HttpRequest, refusal: Refusal) -> HttpResponse:
 
 
 def finished(request: HttpRequest, refusal: Refusal, response: Any, made_by: object) -> HttpResponseBase:
-    """Return ``response`` with the headers of a refusal. Headers that it already has stay.
+    """Add the headers of a refusal to ``response`` and return it. Headers that are already set stay.
 
     Raises:
-        ConfigurationError: it is not a response.
+        ConfigurationError: ``response`` is not an HttpResponse.
     """
     if not isinstance(response, HttpResponseBase):
         raise ConfigurationError(f"{made_by!r} should return an HttpResponse, not {response!r}")

@@ -1,4 +1,4 @@
-"""A limit on views: what it asks for a request, and what follows from the answer. It does not call the view."""
+"""A limit on views: what to ask the limiter about a request, and how to act on the decision."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Limited(NamedTuple):
 
 
 Question = tuple[Limited, str, int]
-"""What to ask for a request: which limiter, with which key, and at which cost."""
+"""A question about a request: the limiter to ask, the key and the cost."""
 
 
 class ViewLimit:
-    """One limit. It may stand before several views, and has separate counters for each scope.
+    """A limit on views. Several views may share one limit, which has separate counters for each scope.
 
     The options are those of :func:`~ratelimit_core.django.decorators.rate_limit`.
 
@@ -110,7 +110,7 @@ class ViewLimit:
                 raise ConfigurationError(f"cost={cost!r} can never be allowed by {rate!r}; write at most {most}")
 
     def limiter(self, scope: str) -> Limiter | None:
-        """Return the limiter of a scope, or None if the rate is a function, since there may be many limiters then."""
+        """Return the limiter of a scope, or None if the rate is a function, which may need many limiters."""
         return None if callable(self._rate) else self.limited(scope, self._rate).limiter
 
     def limited(self, scope: str, rate: Any) -> Limited:
@@ -132,7 +132,7 @@ class ViewLimit:
         return limited
 
     def question(self, request: HttpRequest, scope: str) -> Question | Refusal | None:
-        """Return what to ask for ``request``. None: it is not limited. A refusal: it is denied without asking."""
+        """Return the question about ``request``, None if the request is not limited, or a refusal without asking."""
         if not view_settings().enabled:
             return None
         if self._makes_exceptions:
@@ -158,8 +158,9 @@ class ViewLimit:
         try:
             limited = self.limited(scope, rate)
         except ConfigurationError as error:  # from a function; a constant rate is checked when the limit is made
-            self._complain(f"{scope}: {error}; requests pass unlimited, or get 503 with on_store_failure='deny'")
-            return Refusal("unavailable") if self._options["on_store_failure"] == "deny" else None
+            denies = self._options["on_store_failure"] == "deny"
+            self._complain(f"{scope}: {error}; such requests {'get 503' if denies else 'are not limited'}")
+            return Refusal("unavailable") if denies else None
         if limited.most is not None and cost > limited.most:
             return Refusal("never")
         return limited, f"{scope}:{key}", cost
@@ -171,13 +172,13 @@ class ViewLimit:
         return 1
 
     def _complain(self, message: str) -> None:
-        """Log an error once, because a client may be able to cause it as often as it likes."""
+        """Log an error only once for this limit, because clients may be able to cause the error at will."""
         if not self._complained:
             self._complained = True
             logger.error("rate_limit: %s", message)
 
     def answered(self, request: HttpRequest, question: Question, decision: Decision) -> Refusal | None:
-        """Return the refusal of ``request``, if the decision denies it. Record the decision for the response."""
+        """Record the decision for the response's headers. Return the refusal, if the decision denies ``request``."""
         limiter, policies, _ = question[0]
         known = not decision.local or limiter.on_store_failure == "local"
         if known and not self._shadow:
@@ -193,7 +194,7 @@ class ViewLimit:
         return self.refuses(request, Refusal("limited" if known else "unavailable", decision.retry_after, decision))
 
     def refuses(self, request: HttpRequest, refusal: Refusal | None) -> Refusal | None:
-        """Return ``refusal`` if it keeps ``request`` from its view, and set ``request.rate_limit_exceeded``."""
+        """Set ``request.rate_limit_exceeded``. Return ``refusal``, or None if ``request`` may reach the view."""
         if refusal is None or self._shadow:
             request.__dict__.setdefault("rate_limit_exceeded", False)
             return None
@@ -201,7 +202,7 @@ class ViewLimit:
         return refusal if self._block else None
 
     def told(self, request: HttpRequest, scope: str, key: str, decision: Decision) -> dict[str, Any]:
-        """Return what the signals carry about a decision."""
+        """Return the arguments of the signal about a decision."""
         return {
             "request": request,
             "decision": decision,
@@ -211,7 +212,7 @@ class ViewLimit:
         }
 
     def respond(self, request: HttpRequest, refusal: Refusal) -> HttpResponseBase:
-        """Return the response: from ``response_callback``, ``RATELIMIT_RESPONSE_HANDLER``, or the default."""
+        """Return the response of ``response_callback``, of ``RATELIMIT_RESPONSE_HANDLER``, or the default one."""
         make = self._respond or view_settings().response_handler or default_response
         return finished(plain(request), refusal, make(request, refusal), make)
 
@@ -239,7 +240,7 @@ def _matcher(option: str, listed: Listed | None) -> Callable[[HttpRequest], bool
 
 
 def _on_store_failure() -> OnStoreFailure:
-    """Return the answer of the first source that sets ``on_store_failure``, or its alias ``fail_open``."""
+    """Return ``on_store_failure`` from the first source of settings that sets it or its alias ``fail_open``."""
     chosen = first_set("on_store_failure", "fail_open")
     if chosen is None:
         return "local"

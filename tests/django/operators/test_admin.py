@@ -119,7 +119,7 @@ def test_each_button_does_what_it_says(
         ({"action": "force_open", "reason": "x", "minutes": "0"}, "greater than or equal to 1"),
         ({"action": "force_open", "reason": "x", "minutes": "soon"}, "Enter a whole number"),
         ({"action": "force_open", "reason": "x", "minutes": "9999999"}, "less than or equal to 576000"),
-        ({"action": "reset", "reason": "x", "minutes": "5"}, "is done at once: leave this empty"),
+        ({"action": "reset", "reason": "x", "minutes": "5"}, "takes effect at once and has no end"),
         ({"action": "explode", "reason": "x"}, "not one of the available choices"),
         ({"reason": "x"}, "This field is required."),
     ],

@@ -19,7 +19,7 @@ from tests.servers import free_port, missing
 PAGE = "/resilience/"
 WIDTH = 360
 PHONE: dict[str, Any] = {"viewport": {"width": WIDTH, "height": 740}, "has_touch": True, "is_mobile": True}
-SWITCH = "Switch, for the whole fleet"
+SWITCH = "Switch this breaker in the whole fleet"
 
 expect.set_options(timeout=15_000)  # a refresh comes within three seconds; machines may be slow
 

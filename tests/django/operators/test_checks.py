@@ -182,7 +182,7 @@ def test_manage_py_check_fails_on_errors(site: Site) -> None:
 def test_a_variable_of_the_environment_that_is_no_setting_is_named(site: Site) -> None:
     checked = site.python("-m", "django", "check", "--tag", "ratelimit", environ={"RATELIMIT_BACKNED": "memory://"})
     assert checked.returncode == 1
-    assert "RATELIMIT_BACKNED is not a setting, but the environment has it." in checked.stderr
+    assert "RATELIMIT_BACKNED is not a setting, but the environment has a variable of this name." in checked.stderr
     assert "Did you mean RATELIMIT_BACKEND?" in checked.stderr
 
 

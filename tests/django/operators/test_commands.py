@@ -53,7 +53,7 @@ def test_status_shows_breakers_and_limits(own: Site, store: Backend) -> None:
     done = own.manage("ratelimit_status")
     assert (done.returncode, done.stderr) == (0, "")
     head, payments, search, empty, limits, *each = done.stdout.splitlines()
-    assert head.split() == ["BREAKER", "STATE", "MODE", "FAILURES", "NEXT", "ATTEMPT", "BY", "REASON"]
+    assert head.split() == ["BREAKER", "STATE", "MODE", "FAILURES", "NEXT", "PROBE", "BY", "REASON"]
     assert payments.split() == ["payments", "open", "automatic", "1", "in", "50", "min"]
     assert search.split() == ["search", "closed", "forced_closed", "for", "60", "min", "0", "anna", "OPS-17"]
     assert (empty, limits.split()) == ("", ["LIMIT", "ON", "OF", "ALGORITHM"])

@@ -59,7 +59,7 @@ def test_open_half_open_closed_forced_and_reset_in_two_processes(
 
         probing = background.submit(probe, first)
         eventually(lambda: "State half-open" in operator.get(PAGE).words, every=0.1)
-        assert "Probes under way 1" in operator.get(PAGE).words
+        assert "Probes running 1" in operator.get(PAGE).words
         assert pay(second) == (503, "half_open"), "one probe in the whole fleet"
         Path(site.environ["SITE_GATE"]).touch()
         assert probing.result() == (200, "paid")

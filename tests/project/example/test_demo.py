@@ -26,7 +26,7 @@ def test_guarded_it_keeps_every_bound_and_leaves_nothing_behind(mark: str) -> No
         assert process.popen.wait(120) == 0, process.output
         assert process.output.count("kept") == 5
         assert "FAILED" not in process.output
-        told = re.search(r"told when to come back +│ +(\d+)", process.output)
+        told = re.search(r"that got Retry-After +│ +(\d+)", process.output)
         assert told, process.output
         assert int(told[1]) > 20
     assert left_over(mark) == []

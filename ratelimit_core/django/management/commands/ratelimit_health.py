@@ -18,12 +18,12 @@ BREAKER_OPEN = 2
 
 
 class Command(BaseCommand):
-    """Exit with 0 if all is well, with 1 if the store does not answer, with 2 (on request) if a breaker is open."""
+    """A command whose exit code says whether the store answers and, on request, whether a breaker is open."""
 
     help = (
         "Print whether the store answers and how many breakers are open. Exit code 0: the store answers; "
-        f"{STORE_AWAY}: it does not, or not in time; {BREAKER_OPEN}, with --fail-on-open only: a breaker is open. "
-        "Do not use this for a container's liveness: without its store a process decides alone and goes on."
+        f"{STORE_AWAY}: the store does not answer in time; {BREAKER_OPEN}, only with --fail-on-open: a breaker is "
+        "open. Do not use this as a container's liveness probe, because a process works on without its store."
     )
     requires_system_checks = ()
 
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         )
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Exit with 1 for a wrong option. Django's own 2 would mean that a breaker is open."""
+        """Exit with 1 for a wrong option, because Django's 2 would mean that a breaker is open."""
         self._called_from_command_line = True
         try:
             self.create_parser(argv[0], argv[1]).parse_args(argv[2:])
@@ -52,8 +52,8 @@ class Command(BaseCommand):
         self.stdout.write(json.dumps(found) if as_json else _as_text(found))
         if not found["store"]["up"]:
             raise CommandError(
-                f"the store does not answer: {found['store']['error']}. Check that it runs and that RATELIMIT_BACKEND "
-                "is right",
+                f"the store does not answer: {found['store']['error']}. Check that the store runs and that "
+                "RATELIMIT_BACKEND is right",
                 returncode=STORE_AWAY,
             )
         if fail_on_open and found["failing"]:
@@ -64,7 +64,7 @@ class Command(BaseCommand):
 
 
 def _within(timeout: float) -> dict[str, Any]:
-    """Return what is found within ``timeout`` seconds. If the store hangs longer, its thread is left behind."""
+    """Return :func:`circuit_breaker_health`, or an error after ``timeout`` seconds. A hanging thread is left behind."""
     found: list[dict[str, Any]] = []
 
     def ask() -> None:

@@ -11,14 +11,14 @@ from ....errors import ResilienceError
 
 
 class Command(BaseCommand):
-    """Delete in batches, without waiting for locks. Run it as often as the growth of the tables requires."""
+    """A command that deletes expired records in batches and skips locked ones. Run it regularly."""
 
     help = "Delete expired records, leases and journals from the tables of the database backend."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add ``--database`` and ``--batch``."""
-        parser.add_argument("--database", help="alias of the database; the setting RATELIMIT_DATABASE by default")
-        parser.add_argument("--batch", type=int, default=1000, help="records to delete in one transaction (1000)")
+        parser.add_argument("--database", help="alias of the database (default: the setting RATELIMIT_DATABASE)")
+        parser.add_argument("--batch", type=int, default=1000, help="records to delete per transaction (default: 1000)")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Prune until no expired record is left."""

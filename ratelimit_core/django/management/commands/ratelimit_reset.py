@@ -22,23 +22,23 @@ from ...console.actions import act
 
 
 class Command(BaseCommand):
-    """Reset the breakers and limits that are named, or nothing if one name is wrong."""
+    """A command that resets the named breakers and limits. If a name is wrong, it resets nothing."""
 
     help = (
-        "Reset breakers (closed, without a manual override) and limits (nothing used) in the whole fleet. "
-        "Other processes see it within a second. `manage.py ratelimit_status` lists the names."
+        "Reset breakers and limits in the whole fleet: close breakers, end manual overrides, and forget what is used. "
+        "Other processes see the change within a second. `manage.py ratelimit_status` lists the names."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
-        parser.add_argument("names", nargs="*", metavar="NAME", help="a breaker")
+        parser.add_argument("names", nargs="*", metavar="NAME", help="name of a breaker")
         parser.add_argument("--all-breakers", action="store_true", help="every breaker that the store lists")
         parser.add_argument(
             "--limits", nargs="+", action="extend", default=[], metavar="KEY", help="all limits on this key"
         )
-        parser.add_argument("--reason", required=True, help="why; the history keeps it, with your user name")
+        parser.add_argument("--reason", required=True, help="why; the history keeps the reason, with your user name")
         parser.add_argument(
-            "--no-input", action="store_false", dest="interactive", help="do not ask before --all-breakers"
+            "--no-input", action="store_false", dest="interactive", help="do not ask to confirm --all-breakers"
         )
 
     def handle(
@@ -53,11 +53,11 @@ class Command(BaseCommand):
     ) -> None:
         """Print what was reset. Raise CommandError if a name is not in use or the store does not answer."""
         if not reason.strip():
-            raise CommandError("--reason is empty: say why, for the readers of the history")
+            raise CommandError("--reason is empty: write why, for the readers of the history")
         if not (names or all_breakers or limits):
             raise CommandError("nothing to reset: name breakers, or pass --all-breakers or --limits KEY")
         if names and all_breakers:
-            raise CommandError(f"--all-breakers includes {names[0]!r}: pass one or the other")
+            raise CommandError(f"--all-breakers includes {names[0]!r}: pass either names or --all-breakers")
         try:
             backend = get_backend()
             known = circuit_breaker_registry.get_fleet_status() if names or all_breakers else {}
@@ -81,7 +81,10 @@ class Command(BaseCommand):
 
 
 def _records(backend: Backend, keys: list[str]) -> list[tuple[str, str, str]]:
-    """Return the limits in use on ``keys``. The store lists a long key in its shortened form."""
+    """Return the key, the limit and the algorithm of each limit in use on ``keys``.
+
+    The store lists a long key in its shortened form.
+    """
     in_use = limits_in_use(backend) if keys else []
     found = []
     for key in dict.fromkeys(keys):
@@ -103,7 +106,7 @@ def _agreed(number: int) -> bool:
 
 
 def _author() -> str:
-    """Return the name of the user who runs the command. In a container there may be none."""
+    """Return the name of the user who runs the command. A user in a container may have no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -16,11 +16,11 @@ from ....store.configured import get_backend
 from ...console.url_names import mode_of
 
 SHOWN = 100
-"""At most this many limits are printed; ``--json`` prints all."""
+"""The maximum number of limits that are printed. ``--json`` prints all."""
 
 
 class Command(BaseCommand):
-    """Print two tables, or JSON. Costs two round trips for the breakers, and one for each algorithm."""
+    """A command that prints the breakers and the limits in use, as two tables or as JSON."""
 
     help = "Show every breaker that the store lists and the limits in use, for the whole fleet."
     requires_system_checks = ()
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             limits = limits_in_use(backend)
         except ResilienceError as error:
             raise CommandError(
-                f"the store does not answer: {error}. Check that it runs and that RATELIMIT_BACKEND is right"
+                f"the store does not answer: {error}. Check that the store runs and that RATELIMIT_BACKEND is right"
             ) from error
         if as_json:
             self.stdout.write(_as_json(fleet, limits))
@@ -52,7 +52,7 @@ class Command(BaseCommand):
 
     def _print_breakers(self, fleet: dict[str, dict[str, Any]]) -> None:
         rows = [_row(status) for _, status in sorted(fleet.items())]
-        self._print(("BREAKER", "STATE", "MODE", "FAILURES", "NEXT ATTEMPT", "BY", "REASON"), rows, "no breakers")
+        self._print(("BREAKER", "STATE", "MODE", "FAILURES", "NEXT PROBE", "BY", "REASON"), rows, "no breakers")
 
     def _print_limits(self, limits: list[tuple[str, str, str]]) -> None:
         rows = [tuple(map(printable, limit)) for limit in limits[:SHOWN]]
