@@ -22,7 +22,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "-A", "--app", help="The Celery app, as for `celery -A`. Without it only the store and Django are checked."
+    "-A", "--app", help="The Celery app, as for `celery -A`. Without an app, only the store and Django are checked."
 )
 @click.option("--json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
@@ -30,7 +30,7 @@ def main() -> None:
     type=click.Choice([ERROR, WARNING]),
     default=ERROR,
     show_default=True,
-    help="Exit with 1 from this level on.",
+    help="Exit with 1 if there is a finding of this level or a more serious one.",
 )
 def check(app: str | None, json: bool, fail_on: str) -> None:
     """Report what is missing or dangerous in a configuration, and what to write instead.
