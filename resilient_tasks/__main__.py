@@ -35,7 +35,7 @@ def main() -> None:
 def check(app: str | None, json: bool, fail_on: str) -> None:
     """Report what is missing or dangerous in a configuration, and what to write instead.
 
-    Exits with 1 if there is something to fix, and with 2 if the command line is wrong.
+    Exits with 1 if a finding is at least as serious as --fail-on, and with 2 if the command line is wrong.
     """
     sys.path.insert(0, os.getcwd())  # as `celery` does
     found = look(app)

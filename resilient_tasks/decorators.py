@@ -49,7 +49,7 @@ def breaker_task(*args: Any, **options: Any) -> Any:
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))
         def charge(order_id): ...
 
-    While the breaker is open the task waits. It stays the same task, and the wait uses up none of its retries.
+    While the breaker is open the task waits. The task keeps its id, and the wait uses up none of its retries.
 
     A run costs no round trip while the breaker is closed and there are no limits. With limits it costs one round trip,
     which asks the breaker as well. A concurrency limit costs one more, to release its slot.

@@ -47,7 +47,8 @@ class Options:
         max_wait: the maximum of all waits of a task together. A task that would wait longer fails.
         max_deferrals: the maximum number of deferrals of a task. A task that would be deferred more often fails. None:
             no maximum.
-        max_deferred_in_worker: the number of deferred tasks at which a worker pauses their queue, until it holds fewer.
+        max_deferred_in_worker: the number of deferred tasks at which a worker pauses their queue. It resumes the queue
+            when it holds fewer than 80 % of this number.
         dead_letter: a queue for tasks that gave up waiting. ``celery resilience replay`` brings them back.
         coalesce: whether only one of several calls with the same arguments waits. The others end at once, with
             ``skip_result``. Use this for tasks that Celery beat sends.

@@ -87,7 +87,7 @@ class Protection:
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
 
     def run_for(self, time_limit: float | None) -> None:
-        """Let leases last for ``time_limit`` seconds, which is known when the task is bound to its app."""
+        """Let leases last for ``time_limit`` seconds. The limit is not known before the task is bound to its app."""
         if self.breaker is not None and time_limit:
             self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)
@@ -121,7 +121,7 @@ class Protection:
 
     @property
     def takes_slots(self) -> bool:
-        """Whether to make reservations: yes, if waiting tasks mostly come back in time to redeem them."""
+        """Whether tasks may make reservations: only while waiting tasks mostly come back in time to redeem them."""
         return self._late < _TOO_LATE
 
     def subject(self, args: Any, kwargs: Any) -> Subject:

@@ -43,7 +43,7 @@ def current_app() -> Celery | None:
 
 
 def check_settings(app: Celery) -> None:
-    """Raise for a ``resilience_`` setting of the app that does not exist, or that only Django's views use.
+    """Check that each ``resilience_`` setting of the app exists, and that not only Django's views use it.
 
     Raises:
         ConfigurationError: the setting is unknown (the error names the nearest one), or belongs in Django's settings.

@@ -45,7 +45,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Find the protection of the task in the routing table, if it has no decorator."""
+        """Find the protection of the task in the routing table, if no decorator protects the task."""
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
@@ -191,7 +191,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
 
 def _prepare(app: Celery) -> None:
-    """Add the gate to the workers of ``app``, and raise for unknown settings."""
+    """Check the settings of ``app``, and add the gate to its workers."""
     check_settings(app)
     app.steps["consumer"].add("resilient_tasks.worker.gate:Gate")
 

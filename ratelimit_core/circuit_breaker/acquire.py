@@ -66,7 +66,7 @@ def permit_since(cache: BreakerCache, cached: CachedVerdict, began_at: int) -> P
 def unsolicited_permit(cache: BreakerCache) -> Permit:
     """Return a permit to report a call that was made without a permit.
 
-    The outcome is reported at once, unless the cached verdict issues permits.
+    The outcome is reported at once, unless permits can be issued from the cached verdict.
     """
     cached = cache.cached
     return Permit(cache, cached.generation, probe=not cached.fresh_until, local=cached.local)
@@ -122,12 +122,12 @@ class AcquireQuestion:
         if allowed or not verdict.allowed:
             return (yield from self.on_acquired(verdict))
         self.on_discarded()
-        if verdict.previous_state == verdict.state:  # the store wrote nothing, so a new state would be false
+        if verdict.previous_state == verdict.state:  # nothing was written, so a change of state did not happen
             self._cache.update(verdict, local=False, asked=True)
         return None
 
     def on_acquired(self, verdict: BreakerVerdict, *, local: bool = False) -> Steps[Permit]:
-        """Handle the breaker's verdict, if it decides the round trip. Return the permit.
+        """Handle a verdict that the store has written, or a rejection. Return the permit.
 
         ``local``: whether the verdict comes from the memory of this process.
 

@@ -36,7 +36,7 @@ async def _as_probe(permit: Permit, function: Callable[[], Any]) -> Any:
 
 
 async def settle(permit: Permit, steps: Steps[Any]) -> None:
-    """Run the steps. Create an asyncio task only if there are any, since a task costs more than all else here."""
+    """Run the steps. If there are no steps, create no asyncio task, because a task is slow to create."""
     step = next(steps, None)
     if step is not None:
         await finished(adrive(steps, permit.store, step))

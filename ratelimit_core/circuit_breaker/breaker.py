@@ -34,7 +34,7 @@ _entered = PermitStack("entered")
 
 
 class CircuitBreaker(ManualControl, SeparateReports):
-    """A breaker by its name. All objects with one name, in all processes on one backend, share one state.
+    """A breaker, identified by its name. All objects with one name, in all processes on one backend, share one state.
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines a breaker, and so does
     ``CircuitBreaker(CircuitBreakerConfig("payments"))``. ``CircuitBreaker("payments")`` refers to a breaker, whose
@@ -52,8 +52,9 @@ class CircuitBreaker(ManualControl, SeparateReports):
         @breaker                             # decorates a function or a coroutine function
         permit = breaker.acquire(); ...; permit.success()
 
-    A call costs no round trip while the breaker is closed and the cached verdict is younger than ``cache_ttl``. To
-    refresh the verdict costs one round trip, and so does a failure. A change of state costs one more, for the history.
+    A call costs no round trip while the breaker is closed and the cached verdict is younger than ``cache_ttl``.
+    Refreshing the verdict costs one round trip, and so does a failure. A change of state costs one more, for the
+    history.
 
     Args:
         breaker: the breaker's name, or a whole configuration.
@@ -108,7 +109,9 @@ class CircuitBreaker(ManualControl, SeparateReports):
         try:
             return self._instance(self.name.format_map(values))
         except (KeyError, AttributeError, IndexError) as error:
-            raise ConfigurationError(f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}") from None
+            raise ConfigurationError(
+                f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}; pass its value by name"
+            ) from None
 
     def _instance(self, name: str) -> CircuitBreaker:
         template = self._definition.lookup()
@@ -130,7 +133,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options that were passed to this object. All other options have their defaults."""
+        """The options that were passed to this object."""
         return self._definition.options
 
     @property

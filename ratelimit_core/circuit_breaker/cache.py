@@ -145,7 +145,7 @@ class BreakerCache:
         self.failure_count = verdict.failure_count if verdict.state == CLOSED and verdict.mode != DISABLED else 0
         self.shadowing = state != CLOSED and verdict.in_shadow_mode(self.config.shadow)
         if state == CLOSED or self.shadowing:
-            # In slow start every call has to ask. Only the answer to a question for a permit says when it ends.
+            # In slow start every call has to ask. Only answers to questions for a permit say when slow start is over.
             ttl = 0 if verdict.wait or (self.config.slow_start and not asked) else self._ttl
             fresh_until = now + int(ttl * random.uniform(0.8, 1.0))  # so that processes do not refresh all at once
             fast = state == CLOSED and not self.failure_count and self._is_plain
@@ -216,7 +216,7 @@ class BreakerCache:
         return True
 
     def take_pending(self) -> int:
-        """Return the number of successes to report. In half-open it is 0, because they were inner calls of a probe."""
+        """Return the number of successes to report. Return 0 in half-open: these calls were part of a probe."""
         successes, self.pending_successes = self.pending_successes, 0
         return 0 if successes and self.last is not None and self.last.effective_state == HALF_OPEN else successes
 

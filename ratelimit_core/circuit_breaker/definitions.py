@@ -20,7 +20,7 @@ from .cache import BreakerCache
 
 H = TypeVar("H")
 MAX_INSTANCES = 1000
-"""The maximum number of a template's instances in memory. Beyond that the one that was used longest ago is dropped.
+"""The maximum number of a template's instances in memory. Beyond that the least recently used instance is dropped.
 
 The store keeps the state of all instances.
 """
@@ -32,7 +32,7 @@ class Definition(Generic[H]):
     Attributes:
         handle: the object, which the registry returns to callers.
         name: the breaker's name, or a template.
-        options: the settings that were passed to the object. All others have their defaults.
+        options: the settings that were passed to the object.
         backend: the backend to use instead of the configured one, or None.
         clock: measures how old verdicts are.
         cache: the breaker's cache in this process; None before the first use.
@@ -76,7 +76,7 @@ class Definition(Generic[H]):
         self._check_backend(first)
 
     def lookup(self) -> Definition[H]:
-        """Return the definition that applies. It is this one if no other has the name, or if it is an instance's."""
+        """Return the definition that applies to this name: the first one or, for an instance, this one."""
         return self if self.is_instance else definitions.setdefault(self.name, self)
 
     def resolve(self) -> BreakerCache:
@@ -109,7 +109,7 @@ class Definition(Generic[H]):
     def make_cache(self, *, compared: bool = True) -> BreakerCache:
         """Make the breaker's cache, with the settings in force now.
 
-        ``compared``: whether to notice processes with other settings. This has no effect if this process sets none.
+        ``compared``: whether to notice processes with other settings, if this process has any settings of its own.
         """
         store = functools.partial(configured.get_store, self.backend)
         compared = compared and bool(self.options or setting("circuit_breaker"))
@@ -149,7 +149,10 @@ class Definition(Generic[H]):
 
 
 definitions: dict[str, Definition[Any]] = {}
-"""The definitions of this process, by name. To forget them, clear this. The breakers' state stays in the store."""
+"""The definitions of this process, by name. To forget all definitions, clear this dictionary.
+
+The breakers' state stays in the store.
+"""
 _lock = threading.Lock()
 
 

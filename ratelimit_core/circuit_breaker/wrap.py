@@ -1,4 +1,4 @@
-"""Call a function through a breaker, once or, by a decorator, every time."""
+"""Call functions through a breaker: once, or at every call of a decorated function."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _settle_result(permit: Permit, result: Any) -> Any:
 
 
 def reject_generators(breaker: str, function: Callable[..., Any]) -> None:
-    """Raise for a generator function, whose body has not run yet when a call returns.
+    """Check that ``function`` is no generator function, whose body has not run yet when a call returns.
 
     Raises:
         ConfigurationError: ``function`` is a generator function.
@@ -71,7 +71,7 @@ def reject_generators(breaker: str, function: Callable[..., Any]) -> None:
         raise ConfigurationError(
             f"breaker {breaker!r} can't guard the generator {function.__qualname__}(), because its body runs after the "
             "call has returned; guard the functions that the body calls, or write `with CircuitBreaker(...):` around "
-            "the loop over it"
+            "the loop over the generator"
         )
 
 

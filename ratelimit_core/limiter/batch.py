@@ -1,4 +1,4 @@
-"""Ask several limits in one round trip, and make one decision of their verdicts."""
+"""Ask several limits in one round trip, and combine their verdicts into one decision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LimitSet(Protocol):
 
 
 class LimitCheck(NamedTuple):
-    """A question to the limits of one limiter. Its methods make a decision of the answer.
+    """A question to the limits of one limiter. Its methods turn the store's answer into a decision.
 
     A guard asks this question together with others, see :class:`ratelimit_core.guard.Question`. A limiter asks it
     alone, with :meth:`ask`.
@@ -192,7 +192,7 @@ def hit_check(
     """
     limits = limiter.limits
     calls = [limit.call(key, HIT, cost, lease_id) for limit in limits]
-    # If the cost is higher than the reserved cost, to redeem would permit units that no limit has counted.
+    # If the cost is higher than what was reserved, redeeming would allow units that no limit has counted.
     redeemed: Sequence[int] = ()
     if reservation is not None and cost <= reservation.cost:
         redeemed = reservation_holders(limits, reservation.denied_by)

@@ -12,13 +12,13 @@ class Decision(NamedTuple):
         allowed: whether the call may be made; for a reservation, whether it may be made after ``retry_after``.
         limit: the size of the limit at index ``binding``.
         remaining: the units that the limit at index ``binding`` has left.
-        reset_after: the time until no hit counts as used any more, in all limits.
-        retry_after: the time until asking again makes sense, or until the reservation is due, in all limits.
+        reset_after: the time until no hit counts as used any more: the longest of all limits.
+        retry_after: the time until asking again makes sense, or until the reservation is due: the longest of all.
         lease_id: the id of the hit or reservation.
         binding: the index of the limit with the fewest units left. Among equals it is the one with the longest wait.
         denied_by: the index of the limit with the longest wait.
         cost: the units that the call asked for.
-        reservation_kept: whether a reservation is still held whose redemption was denied. It is due after
+        reservation_kept: after a denied redemption, whether the reservation is still held and due after
             ``retry_after``.
         consumed: whether every limit has counted the call. Then an allowed reservation need not be redeemed.
         local: whether this process decided alone, because the store was unavailable.

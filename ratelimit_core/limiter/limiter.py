@@ -46,11 +46,11 @@ class Limiter:
         rate: one or several rates; None if there is only a ``concurrency``.
         key: the name of what is limited. Limiters with one key, rate and algorithm share one count.
         algorithm: ``sliding_window`` (the default) never allows more than the limit in any period, and stores every
-            hit. ``sliding_window_counter`` never allows more either, and its memory is constant; but a caller that is
-            always at the limit gets only 80 % of it. ``fixed_window`` allows up to twice the limit across a boundary.
+            hit. ``sliding_window_counter`` never allows more either, in constant memory. But a caller that is always at
+            the limit gets only 80 % of the limit. ``fixed_window`` allows up to twice the limit across a boundary.
             ``token_bucket`` allows up to ``burst + limit`` in a period. ``leaky_bucket`` is a token bucket of size 1,
             which spaces calls evenly. A reservation of a bucket may be redeemed a quarter of a second late, or one
-            spacing late if that is longer. So many more calls may pass as fit into this time.
+            spacing late if that is longer. The calls that fit into this time may pass in addition.
         burst: the size of a token bucket; by default the limit.
         concurrency: the maximum number of calls that run at a time. A call takes one slot, whatever its cost.
         timeout: the seconds after which a slot ends by itself, for example because its holder has died.
@@ -61,9 +61,9 @@ class Limiter:
             3 %. The rate is kept without a margin, too. With a margin, one late caller does not make all later callers
             late.
         local_quota: the size of a block that this process takes from the shared limit in one round trip and spends
-            without asking. A block counts as used when it is taken. So in any period one block for each process and key
-            may pass beyond what the algorithm allows. A block ends with its window, or with :meth:`return_unused`. If
-            there is no room for a whole block, each hit asks the store.
+            without asking. A block counts as used when it is taken. So in any period, each process may exceed the
+            algorithm's maximum by one block for each key. A block ends with its window, or with :meth:`return_unused`.
+            If there is no room for a whole block, each hit asks the store.
         clock: measures ages. Tests may replace it.
 
     Raises:
@@ -184,16 +184,16 @@ class Limiter:
         limits that do not hold the reservation. If the concurrency limit has the longest wait, nothing is reserved,
         because it is unknown when a slot will be free.
 
-        Costs one round trip if there is room now, otherwise two. With ``denied_by`` or ``not_before`` it costs one. To
-        give back a part costs one more.
+        Costs one round trip if there is room now, otherwise two. With ``denied_by`` or ``not_before`` it costs one.
+        Giving back a part costs one more.
 
         Args:
             max_wait, not_before: seconds from now.
             cost, key: as for :meth:`hit`.
             lease_id: the id of the reservation. A sliding window that already holds a reservation with this id keeps
                 it, unless it is due sooner than ``not_before``. A bucket makes a new one.
-            denied_by: the index of the limit that has just denied a hit, from the hit's decision. The limits are then
-                not asked again whether there is room now.
+            denied_by: the index of the limit that has just denied a hit, from the hit's decision. Then the limits are
+                not asked again for room now.
 
         Raises:
             ConfigurationError: no limit can be reserved, or ``cost`` is larger than a limit.
@@ -288,11 +288,11 @@ class Limiter:
         return decision
 
 
-_limiters: WeakSet[Limiter] = renewed_after_fork(lambda limiter: limiter._entered.clear())  # the parent's slots
+_limiters: WeakSet[Limiter] = renewed_after_fork(lambda limiter: limiter._entered.clear())  # the parent has the slots
 
 
 def reset_local_state() -> None:
-    """Delete the known denials, local quotas and stores of all limiters in this process. They look up a store again."""
+    """Make all limiters of this process forget their store, their known denials and their local quota."""
     for limiter in list(_limiters):
         limiter._store = limiter._fast_hit = None
         limiter.known_denials.clear()

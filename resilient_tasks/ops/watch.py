@@ -172,7 +172,7 @@ def _fit(text: str, columns: int) -> str:
 
 
 def _clock(seconds: float | None) -> str:
-    """Return the time of day, or the date if the time is not on the present day."""
+    """Return the time of day, or the date if the time is not today."""
     if seconds is None:
         return "-"
     moment = datetime.fromtimestamp(seconds)
