@@ -1,7 +1,7 @@
-"""Celery tasks that wait while the service that they depend on is down.
+"""Celery tasks that wait while a dependency is down.
 
 ``@breaker_task`` is ``@shared_task`` with a circuit breaker and limits that the whole fleet shares. ``install(app)``
-protects existing tasks by a table in the configuration, without a change to the tasks.
+protects existing tasks by a routing table in the app's configuration, without a change to the tasks.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "-A", "--app", help="The Celery app, as for `celery -A`. Without it only the store and Django are checked."
+    "-A", "--app", help="The Celery app, as for `celery -A`. Without an app, only the store and Django are checked."
 )
 @click.option("--json", is_flag=True, help="Print JSON, for programs.")
 @click.option(
@@ -30,12 +30,12 @@ def main() -> None:
     type=click.Choice([ERROR, WARNING]),
     default=ERROR,
     show_default=True,
-    help="Exit with 1 from this level on.",
+    help="Exit with 1 if there is a finding of this level or a more serious one.",
 )
 def check(app: str | None, json: bool, fail_on: str) -> None:
     """Report what is missing or dangerous in a configuration, and what to write instead.
 
-    Exits with 1 if there is something to fix, and with 2 if the command line is wrong.
+    Exits with 1 if a finding is at least as serious as --fail-on, and with 2 if the command line is wrong.
     """
     sys.path.insert(0, os.getcwd())  # as `celery` does
     found = look(app)

@@ -49,10 +49,10 @@ def breaker_task(*args: Any, **options: Any) -> Any:
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))
         def charge(order_id): ...
 
-    While the breaker is open the task waits. It stays the same task, and the wait uses up none of its retries.
+    While the breaker is open the task waits. The task keeps its id, and the wait uses up none of its retries.
 
-    Cost of a run: no round trip while the breaker is closed and there are no limits; one round trip for limits, which
-    asks the breaker as well.
+    A run costs no round trip while the breaker is closed and there are no limits. With limits it costs one round trip,
+    which asks the breaker as well. A concurrency limit costs one more, to release its slot.
 
     Raises:
         ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
@@ -69,9 +69,9 @@ def rate_limited_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
 def rate_limited_task(*args: Any, **options: Any) -> Any:
     """Make a task that is protected by limits alone: ``rate``, ``concurrency`` or both.
 
-    If a limit is reached, the run reserves the next free time and waits for it. The wait uses up none of its retries.
+    If a limit is reached, the task reserves the next free time and waits for it. The wait uses up none of its retries.
 
-    Cost of a run: one round trip, and one more to release the lease of a concurrency limit.
+    A run costs one round trip, and one more to release the slot of a concurrency limit.
 
     Raises:
         ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
@@ -91,7 +91,7 @@ def _decorator(
     if len(args) == 1 and callable(args[0]) and not options:
         return _decorator(where, (), {}, ours, breakers)(args[0])
     if args:
-        raise ConfigurationError(f"@{where} takes options by name only, as in @{where}(rate='10/s')")
+        raise ConfigurationError(f"@{where} takes options only by name, as in @{where}(rate='10/s')")
     base = options.pop("base", None) or _task_class()
     known = ours | (breakers or frozenset()) | _CELERY_OPTIONS | _attributes(base)
     for option in options:
@@ -115,13 +115,13 @@ def _decorator(
 
 
 def _task_class() -> type[Task[..., Any]]:
-    """Return the base class of the app's tasks: its own, or Celery's for Django, which waits for commits."""
+    """Return the base class of the app's tasks. With Django, Celery's own class publishes after the commit."""
     app: Any = current_app()
     task_class: type[Task[..., Any]] = Task if app is None else symbol_by_name(app.task_cls)
     return task_class
 
 
 def _attributes(base: type) -> frozenset[str]:
-    """Return the names that a task may be given besides: its attributes and Celery's hooks, but no other method."""
+    """Return the options that ``base`` adds: its attributes and Celery's hooks, but no other method."""
     data = (name for name in dir(base) if not callable(getattr_static(base, name)))
     return frozenset(name for name in data if not name.startswith("_")) | _HOOKS

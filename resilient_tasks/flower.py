@@ -12,18 +12,18 @@ from datetime import datetime
 from typing import Any
 
 tasks_columns = "name,uuid,state,exception,eta,args,retries,received,started,runtime,worker"
-"""The columns to show. Flower has no others, and these two hold what a waiting task reports."""
+"""The columns for Flower to show. ``exception`` and ``eta`` tell why and until when a task waits."""
 
 _REFUSAL = re.compile(r"(?:CircuitBreakerError|RateLimitExceeded)\((?P<what>.*), retry in (?P<wait>[\d.e+-]+) s\)")
 
 
 def format_task(task: Any) -> Any:
-    """Change how Flower shows a waiting task. Flower calls this for each task that it shows."""
+    """Change how Flower shows a waiting task. Flower calls this function for each task that it shows."""
     waits = _REFUSAL.fullmatch(str(task.exception or "")) if task.state in ("RETRY", "RECEIVED") else None
     if waits:
         if not task.eta and task.retried:
             task.eta = datetime.fromtimestamp(task.retried + float(waits["wait"])).astimezone().isoformat()
         task.exception = waits["what"]
-    elif task.state in ("STARTED", "SUCCESS"):  # it does not wait any more
+    elif task.state in ("STARTED", "SUCCESS"):  # the task no longer waits
         task.exception = None
     return task

@@ -15,22 +15,22 @@ from .task import ResilientTask
 
 
 def install(app: Celery) -> None:
-    """Protect the tasks of ``app`` as ``app.conf.resilience`` says: existing tasks and those that are defined later.
+    """Protect the tasks of ``app`` by the rules of ``app.conf.resilience``, including tasks that are defined later.
 
-    Call it where the app is made, in every process that uses the app. Tasks named ``celery.*`` and tasks that no rule
-    matches are not protected. A second call does nothing.
+    Call this function where the app is created, in every process that uses the app. Tasks named ``celery.*`` and tasks
+    that match no rule are not protected. A second call does nothing.
 
     Raises:
-        ConfigurationError: a worker already runs; or the table is wrong, when it is read: at the latest when the app is
-            finalized, which is before a worker starts.
+        ConfigurationError: a worker already runs, or a rule is wrong. Wrong rules may also be found later, but before a
+            worker starts: at the latest when the app is finalized.
     """
     registry = app.__dict__["_tasks"]  # app.tasks would finalize the app
     if isinstance(registry, ProtectedRegistry):
         return
     if any("__trace__" in vars(task) and task.__trace__ is not None for task in registry.values()):
         raise ConfigurationError(
-            "install(app) came too late: a worker already runs, and its tasks are built. Call it where the app is "
-            "made, right after Celery(...)"
+            "install(app) came too late: a worker already runs, without protection for its tasks. Call install(app) "
+            "where the app is created, right after Celery(...)"
         )
     protected = ProtectedRegistry(app)
     installed.add(app)
@@ -62,7 +62,7 @@ def _derive(task: Any) -> None:
 
 
 def with_protection(base: type[Task[..., Any]]) -> type[Task[..., Any]]:
-    """Return a class that derives from ``ResilientTask`` and ``base``, with the requests of both."""
+    """Return a class that derives from ``ResilientTask`` and ``base``, and whose request class derives from both."""
     if issubclass(base, ResilientTask):
         return base
     if base is Task:

@@ -1,4 +1,4 @@
-"""Metrics of Celery tasks: call ``resilient_tasks.metrics.install(port=9808)`` beside the app."""
+"""Metrics of Celery tasks: call ``resilient_tasks.metrics.install(port=9808)`` where the app is created."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ _serving: dict[str, int] = {}
 
 
 def install(port: int | None = None, address: str = "127.0.0.1") -> None:
-    """Count for Prometheus in this process and its children. With ``port`` the worker serves the counts of all of them.
+    """Count for Prometheus in this process and its children. With ``port``, a worker serves the counts over HTTP.
 
-    Under prefork set ``PROMETHEUS_MULTIPROC_DIR``. Without it the worker serves the counts of its main process alone.
+    With the prefork pool, set ``PROMETHEUS_MULTIPROC_DIR``. Otherwise the worker serves only the counts of its main
+    process.
     """
     from ratelimit_core.metrics import prometheus
 
@@ -35,9 +36,9 @@ def install(port: int | None = None, address: str = "127.0.0.1") -> None:
 
 
 def install_opentelemetry(meter: Meter | None = None, *, fleet: bool = True) -> None:
-    """Count for OpenTelemetry in this process. Under prefork call it in each child, as at ``worker_process_init``.
+    """Count for OpenTelemetry in this process. See :func:`ratelimit_core.metrics.opentelemetry.install`.
 
-    See :func:`ratelimit_core.metrics.opentelemetry.install`.
+    With the prefork pool, call this function in each child process, for example on the signal ``worker_process_init``.
     """
     from ratelimit_core.metrics import opentelemetry
 
@@ -68,9 +69,9 @@ def _limited(sender: Any, **_: Any) -> None:
 
 
 def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
-    """Export the counts after each run, because a child that is idle later does not export them."""
+    """Export the counts after each run, because an idle child process does not export them later."""
     protection: Protection | None = getattr(task, "resilience", None)
-    with suppress(TypeError, LookupError):  # arguments that don't fit the task, which has failed by them
+    with suppress(TypeError, LookupError):  # the arguments do not fit the task, so the run has failed
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:
             exporter.flush(cache_of(breaker))
     exporter.flush_if_due()
@@ -81,7 +82,7 @@ def _leaving(**_: Any) -> None:
 
 
 def _serve(**_: Any) -> None:
-    """Serve the metrics in the worker's main process. Its children count into the common directory."""
+    """Serve the metrics in the worker's main process. Its children write their counts to the common directory."""
     from prometheus_client import CollectorRegistry, start_http_server
 
     from ratelimit_core.metrics import prometheus

@@ -28,29 +28,32 @@ class Options:
         breaker: the name of the breaker; by default the name of the task. A template over the task's arguments, such
             as ``"payments:{tenant_id}"``, gives each tenant its own breaker.
         rate, algorithm, burst: limits, as in :class:`~ratelimit_core.Limiter`.
-        rate_key: what the limit is counted by: a template over the task's arguments such as
-            ``"{tenant_id}"``, or a function of them. By default the name of the breaker.
-        concurrency: how many runs are allowed at a time in the whole fleet. A run holds a lease for at most its hard
-            time limit. Without one it holds the lease for five minutes, which its worker renews (a solo pool can't).
-        cost: what one run costs of each rate: a number, or a function of the task's arguments.
+        rate_key: the key by which limits are counted: a template over the task's arguments, such as
+            ``"{tenant_id}"``, or a function of the arguments. By default this is the name of the breaker.
+        concurrency: the maximum number of runs at a time in the whole fleet. A run holds a lease for at most its hard
+            time limit. Without a time limit, the lease lasts five minutes, and the worker renews it. (The worker of a
+            solo pool can't.)
+        cost: the units of each rate that one run takes: a number, or a function of the task's arguments.
         on_open: what a run does while the breaker is open. ``"defer"``: publish the task again for later.
             ``"pause"``: pause the task's queue, so that messages stay in the broker. ``"fail"``: fail with the error.
-            ``"skip"``: succeed with ``skip_result``. Or a function that is called in place of the task, with its
+            ``"skip"``: succeed with ``skip_result``. A function: call it in place of the task, with the task's
             arguments.
         skip_result: the result of a task that is skipped, or that ``coalesce`` ends.
         on_publish_while_open: what ``delay()`` and ``apply_async()`` do while the breaker is open, outside of tasks:
             ``"allow"``, ``"raise"``, or a function that is called with the task's arguments and returns the result.
             Retries and deferrals are always allowed.
-        retry_for: the task is retried after these exceptions, up to ``max_retries`` times.
+        retry_for: the exceptions after which the task is retried, up to ``max_retries`` times.
         backoff: the waits between these retries.
-        max_wait: a task fails when it would wait longer than this, all its waits together.
-        max_deferrals: a task fails when it would be deferred more often than this; None for no bound.
-        max_deferred_in_worker: a worker that holds this many deferred tasks pauses their queue until it holds fewer.
+        max_wait: the maximum of all waits of a task together. A task that would wait longer fails.
+        max_deferrals: the maximum number of deferrals of a task. A task that would be deferred more often fails. None:
+            no maximum.
+        max_deferred_in_worker: the number of deferred tasks at which a worker pauses their queue. It resumes the queue
+            when it holds fewer than 80 % of this number.
         dead_letter: a queue for tasks that gave up waiting. ``celery resilience replay`` brings them back.
-        coalesce: of several waiting calls with the same arguments only the first waits. The others end at once, with
-            ``skip_result``. This is for tasks that beat sends.
-        resume_rate: how fast tasks that waited for a breaker resume. By default this is the breaker's fastest rate, or
-            ``100/s`` if there is none or if it is counted by ``rate_key``.
+        coalesce: whether only one of several calls with the same arguments waits. The others end at once, with
+            ``skip_result``. Use this for tasks that Celery beat sends.
+        resume_rate: how fast tasks that waited for a breaker resume. By default this is the task's fastest ``rate``. It
+            is ``100/s`` if the task has no rate, or if the rate is counted by ``rate_key``.
     """
 
     breaker: str | None = None
@@ -84,7 +87,7 @@ class Options:
         if not (isinstance(max_wait, int | float) and max_wait > 0):
             raise ConfigurationError(f"max_wait={self.max_wait!r} should be seconds, more than 0")
         if self.max_deferrals is not None and (type(self.max_deferrals) is not int or self.max_deferrals < 0):
-            raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be a whole number from 0, or None")
+            raise ConfigurationError(f"max_deferrals={self.max_deferrals!r} should be None or a whole number from 0 on")
         if type(self.max_deferred_in_worker) is not int or self.max_deferred_in_worker < 1:
             raise ConfigurationError(
                 f"max_deferred_in_worker={self.max_deferred_in_worker!r} should be a whole number, 1 or more"

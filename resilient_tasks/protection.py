@@ -27,15 +27,15 @@ from .settings import ENABLED
 
 logger = logging.getLogger("resilient_tasks")
 _LONGEST_RUN = 300.0
-"""So long a run without a hard time limit holds its place; its worker renews that."""
+"""The seconds for which a run without a hard time limit holds its leases. The worker renews the leases."""
 _TOO_LATE = 10
-"""So many more that come back too late than in time, and none takes a slot."""
+"""If this many more tasks come back late than in time, tasks make no reservations."""
 _SPACING_MARGIN = 0.02
-"""What is given up of a rate that tasks wait for, so that those that come late don't hold up all others for ever."""
+"""The part of a rate that waiting tasks leave unused, so that a late task does not delay all later tasks."""
 
 
 class Subject(NamedTuple):
-    """The breaker of one call, and the name, key and cost of the call at its limits."""
+    """The breaker of one call, the breaker's name, and the key and cost by which limits count the call."""
 
     breaker: CircuitBreaker | None
     name: str
@@ -44,17 +44,17 @@ class Subject(NamedTuple):
 
 
 class Protection:
-    """The breaker and the limits of one task. Wrong options raise when the decorator runs.
+    """The breaker and the limits of one task.
 
     Args:
-        name: the task's name, or the queue's where all of a queue is protected.
-        signature: of the function, without ``self``.
-        options: as in :class:`Options`.
-        breaker_options: as in :class:`~ratelimit_core.CircuitBreakerConfig`; None for no breaker.
-        time_limit: the hard one. After so many seconds a run is dead, and its place is free again.
+        name: the task's name, or the queue's name if a rule protects the whole queue.
+        signature: the function's signature, without ``self``.
+        options: the options of the task.
+        breaker_options: settings, as in :class:`~ratelimit_core.CircuitBreakerConfig`; None: no breaker.
+        time_limit: the hard time limit of a run, in seconds. After this time the run's leases end.
 
     Raises:
-        ConfigurationError: wrong options.
+        ConfigurationError: an option is wrong.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Protection:
         time_limit: float | None = None,
     ) -> None:
         if breaker_options and breaker_options.get("fallback_function") is not None:
-            raise ConfigurationError("a task's fallback is on_open, as in on_open=function; not fallback_function")
+            raise ConfigurationError("a task takes no fallback_function; write on_open=function instead")
         self.options = options
         self.breaker: CircuitBreaker | None = None
         self._name = options.breaker or name
@@ -75,7 +75,7 @@ class Protection:
             self.breaker = CircuitBreaker(self._name, **breaker_options)
         self._of_arguments = self.breaker is not None and is_template(self._name)
         if self._of_arguments:
-            Template(self._name, signature, "breaker")  # raises for wrong arguments
+            Template(self._name, signature, "breaker")  # raises if the function has no such arguments
         self._rate_key = (
             Template(options.rate_key, signature, "rate_key") if isinstance(options.rate_key, str) else None
         )
@@ -87,13 +87,13 @@ class Protection:
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
 
     def run_for(self, time_limit: float | None) -> None:
-        """Set how long leases last: as long as a run may. Its time limit is known when the task is bound to its app."""
+        """Let leases last for ``time_limit`` seconds. The limit is not known before the task is bound to its app."""
         if self.breaker is not None and time_limit:
             self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)
 
     def _limited(self, time_limit: float | None) -> tuple[Limiter | None, Guard]:
-        """Return the limiter, if there are limits, and the guard that asks it and the breaker."""
+        """Return the limiter (None without limits), and the guard for the breaker and this limiter."""
         options = self.options
         if options.rate is None and options.concurrency is None:
             return None, Guard(self.breaker, None)
@@ -108,11 +108,11 @@ class Protection:
             spacing_margin=_SPACING_MARGIN,
         )
         if not callable(options.cost):
-            hit_check(limiter, self._name, options.cost, "")  # raises for a cost beyond a limit
+            hit_check(limiter, self._name, options.cost, "")  # raises if the cost is larger than a limit
         return limiter, Guard(self.breaker, limiter)
 
     def came_back(self, late: float) -> None:
-        """Record by how many seconds a deferred task was late when it came back to this process."""
+        """Record that a deferred task came back to this process ``late`` seconds after its time."""
         limits = self.limiter.limits if self.limiter is not None else ()
         if late > min((limit.grace for limit in limits if limit.reservable), default=math.inf):
             self._late = min(self._late + 1, 2 * _TOO_LATE)
@@ -121,11 +121,11 @@ class Protection:
 
     @property
     def takes_slots(self) -> bool:
-        """Whether waiting tasks mostly come back in time for their reservations. A burst alone makes some late."""
+        """Whether tasks may make reservations: only while waiting tasks mostly come back in time to redeem them."""
         return self._late < _TOO_LATE
 
     def subject(self, args: Any, kwargs: Any) -> Subject:
-        """Return the breaker, the key and the cost of a call with these arguments."""
+        """Return the breaker, its name, the key and the cost of a call with these arguments."""
         if self._subject is not None:
             return self._subject
         breaker, name, options = self.breaker, self._name, self.options
@@ -154,12 +154,12 @@ class Protection:
         return guard.acquire(key=subject.key, cost=subject.cost, lease_id=lease_id, reservation=slot, probe=probe)
 
     def renew(self, subject: Subject, lease_id: str) -> None:
-        """Renew the lease of a run. One round trip if there is a concurrency limit, else none."""
+        """Renew the lease of a run. Costs one round trip if there is a concurrency limit, otherwise none."""
         if self.options.concurrency is not None and self.limiter is not None:
             renew_lease(self.limiter, lease_id, key=subject.key)
 
     def refusal_to_publish(self, args: Any, kwargs: Any) -> CircuitBreakerError | None:
-        """Return the error of a caller that publishes a call with these arguments, or None if that is allowed."""
+        """Return the error for publishing a call with these arguments, or None if publishing is allowed."""
         if self.options.on_publish_while_open == "allow" or self.breaker is None or not ENABLED:
             return None
         breaker = self.subject(args, kwargs).breaker
@@ -168,14 +168,14 @@ class Protection:
         return cache_of(breaker).reject(microseconds(wait)) if wait > 0 else None
 
     def waits_alone(self, task: str, task_id: str, args: Any, kwargs: Any, seconds: float) -> bool:
-        """Return whether no other call of ``task`` with these arguments waits, and let this one wait for ``seconds``.
+        """Return whether no other call of ``task`` with these arguments waits.
 
-        One round trip.
+        If so, no other such call may wait for the next ``seconds``. Costs one round trip.
         """
         return bool(acquire_lease(self._waiting(task, args, kwargs, seconds), task_id))
 
     def waits_no_more(self, task: str, task_id: str, args: Any, kwargs: Any) -> None:
-        """End what :meth:`waits_alone` began. One round trip."""
+        """Let another call with these arguments wait again. Costs one round trip."""
         release_lease(self._waiting(task, args, kwargs, 1.0), task_id)
 
     def _waiting(self, task: str, args: Any, kwargs: Any, seconds: float) -> Limiter:

@@ -14,13 +14,14 @@ _AMQP = frozenset(["amqp", "amqps", "pyamqp", ""])
 _DEFAULT_VISIBILITY = {"sqs": 1800.0}
 _CONSUMER_TIMEOUT = 1800.0
 _NATIVE_DELAY = re.compile(r"^(?:[01]\.){28}")
-"""The beginning of the routing key of a message that RabbitMQ itself delayed."""
+"""The prefix of the routing key of a message that RabbitMQ itself delayed."""
 
 
 def holding_time(app: Celery) -> float:
-    """Return the seconds that a worker may hold a message before the broker delivers it again, or ends the worker.
+    """Return the seconds that a worker may hold a message before the broker delivers it again.
 
-    Redis and SQS have a ``visibility_timeout``; RabbitMQ has its ``consumer_timeout``, 30 minutes by default.
+    Redis and SQS call this time ``visibility_timeout``. RabbitMQ calls it ``consumer_timeout``. For RabbitMQ this
+    function always returns the default, 30 minutes.
     """
     scheme = _scheme(app)
     if scheme in _AMQP:
@@ -30,18 +31,18 @@ def holding_time(app: Celery) -> float:
 
 
 def longest_countdown(app: Celery) -> float:
-    """Return the seconds that a message may safely wait at a time: half of :func:`holding_time`."""
+    """Return the longest countdown of a message that is safe, in seconds: half of :func:`holding_time`."""
     return holding_time(app) / 2
 
 
 def safe_countdown(app: Celery, seconds: float) -> float:
-    """Return ``seconds`` within :func:`longest_countdown`, and rounded up to whole ones if RabbitMQ delays messages."""
+    """Return ``seconds``, but at most :func:`longest_countdown`. Round up if RabbitMQ itself delays messages."""
     seconds = min(max(seconds, 0.0), longest_countdown(app))
     return float(math.ceil(seconds)) if seconds and delays_natively(app) else seconds
 
 
 def delays_natively(app: Celery) -> bool:
-    """Return whether RabbitMQ itself delays messages with a countdown. Celery uses that with quorum queues."""
+    """Return whether RabbitMQ itself delays messages with a countdown. Celery makes it do so with quorum queues."""
     return _scheme(app) in _AMQP and bool(detect_quorum_queues(app, "amqp")[0])
 
 
@@ -59,14 +60,14 @@ def queue_of(app: Celery, delivery_info: Mapping[str, Any] | None) -> str | None
 
 
 def was_delayed_natively(delivery_info: Mapping[str, Any] | None) -> bool:
-    """Return whether RabbitMQ itself delayed the message. The exchange that it names is then only the delay's."""
+    """Return whether RabbitMQ itself delayed the message. If so, ``delivery_info`` names the exchange of the delay."""
     return _NATIVE_DELAY.match((delivery_info or {}).get("routing_key") or "") is not None
 
 
 def publish_again(
     producer: Any, message: Any, exchange: str, routing_key: str, headers: Mapping[str, Any] | None = None
 ) -> None:
-    """Publish a message again as it came, or with other ``headers``."""
+    """Publish a message again, unchanged or with other ``headers``."""
     kept = dict(message.headers if headers is None else headers)
     kept.pop("x-delivery-count", None)
     names = ("correlation_id", "reply_to", "priority", "delivery_mode")
@@ -89,7 +90,7 @@ def _scheme(app: Celery) -> str:
 
 
 def messages_in(connection: Any, queue: str) -> int:
-    """Return how many messages are ready in ``queue``; 0 if there is no such queue."""
+    """Return the number of messages that are ready in ``queue``; 0 if the queue does not exist."""
     own = connection.transport.driver_type == "amqp"  # in AMQP, asking for a missing queue closes the channel
     channel = connection.channel() if own else connection.default_channel
     try:
@@ -102,7 +103,7 @@ def messages_in(connection: Any, queue: str) -> int:
 
 
 def usual_queue(app: Celery, task: Any) -> str:
-    """Return the queue that calls of ``task`` go to by default."""
+    """Return the name of the queue to which calls of ``task`` go by default."""
     options = {name: value for name, value in (task._get_exec_options() or {}).items() if value is not None}
     queue = app.amqp.router.route(options, task.name, (), {}, task).get("queue")
     return str(getattr(queue, "name", queue or app.conf.task_default_queue))

@@ -17,7 +17,7 @@ from ratelimit_core.errors import ConfigurationError
 _OFF = {"0", "false", "no", "off"}
 
 ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
-"""False with ``RESILIENCE_ENABLED=0`` in the environment: tasks run without breakers and limits."""
+"""False if the environment has ``RESILIENCE_ENABLED=0``. Then tasks run without breakers and limits."""
 
 
 APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS.keys() - OF_VIEWS)
@@ -27,8 +27,8 @@ _latest: weakref.ref[Celery] | None = None
 
 
 def current_app() -> Celery | None:
-    """Return the current app, or the default app, or the app that was current last. Never make an app."""
-    # `celery.current_app` makes an app, and looks for its configuration, if there is none.
+    """Return the current app, the default app, or the app that was current last. Never create an app."""
+    # If there is no app, `celery.current_app` creates one and looks for its configuration.
     global _latest
     state: Any = celery_state
     app: Celery | None = state._tls.current_app or state.default_app
@@ -36,17 +36,17 @@ def current_app() -> Celery | None:
         if _latest is None or _latest() is not app:
             _latest = weakref.ref(app)
         return app
-    if _latest is not None and (app := _latest()) is not None:  # Celery's current app is that of one thread
+    if _latest is not None and (app := _latest()) is not None:  # Celery's current app is per thread
         return app
     apps = list(state._get_active_apps())
     return apps[0] if len(apps) == 1 else None
 
 
 def check_settings(app: Celery) -> None:
-    """Reject a ``resilience_`` setting of the app that does not exist, or that only Django's views use.
+    """Check that each ``resilience_`` setting of the app exists, and that not only Django's views use it.
 
     Raises:
-        ConfigurationError: the setting is unknown (the error names the nearest one), or belongs into Django's settings.
+        ConfigurationError: the setting is unknown (the error names the nearest one), or belongs in Django's settings.
     """
     for name in app.conf:
         if not name.startswith("resilience_") or name in APP_SETTINGS:

@@ -1,6 +1,6 @@
 """The Celery signals of this library. Each is sent by the process in which the event happened.
 
-Connect to them as to Celery's signals. What receivers raise is logged, and goes no further::
+Connect to them as to Celery's signals. Errors of receivers are logged and not raised::
 
     from resilient_tasks.signals import breaker_opened
 
@@ -8,7 +8,7 @@ Connect to them as to Celery's signals. What receivers raise is logged, and goes
     @breaker_opened.connect
     def page_the_team(sender, event, **kwargs): ...
 
-A deferral is not an error. To Celery's own signals it looks like a retry.
+A deferral is not an error. Celery's own signals report a deferral as a retry.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ratelimit_core.events import Event, StateChanged, subscribe
 __all__ = ["breaker_closed", "breaker_opened", "rate_limited", "task_deferred", "task_resumed"]
 
 breaker_opened = Signal(name="breaker_opened", providing_args=["event"])
-"""A breaker opened. ``sender`` is its name, ``event`` the :class:`~ratelimit_core.events.StateChanged`."""
+"""A breaker opened. ``sender`` is the breaker's name, ``event`` the :class:`~ratelimit_core.events.StateChanged`."""
 breaker_closed = Signal(name="breaker_closed", providing_args=["event"])
-"""A breaker closed. As :data:`breaker_opened`."""
+"""A breaker closed. The arguments are the same as for :data:`breaker_opened`."""
 task_deferred = Signal(name="task_deferred", providing_args=["request", "reason", "countdown"])
-"""A task was deferred: ``sender`` is the task, ``reason`` the error, ``countdown`` the seconds."""
+"""A task was deferred for ``countdown`` seconds. ``sender`` is the task, ``reason`` the error."""
 task_resumed = Signal(name="task_resumed", providing_args=["request", "waited", "deferrals"])
 """A deferred task runs again, after ``waited`` seconds in ``deferrals`` deferrals."""
 rate_limited = Signal(name="rate_limited", providing_args=["request", "reason"])
-"""A limit denied a task; ``reason`` is the :class:`~ratelimit_core.RateLimitExceeded`."""
+"""A limit denied a task. ``sender`` is the task, ``reason`` the :class:`~ratelimit_core.RateLimitExceeded`."""
 
 
 def _pass_on(event: Event) -> None:

@@ -9,8 +9,8 @@
     install(app)
 
 A key is a task's name, a pattern as in ``task_routes`` (``*``, ``?``, ``[...]``), a compiled regular expression, or
-``queue:`` with the name of a queue or a pattern of queue names. The first rule that matches counts. Rules for names go
-before rules for queues. A decorator's options go before the table.
+``queue:`` with the name of a queue or a pattern of queue names. The first rule that matches applies. Rules for task
+names take precedence over rules for queues, and a decorator's options over both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Rule(NamedTuple):
     options: Mapping[str, Any]
 
     def protection(self, name: str, task: Any) -> Protection:
-        """Return the protection of ``task``; ``name`` is the breaker's name if the rule names none."""
+        """Return the protection of ``task``. ``name`` is the breaker's name if the rule names no breaker."""
         signature = inspect.signature(task.run)
         if not isinstance(inspect.getattr_static(task, "run"), staticmethod | classmethod):
             signature = without_self(signature)
@@ -55,7 +55,7 @@ class Rule(NamedTuple):
 
 
 class Table:
-    """The rules of an app, after their checks."""
+    """The checked rules of an app."""
 
     def __init__(self, rules: object) -> None:
         if not isinstance(rules, Mapping):
@@ -65,15 +65,15 @@ class Table:
         self.rules = [_rule(key, options) for key, options in rules.items()]
 
     def of_task(self, name: str) -> Rule | None:
-        """Return the first rule for tasks of that name, or None."""
+        """Return the first rule for the task ``name``, or None."""
         return next((rule for rule in self.rules if not rule.of_queue and rule.pattern.fullmatch(name)), None)
 
     def of_queue(self, name: str) -> Rule | None:
-        """Return the first rule for that queue, or None."""
+        """Return the first rule for the queue ``name``, or None."""
         return next((rule for rule in self.rules if rule.of_queue and rule.pattern.fullmatch(name)), None)
 
     def idle(self, tasks: Iterable[str], queues: Iterable[str]) -> list[str]:
-        """Return the keys that match none of these tasks and queues."""
+        """Return the keys of the rules that match none of these tasks and queues."""
         tasks, queues = [name for name in tasks if not name.startswith("celery.")], list(queues)
         return [
             rule.key
@@ -89,9 +89,11 @@ def _rule(key: object, options: object) -> Rule:
         of_queue, shown = key.startswith(QUEUE), key
         pattern = re.compile(translate(key.removeprefix(QUEUE) if of_queue else key))
     else:
-        raise ConfigurationError(f"resilience: {key!r} should be a task's name, a pattern or 'queue:NAME'")
+        raise ConfigurationError(f"resilience: the key {key!r} should be a task's name, a pattern or 'queue:NAME'")
     if not isinstance(options, Mapping):
-        raise ConfigurationError(f"resilience[{shown!r}]={options!r} should be a dictionary of options")
+        raise ConfigurationError(
+            f"resilience[{shown!r}]={options!r} should be a dictionary of options, as in {{'breaker': 'payments'}}"
+        )
     for option in options:
         if option not in _KNOWN:
             raise unknown_option(f"resilience[{shown!r}]", str(option), _KNOWN)
@@ -104,7 +106,7 @@ _KNOWN = frozenset(TASK_OPTIONS) | frozenset(BREAKER_OPTIONS)
 def make_protection(
     name: str, signature: inspect.Signature, options: Mapping[str, Any], time_limit: float | None
 ) -> Protection:
-    """Make a protection from one dictionary with the options of the task and of its breaker."""
+    """Make a protection from one dictionary, which has the options of the task and those of its breaker."""
     ours = {option: value for option, value in options.items() if option in TASK_OPTIONS}
     theirs = {option: value for option, value in options.items() if option not in TASK_OPTIONS}
     for option in ("retry_for", "expected_exception", "ignored_exceptions", "success_exceptions"):
@@ -119,7 +121,7 @@ _tables: weakref.WeakKeyDictionary[Celery, tuple[Any, Table]] = weakref.WeakKeyD
 
 
 def table_of(app: Celery) -> Table | None:
-    """Return the rules of the app's configuration, or None if the app is not installed or has none."""
+    """Return the rules of the app, or None if it has no rules or ``install(app)`` was not called."""
     if app not in installed:
         return None
     rules = app.conf.get("resilience")
@@ -132,7 +134,7 @@ def table_of(app: Celery) -> Table | None:
 
 
 def route(app: Celery, cls: type[Any]) -> None:
-    """Protect a task class by the table, unless a decorator protects it."""
+    """Protect a task class by the routing table, unless a decorator protects the class."""
     table = table_of(app)
     name = cls.name
     if table is None or cls.resilience is not None or not name or name.startswith("celery."):

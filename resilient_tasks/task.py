@@ -1,4 +1,4 @@
-"""The base class of protected tasks. It asks before the body runs, and settles with the outcome."""
+"""The base class of protected tasks, which asks the breaker and the limits before the body runs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from .table import route
 
 
 class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes no parameters at run time
-    """A task behind a :class:`Protection`. Without a protection it is an ordinary task.
+    """A task with a :class:`Protection`. Without a protection it is an ordinary task.
 
-    In a worker, a run that the breaker rejects or a limit denies is deferred, or does as ``on_open`` says. A task that
-    is called directly or eagerly can't wait, so it raises :class:`~ratelimit_core.CircuitBreakerError` or
-    :class:`~ratelimit_core.RateLimitExceeded`.
+    In a worker, a run that a limit denies is deferred. A run that the breaker rejects is deferred too, unless
+    ``on_open`` says otherwise. A task that is called directly or eagerly can't wait, so it raises
+    :class:`~ratelimit_core.CircuitBreakerError` or :class:`~ratelimit_core.RateLimitExceeded`.
     """
 
     abstract = True
@@ -45,14 +45,14 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
-        """Find the protection of the task in the routing table, if it has no decorator."""
+        """Find the protection of the task in the routing table, if no decorator protects the task."""
         super().on_bound(app)
         route(app, cls)
         if cls.resilience is not None:
             cls.resilience.run_for(cls.time_limit)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body, if it may run now."""
+        """Run the body if the breaker and the limits allow it now."""
         request = self.request
         protection = self._protection(request)
         if protection is None or Run.of(self) is not None:
@@ -68,8 +68,8 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         except TaskPredicate as leaving:
             if run is not None and run.leave is not None:
                 raise
-            # The frames of its traceback tell nothing, and each costs kilobytes in the pipe to the worker. If the pipe
-            # is full and the worker stops reading, the process can't end.
+            # Drop the traceback: each frame costs kilobytes in the pipe to the worker's main process. If the pipe is
+            # full and the main process stops reading, this process can't end.
             raise leaving.with_traceback(None) from leaving.__cause__
 
     def _guarded(self, run: Run) -> Any:
@@ -82,13 +82,13 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         try:
             with run.under_way():
                 result = leave.run(self._body, request, run.args, run.kwargs)
-        except Retry as retry:  # of a task that called `retry()` on another task's request, or raised its own
+        except Retry as retry:  # the body called `retry()` of another task, or raised its own Retry
             run.end(retry.exc)
             raise
         except Reject:
             leave.cancel()
             raise
-        except Ignore:  # it went as it should, as after `replace()`
+        except Ignore:  # the call succeeded, as with `replace()`
             leave.record(None)
             raise
         except Exception as error:
@@ -97,14 +97,14 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
                     raise self.retry(exc=error, countdown=run.backoff()) from error
             run.end(error)
             raise
-        except BaseException as error:  # the process is going down: nothing is said about the call
+        except BaseException as error:  # the process ends, which is no outcome of the call
             leave.record(error)
             raise
         leave.record_result(result)
         return result
 
     def _protection(self, request: Any) -> Protection | None:
-        """Return the protection of this run: the task's own, or that of the queue it came from."""
+        """Return the protection of this run: the task's own, or that of the queue that the message came from."""
         if self.resilience is not None or self.resilience_of_queue is None or request.called_directly:
             return self.resilience
         queue = queue_of(self.app, request.delivery_info)
@@ -119,10 +119,10 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     def apply_async(
         self, args: Any = None, kwargs: Any = None, task_id: str | None = None, *more: Any, **options: Any
     ) -> Any:
-        """Do what Celery's ``apply_async()`` does. While the breaker is open, do as ``on_publish_while_open`` says.
+        """Publish the task as Celery does. While the breaker is open, do what ``on_publish_while_open`` says instead.
 
-        That option concerns callers outside of tasks: a chain goes on, and a retry is published. At most one round
-        trip, none while the cached verdict may be used, and none with ``"allow"``.
+        This option applies only to callers outside of tasks, so chains and retries are still published. Costs at most
+        one round trip. Costs none with ``"allow"``, or while the cached verdict may be used.
 
         Raises:
             CircuitBreakerError: the breaker is open, and ``on_publish_while_open`` is ``"raise"``.
@@ -155,11 +155,11 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
-        """Do what Celery's ``retry()`` does, with two differences: the failure is recorded, and an outage is no retry.
+        """Record the failure, and retry as Celery does. While the breaker is open, defer the task instead.
 
-        If the failure opened the breaker, or finds it open, the task is deferred until the next probe, and
-        ``retries`` stays as it is. Otherwise it is retried, and no sooner than a ``Retry-After`` of ``exc`` says.
-        If a countdown is longer than the broker can hold a message, the task waits in parts.
+        If the breaker is open after this failure, the task is deferred until the next probe, and ``retries`` does not
+        grow. Otherwise the task is retried, no sooner than a ``Retry-After`` of ``exc`` says. If the countdown is
+        longer than the broker can hold a message, the task waits in parts.
         """
         run = Run.of(self)
         error = exc if exc is not None else sys.exc_info()[1]
@@ -186,12 +186,12 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
                 countdown, options = in_parts(self, wanted, options)
         try:
             return super().retry(args, kwargs, exc, throw, eta, countdown, max_retries, **options)
-        except Reject as rejected:  # Celery gives the message up if the retry can't be published
+        except Reject as rejected:  # Celery drops the message if the retry can't be published
             raise not_published(self, rejected.__cause__ or rejected, error) from error
 
 
 def _prepare(app: Celery) -> None:
-    """Let workers of ``app`` run the gate, and reject settings that do not exist."""
+    """Check the settings of ``app``, and add the gate to its workers."""
     check_settings(app)
     app.steps["consumer"].add("resilient_tasks.worker.gate:Gate")
 

@@ -1,7 +1,7 @@
 """Helpers for tests of tasks: record deferrals and rejections without a broker or a worker.
 
-:mod:`ratelimit_core.testing` has the helpers that are not about tasks. A task that runs eagerly or is called directly
-can't wait, so it raises. :func:`assert_deferred` runs a task as a worker does.
+:mod:`ratelimit_core.testing` has the helpers for breakers and limits. A task that runs eagerly or is called directly
+can't wait, so it raises an error. :func:`assert_deferred` runs a task as a worker does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Deferral", "Recorded", "assert_deferred", "recorded"]
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """A task was deferred for ``countdown`` seconds, because of ``reason``. ``task`` is its name."""
+    """A deferral of the task named ``task`` for ``countdown`` seconds, because of ``reason``."""
 
     task: str
     args: tuple[Any, ...]
@@ -39,7 +39,7 @@ class Deferral:
 
 @dataclass(slots=True)
 class Recorded:
-    """What :func:`recorded` has recorded: deferrals, and errors of breakers and limits that tasks failed with."""
+    """The record of :func:`recorded`: deferrals, and the errors of breakers and limits with which tasks failed."""
 
     deferrals: list[Deferral] = field(default_factory=list)
     refusals: list[CircuitBreakerError | RateLimitExceeded] = field(default_factory=list)
@@ -55,9 +55,9 @@ class Recorded:
 
 @contextmanager
 def recorded() -> Iterator[Recorded]:
-    """Record the deferrals and failures of protected tasks in this process: in a worker of the test, or eagerly.
+    """Record the deferrals and failures of protected tasks in this process, eager or in a worker of the test.
 
-    With ``task_eager_propagates`` the caller gets the error as an exception, and Celery sends no signal for it.
+    With ``task_eager_propagates``, failures are raised and not recorded, because Celery sends no signal for them.
     """
     seen = Recorded()
     uid = str(uuid4())  # before Celery 5.7, the methods of two objects count as one receiver
@@ -73,11 +73,12 @@ def recorded() -> Iterator[Recorded]:
 def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
     """Run ``task`` with these arguments as a worker does, and check that it is deferred. Nothing is published.
 
-    Celery's signals, hooks such as ``on_retry`` and the result backend take no part: the task is called with the
-    request of a first delivery.
+    The task is called with the request of a first delivery. Celery's signals, hooks such as ``on_retry``, and the
+    result backend are not involved.
 
     Raises:
-        AssertionError: it was not deferred; the message says what happened instead.
+        AssertionError: the task was not deferred. The message says what happened instead.
+        TypeError: ``task`` is not a protected task.
     """
     if not isinstance(task, ResilientTask):
         raise TypeError(f"assert_deferred({task!r}): pass a protected task first, and its arguments after it")
@@ -101,7 +102,7 @@ def assert_deferred(task: Any, /, *args: Any, **kwargs: Any) -> Deferral:
                 return seen.deferrals[-1]
             raise AssertionError(f"{task.name} was retried, not deferred: {retry}") from retry
         except (Exception, Ignore) as error:
-            raise AssertionError(f"{task.name} was not deferred, it raised {error!r}") from error
+            raise AssertionError(f"{task.name} was not deferred, but raised {error!r}") from error
         finally:
             task.pop_request()
-    raise AssertionError(f"{task.name} was not deferred, it returned {result!r}")
+    raise AssertionError(f"{task.name} was not deferred, but returned {result!r}")

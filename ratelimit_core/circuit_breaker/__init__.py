@@ -25,7 +25,7 @@ __all__ = [
 
 
 class _Decorator(ModuleType):
-    """This module, which is also the decorator: ``from ratelimit_core import circuit_breaker`` imports it."""
+    """The type of this module, which can be called: ``from ratelimit_core import circuit_breaker`` may import it."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Decorate as :func:`circuit_breaker` does."""

@@ -1,4 +1,4 @@
-"""How a permit for a call is acquired: from the cached verdict, from the store, or without it."""
+"""Acquire a permit for a call: from the cached verdict, from the store, or without the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from .permit import Permit, probes
 
 
 def acquire(cache: BreakerCache, lease_id: str = "") -> Permit:
-    """Acquire a permit: at most one round trip. See :meth:`CircuitBreaker.acquire`."""
+    """Acquire a permit, as :meth:`CircuitBreaker.acquire` describes.
+
+    Costs at most one round trip, and one more for the history if the breaker's state changes.
+    """
     permit = cached_permit(cache)
     return drive(acquire_uncached(cache, lease_id or new_id()), cache.store) if permit is None else permit
 
@@ -37,7 +40,7 @@ def cached_permit(cache: BreakerCache) -> Permit | None:
     """Issue a permit from the cached verdict, or return None if the store has to be asked.
 
     Raises:
-        CircuitBreakerError: the breaker rejects, and it is too early to ask again.
+        CircuitBreakerError: the breaker rejects the call, and it is too early to ask the store again.
     """
     now = cache.clock()
     cached = cache.cached
@@ -54,23 +57,26 @@ def cached_permit(cache: BreakerCache) -> Permit | None:
 
 
 def permit_since(cache: BreakerCache, cached: CachedVerdict, began_at: int) -> Permit:
-    """Return the permit of a call that began at that time, on the verdict that was cached then."""
+    """Return the permit of a call that began at ``began_at`` (µs), when ``cached`` was the cached verdict."""
     permit = Permit(cache, cached.generation, local=cached.local)
     permit.began_at = began_at
     return permit
 
 
 def unsolicited_permit(cache: BreakerCache) -> Permit:
-    """Return a permit to report a call that was made without one. It reports at once, unless permits are cached."""
+    """Return a permit to report a call that was made without a permit.
+
+    The outcome is reported at once, unless permits can be issued from the cached verdict.
+    """
     cached = cache.cached
     return Permit(cache, cached.generation, probe=not cached.fresh_until, local=cached.local)
 
 
 def acquire_uncached(cache: BreakerCache, lease_id: str) -> Steps[Permit]:
-    """Ask the store for a permit, whatever is cached.
+    """Ask the store for a permit, without using the cached verdict.
 
     Raises:
-        CircuitBreakerError: the breaker rejects.
+        CircuitBreakerError: the breaker rejects the call.
     """
     question = AcquireQuestion(cache, lease_id)
     try:
@@ -84,10 +90,12 @@ def acquire_uncached(cache: BreakerCache, lease_id: str) -> Steps[Permit]:
 
 
 class AcquireQuestion:
-    """A question for a permit, which also carries the pending successes. Answer it with one of the ``on_`` methods.
+    """A question to the store: may a call be made? It also reports the pending successes.
+
+    Pass the answer to exactly one of the ``on_`` methods.
 
     Attributes:
-        calls: what to ask the store, alone or in one round trip with other calls.
+        calls: the calls that ask the store, alone or in one round trip with other calls.
     """
 
     __slots__ = ("_cache", "_event", "_lease_id", "calls")
@@ -103,28 +111,28 @@ class AcquireQuestion:
         self.calls = [cache.call(self._event, lease_id)]
 
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[Permit | None]:
-        """Take in the answer. Return the permit, or None if another call of the round trip was denied.
+        """Handle the store's answer. Return the permit, or None if another call of the round trip was denied.
 
-        ``allowed``: all calls of the round trip were allowed.
+        ``allowed``: whether all calls of the round trip were allowed.
 
         Raises:
-            CircuitBreakerError: the breaker rejects.
+            CircuitBreakerError: the breaker rejects the call.
         """
         verdict = BreakerVerdict._make(verdicts[0])
         if allowed or not verdict.allowed:
             return (yield from self.on_acquired(verdict))
         self.on_discarded()
-        if verdict.previous_state == verdict.state:  # nothing was written, so what would have changed is not so
+        if verdict.previous_state == verdict.state:  # nothing was written, so a change of state did not happen
             self._cache.update(verdict, local=False, asked=True)
         return None
 
     def on_acquired(self, verdict: BreakerVerdict, *, local: bool = False) -> Steps[Permit]:
-        """Take in an answer that no other call stood in the way of. Return the permit.
+        """Handle a verdict that the store has written, or a rejection. Return the permit.
 
-        ``local``: the answer is of the memory of this process.
+        ``local``: whether the verdict comes from the memory of this process.
 
         Raises:
-            CircuitBreakerError: the breaker rejects.
+            CircuitBreakerError: the breaker rejects the call.
         """
         cache = self._cache
         if not verdict.allowed:
@@ -143,10 +151,10 @@ class AcquireQuestion:
         return Permit(cache, verdict.generation, lease_id=self._lease_id, probe=probe, local=local)
 
     def on_unavailable(self, error: BackendError) -> Steps[Permit]:
-        """Decide without the store, by ``on_store_failure``. No round trip.
+        """Decide by ``on_store_failure``, because the store is unavailable. Costs no round trip.
 
         Raises:
-            CircuitBreakerError: the breaker rejects.
+            CircuitBreakerError: the breaker rejects the call.
         """
         self.on_discarded()
         cache = self._cache
@@ -156,7 +164,7 @@ class AcquireQuestion:
         if cache.config.on_store_failure == "deny":
             cache.rejections += 1
             raise CircuitBreakerError(cache.config.name, "open", error.retry_after or 0.0)
-        if (wait := cache.open_for(cache.clock())) > 0:  # the known part of the shared state is honoured
+        if (wait := cache.open_for(cache.clock())) > 0:  # this process knows that the breaker is open
             raise cache.reject(wait)
         if cache.override_allows():
             return Permit(cache, 0, local=True)
@@ -165,5 +173,5 @@ class AcquireQuestion:
         return (yield from again.on_acquired(verdict, local=True))
 
     def on_discarded(self) -> None:
-        """Take back what the question carries: the store was not asked, or did not write it."""
+        """Restore the pending successes, because the store has not recorded them."""
         self._cache.restore_pending(self._event)

@@ -31,15 +31,12 @@ async def _as_probe(permit: Permit, function: Callable[[], Any]) -> Any:
     try:
         return await awaited(function())
     finally:
-        with suppress(ValueError):  # the coroutine may be closed in another context than it began in
+        with suppress(ValueError):  # the coroutine may be closed in another context than its own
             probes.reset(before)
 
 
 async def settle(permit: Permit, steps: Steps[Any]) -> None:
-    """Run the steps. If there are none, create no asyncio task.
-
-    Creating one would cost more than everything else here.
-    """
+    """Run the steps. If there are no steps, create no asyncio task, because a task is slow to create."""
     step = next(steps, None)
     if step is not None:
         await finished(adrive(steps, permit.store, step))

@@ -1,4 +1,4 @@
-"""How a verdict of the store is taken in: cached, and announced if it changed the breaker's state."""
+"""Cache a verdict, and announce a change of the breaker's state."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def apply_and_announce(
     """Cache the verdict. If this call changed the breaker's state, emit the event and write the history.
 
     Args:
-        cache: what this process knows of the breaker.
-        verdict: what the store answered.
-        local: it comes from the memory of this process.
-        written: the store wrote the new record.
-        asked: it answers a question for a permit.
+        cache: the breaker's cache in this process.
+        verdict: the policy's verdict.
+        local: whether the verdict comes from the memory of this process.
+        written: whether the new record was written.
+        asked: whether the verdict answers a question for a permit.
     """
     cache.update(verdict, local=local, asked=asked)
     if written and verdict.previous_state != verdict.state:

@@ -34,34 +34,36 @@ _entered = PermitStack("entered")
 
 
 class CircuitBreaker(ManualControl, SeparateReports):
-    """A breaker by its name. All objects of one name, in all processes on one backend, are one breaker.
+    """A breaker, identified by its name. All objects with one name, in all processes on one backend, share one state.
 
-    ``CircuitBreaker("payments", failure_threshold=3)`` defines it, and so does
-    ``CircuitBreaker(CircuitBreakerConfig("payments"))``. ``CircuitBreaker("payments")`` refers to it, and is resolved
-    at first use. Options that a definition leaves out come from the setting ``circuit_breaker``. A process that only
-    refers to a breaker takes all options from there.
+    ``CircuitBreaker("payments", failure_threshold=3)`` defines a breaker, and so does
+    ``CircuitBreaker(CircuitBreakerConfig("payments"))``. ``CircuitBreaker("payments")`` refers to a breaker, whose
+    definition is looked up at first use. Options that a definition leaves out come from the setting
+    ``circuit_breaker``. A process that only refers to a breaker takes all its options from that setting.
 
-    A name with arguments in it, ``"payments:{tenant_id}"``, stands for many breakers with the same options, one for
-    each tenant. It decorates functions that have such an argument; :meth:`bind` names one of them.
+    A name with arguments, such as ``"payments:{tenant_id}"``, is a template for many breakers with the same options,
+    one for each tenant. A template can decorate functions that have these arguments. :meth:`bind` returns the breaker
+    of one tenant.
 
-    A call is guarded in one of these forms::
+    Guard a call in one of these forms::
 
         breaker.call(charge, order)          # or breaker.call_with_fallback(charge, cached, order)
-        with breaker: ...                    # raises CircuitBreakerError if rejected
-        @breaker                             # a function, also an async one
+        with breaker: ...                    # raises CircuitBreakerError if the breaker rejects the call
+        @breaker                             # decorates a function or a coroutine function
         permit = breaker.acquire(); ...; permit.success()
 
-    Cost of a call: no round trip while the breaker is closed and the cached verdict is younger than ``cache_ttl``; one
-    for a failure, one for each refresh.
+    A call costs no round trip while the breaker is closed and the cached verdict is younger than ``cache_ttl``.
+    Refreshing the verdict costs one round trip, and so does a failure. A change of state costs one more, for the
+    history.
 
     Args:
-        breaker: the name, or a whole configuration.
-        backend: another backend than the configured one.
-        clock: measures how old verdicts are; for tests.
+        breaker: the breaker's name, or a whole configuration.
+        backend: the backend to use instead of the configured one.
+        clock: measures how old verdicts are. Tests may replace it.
         options: settings, as in :class:`CircuitBreakerConfig`.
 
     Raises:
-        ConfigurationError: an unknown or wrong option, or a name that is defined differently already.
+        ConfigurationError: an option is unknown or wrong, or the name is already defined differently.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
             raise ConfigurationError("a breaker needs a name, as in CircuitBreaker('payments')")
         self._hold(Definition(self, breaker, options, backend, clock))
         if options:
-            CircuitBreakerConfig(breaker).with_options(options)  # wrong options are refused here, not at first use
+            CircuitBreakerConfig(breaker).with_options(options)  # raise for wrong options here, not at first use
             self._definition.define()
 
     def _hold(self, definition: Definition[CircuitBreaker]) -> None:
@@ -94,7 +96,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         return self._cache
 
     def _target(self) -> wrap.Target:
-        """Return what a call needs. Its own fallback comes first, since one breaker may guard several functions."""
+        """Return what a call needs. This object's own fallback takes precedence over the definition's."""
         cache = self._cache or self._resolve()
         return cache, self._definition.options.get("fallback_function") or cache.config.fallback_function
 
@@ -107,11 +109,13 @@ class CircuitBreaker(ManualControl, SeparateReports):
         try:
             return self._instance(self.name.format_map(values))
         except (KeyError, AttributeError, IndexError) as error:
-            raise ConfigurationError(f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}") from None
+            raise ConfigurationError(
+                f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}; pass its value by name"
+            ) from None
 
     def _instance(self, name: str) -> CircuitBreaker:
         template = self._definition.lookup()
-        return template.instance(known_by(name), self._make_instance)  # cut: a client may send a megabyte
+        return template.instance(known_by(name), self._make_instance)  # shortened: a client may send a megabyte
 
     @staticmethod
     def _make_instance(template: Definition[CircuitBreaker], name: str) -> CircuitBreaker:
@@ -120,16 +124,16 @@ class CircuitBreaker(ManualControl, SeparateReports):
         return instance
 
     def extend_probe_timeout(self, seconds: float) -> None:
-        """Have ``probe_timeout`` be as long as the longest call. It has no effect if ``probe_timeout`` was written.
+        """Set ``probe_timeout`` to ``seconds``, the longest duration of a call, unless ``probe_timeout`` is configured.
 
-        Of several such limits the longest counts. Once the breaker is in use, its ``probe_timeout`` stays.
+        Of several durations the longest counts. This has no effect on a breaker that is already in use.
         """
         definition = self._definition.lookup()
         definition.longest_run = max(definition.longest_run, seconds)
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """The options that it was defined with; the others are defaults."""
+        """The options that were passed to this object."""
         return self._definition.options
 
     @property
@@ -140,25 +144,28 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def acquire(self, lease_id: str = "") -> Permit:
         """Acquire a permit for one call. Settle it with ``success()``, ``failure(error)`` or ``cancel()``.
 
-        ``lease_id`` names the probe's lease, if the call turns out to be a probe. A caller that asks twice with one
-        ``lease_id`` holds one place.
+        If the call is a probe, ``lease_id`` is the id of its lease. A caller that acquires twice with one ``lease_id``
+        holds one lease.
 
         Raises:
-            CircuitBreakerError: the breaker rejects; ``retry_after`` says when to ask again.
+            CircuitBreakerError: the breaker rejects the call. ``retry_after`` says in how many seconds to ask again.
         """
         return acquire(self._cache or self._resolve(), lease_id)
 
     async def aacquire(self, lease_id: str = "") -> Permit:
-        """Do as :meth:`acquire` does, without blocking the event loop. Settle it with ``asuccess()`` and the like."""
+        """Do as :meth:`acquire` does, without blocking the event loop.
+
+        Settle the permit with ``asuccess()``, ``afailure(error)`` or ``acancel()``.
+        """
         return await aacquire(self._cache or self._resolve(), lease_id)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call ``function`` and record the outcome. If the breaker rejects, call ``fallback_function`` if there is one.
+        """Call ``function`` and record the outcome. If the breaker rejects the call, call ``fallback_function``.
 
-        Of a coroutine function it returns an awaitable, and acquires the permit once that is awaited.
+        For a coroutine function, return an awaitable. The permit is acquired when the awaitable is awaited.
 
         Raises:
-            CircuitBreakerError: the breaker rejects, and there is no fallback.
+            CircuitBreakerError: the breaker rejects the call, and ``fallback_function`` is not set.
         """
         call: Callable[..., Any] = wrap.acall if is_asynchronous(function) else wrap.call
         result: R = call(self._target(), function, args, kwargs)
@@ -167,7 +174,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def call_with_fallback(
         self, function: Callable[P, R], fallback: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Call ``function``. If the breaker rejects, call ``fallback`` with the same arguments."""
+        """Call ``function``. If the breaker rejects the call, call ``fallback`` with the same arguments."""
         call: Callable[..., Any] = wrap.acall if is_asynchronous(function) else wrap.call
         result: R = call((self._cache or self._resolve(), fallback), function, args, kwargs)
         return result
@@ -176,7 +183,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         """Decorate a function or a coroutine function.
 
         Raises:
-            ConfigurationError: a generator function, which has not run yet when it returns.
+            ConfigurationError: ``function`` is a generator function, whose body has not run yet when a call returns.
         """
         wrap.reject_generators(self.name, function)
         if is_template(self.name):
@@ -198,7 +205,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         permit = _entered.take(self._resolve())
-        if permit is not None:  # else this process was forked within the block, and its parent settles the permit
+        if permit is not None:  # otherwise this process was forked in the block, and its parent settles the permit
             permit.record(error)
 
     async def __aenter__(self) -> Permit:
@@ -216,12 +223,16 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def report_external(
         self, error: BaseException | None, *, started_ago: float, lease_id: str = "", extra_calls: Sequence[Call] = ()
     ) -> None:
-        """Report how a call ended whose own process can't, because it was killed. One round trip.
+        """Report the outcome of a call whose own process was killed. Costs one round trip.
 
-        The call began ``started_ago`` seconds ago, and counts if the breaker has not changed since. ``error`` is a
-        failure, whatever the breaker is configured to expect; None says nothing of the call. In both cases the probe's
-        place of ``lease_id`` is free again. ``extra_calls`` go along. While the store is unavailable nothing is
-        reported.
+        A failure counts if the breaker's state has not changed since the call began. The probe's lease is released in
+        any case. While the store is unavailable, nothing is reported.
+
+        Args:
+            error: a failure, whichever exceptions the breaker expects. None: report no outcome, only release the lease.
+            started_ago: the seconds since the call began.
+            lease_id: the id of the probe's lease, if the call was a probe.
+            extra_calls: calls to the store to send in the same round trip.
         """
         cache = self._resolve()
         drive(report_external(cache, error, started_ago, lease_id, extra_calls), cache.store)
@@ -231,17 +242,17 @@ class CircuitBreaker(ManualControl, SeparateReports):
 
 
 def cache_of(breaker: CircuitBreaker) -> BreakerCache:
-    """Return what this process knows of the breaker: for guards, metrics and test helpers of this project."""
+    """Return the breaker's cache in this process, for guards, metrics and test helpers of this project."""
     return breaker._cache or breaker._resolve()
 
 
 def definition_of(breaker: CircuitBreaker) -> Definition[CircuitBreaker]:
-    """Return what this object says of the breaker; another one may have defined it."""
+    """Return this object's own definition of the breaker, even if another object has defined the breaker."""
     return breaker._definition
 
 
 def refer_to(name: str) -> CircuitBreaker:
-    """Return a handle on the breaker ``name`` that neither defines it for this process nor puts it in use."""
+    """Return a handle on the breaker ``name``, without defining the breaker for this process or putting it in use."""
     breaker = CircuitBreaker(name)
     breaker._cache = breaker._definition.make_cache(compared=False)
     return breaker

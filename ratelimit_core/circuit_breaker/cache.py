@@ -1,8 +1,8 @@
-"""What one process knows of a breaker: the store's latest verdict, and the outcomes that are not reported yet.
+"""A breaker's state as one process knows it: the store's latest verdict, and the outcomes that are not reported yet.
 
-There is one :class:`BreakerCache` for each breaker and process. Permits are issued from a :class:`CachedVerdict`, an
-immutable object that is replaced atomically, so nothing here locks. Two threads that replace it at once cost one more
-round trip, never a wrong permit.
+Each process has one :class:`BreakerCache` for each breaker. Permits are issued from a :class:`CachedVerdict`, an
+immutable object that is replaced atomically, so no lock is needed. If two threads replace it at the same time, the cost
+is one more round trip, and no permit is wrong.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ..store.fallback import Store
 
 @dataclass(frozen=True, slots=True)
 class CachedVerdict:
-    """What permits are issued from. Times are µs on the cache's clock.
+    """The verdict from which permits are issued. Times are µs on the cache's clock.
 
     Attributes:
-        fast_until: until then a call needs no :class:`Permit`, since its success is only counted.
-        fresh_until: until then permits are issued without a round trip.
-        valid_until: until then one thread refreshes the verdict while the others still use it.
-        generation: the generation of those permits.
-        local: it comes from the memory of this process, because the store was unavailable.
+        fast_until: until this time a call needs no :class:`Permit`, because its success is only counted.
+        fresh_until: until this time permits are issued without a round trip.
+        valid_until: until this time other threads may use the verdict while one thread refreshes it.
+        generation: the generation of the permits.
+        local: whether the verdict comes from the memory of this process, because the store was unavailable.
     """
 
     fast_until: int
@@ -47,27 +47,27 @@ _NOTHING = CachedVerdict(0, 0, 0, 0, False)
 
 
 class BreakerCache:
-    """What this process knows of one breaker.
+    """The state of one breaker as this process knows it. Times are µs on ``clock``.
 
     Args:
         config: the breaker's settings.
-        store: returns the store; called at the first question.
+        store: a function that returns the store, called at the first question.
         clock: measures how old the verdict is.
-        compared: this process defines the breaker, so it notices if another one defines it differently.
+        compared: whether to notice processes that define the breaker differently.
 
     Attributes:
-        cached: what permits are issued from.
-        last: the latest verdict; None if there is none.
-        pending_successes: successes of the cached generation that are not reported yet.
-        last_success_at: when the newest of them happened.
-        failure_count: the breaker's failures while it is closed; the next success has to reset them.
-        reject_until: until then calls are rejected without a round trip.
+        cached: the verdict from which permits are issued.
+        last: the latest verdict, or None.
+        pending_successes: the number of successes of the cached generation that are not reported yet.
+        last_success_at: when the newest pending success happened.
+        failure_count: the breaker's failures while it is closed. The next success has to reset them.
+        reject_until: until this time calls are rejected without a round trip.
         retry_at: when the breaker may be probed, as far as this process knows.
-        shadowing: the breaker is open or half-open in shadow mode, so calls pass all the same.
-        successes, failures, rejections, shadow_rejections, probes: what this process counted.
+        shadowing: whether the breaker is open or half-open in shadow mode, so that all calls are permitted.
+        successes, failures, rejections, shadow_rejections, probes: the counts of this process.
     """
 
-    __slots__ = (  # a template may have a thousand instances
+    __slots__ = (  # to save memory: a template may have a thousand instances
         "__weakref__", "_details", "_find_store", "_is_plain", "_key", "_store", "_ttl", "cached", "clock", "compares",
         "config", "failure_count", "failures", "last", "last_success_at", "pending_successes", "policy_config",
         "probes", "reject_until", "rejections", "retry_at", "shadow_rejections", "shadowing", "successes",
@@ -89,7 +89,7 @@ class BreakerCache:
         _caches.add(self)
 
     def forget(self) -> None:
-        """Forget the latest verdict, and the outcomes that are not reported."""
+        """Forget the latest verdict and the outcomes that are not reported yet."""
         self.cached = _NOTHING
         self.last: BreakerVerdict | None = None
         self.pending_successes = 0
@@ -98,16 +98,16 @@ class BreakerCache:
         self.reject_until = 0
         self.retry_at = 0
         self.shadowing = False
-        self._details: tuple[BreakerVerdict | None, dict[str, Any]] = (None, {})  # those of errors, by verdict
+        self._details: tuple[BreakerVerdict | None, dict[str, Any]] = (None, {})  # details for errors
 
     def reset_local_state(self) -> None:
-        """Forget everything, what this process counted too, and look for the store again."""
+        """Forget everything, including the counts of this process. The next question looks up the store again."""
         self.forget()
         self._after_fork()
         self._store = None
 
     def _after_fork(self) -> None:
-        """Leave pending outcomes and counts to the parent. A known opening holds in the child too."""
+        """Leave pending outcomes and counts to the parent. The child still knows that a breaker is open."""
         self.cached = _NOTHING
         self.pending_successes = 0
         self.successes = self.failures = self.rejections = self.shadow_rejections = self.probes = 0
@@ -120,23 +120,23 @@ class BreakerCache:
         return self._store
 
     def call(self, event: BreakerEvent, lease_id: str = "") -> Call:
-        """Return the call that asks a store."""
+        """Return the call that applies ``event`` to the breaker's record."""
         return Call(BREAKER, self._key, event, self.policy_config, lease_id)
 
     def peek_call(self) -> Call:
-        """Return the call that changes nothing."""
+        """Return the call that reads the breaker's record without changing it."""
         return self.call(BreakerEvent(PEEK))
 
     def is_current(self, generation: int, local: bool) -> bool:
-        """Return whether a permit is of the cached generation."""
+        """Return whether a permit belongs to the cached generation."""
         cached = self.cached
         return generation == cached.generation and local == cached.local
 
     # The verdict
 
     def update(self, verdict: BreakerVerdict, *, local: bool, asked: bool) -> None:
-        """Cache the verdict. ``asked``: it answers a question for a permit."""
-        if not verdict.generation:  # no process has asked yet, or the breaker was reset: no permit may rest on that
+        """Cache the verdict. ``asked``: whether it answers a question for a permit."""
+        if not verdict.generation:  # the store has no record: no process has asked yet, or the breaker was reset
             self.forget()
             return
         now = self.clock()
@@ -145,33 +145,36 @@ class BreakerCache:
         self.failure_count = verdict.failure_count if verdict.state == CLOSED and verdict.mode != DISABLED else 0
         self.shadowing = state != CLOSED and verdict.in_shadow_mode(self.config.shadow)
         if state == CLOSED or self.shadowing:
-            # In slow start every call has to ask. Only the answer to a question for a permit says whether it goes on.
+            # In slow start every call has to ask. Only answers to questions for a permit say when slow start is over.
             ttl = 0 if verdict.wait or (self.config.slow_start and not asked) else self._ttl
-            fresh_until = now + int(ttl * random.uniform(0.8, 1.0))  # so that processes don't ask in step
+            fresh_until = now + int(ttl * random.uniform(0.8, 1.0))  # so that processes do not refresh all at once
             fast = state == CLOSED and not self.failure_count and self._is_plain
             self.cached = CachedVerdict(fresh_until if fast else 0, fresh_until, now + ttl, generation, local)
             self.reject_until = self.retry_at = 0
         else:
             self.cached = CachedVerdict(0, 0, 0, generation, local)
             self.retry_at = now + verdict.wait
-            self.reject_until = min(self.retry_at, now + SECOND)  # so that a manual reset is seen
+            self.reject_until = min(self.retry_at, now + SECOND)  # so that this process notices a manual reset
         self.last = verdict
         if not same_generation:
             self.pending_successes = 0
 
     def expire(self) -> None:
-        """Issue no more permits from the cached verdict."""
+        """Stop issuing permits from the cached verdict."""
         self.cached = CachedVerdict(0, 0, 0, self.cached.generation, self.cached.local)
 
     def extend_while_asking(self, now: int) -> int:
-        """Return the generation. Until the answer comes, other threads use the verdict, unless it is too old."""
+        """Let other threads use the cached verdict while this one asks, unless it is too old. Return its generation."""
         cached = self.cached
         if now < cached.valid_until:
             self.cached = CachedVerdict(0, now + self._ttl, cached.valid_until, cached.generation, cached.local)
         return cached.generation
 
     def open_for(self, now: int) -> int:
-        """Return for how many µs the breaker is known to be open. Forced open without an end, it has no deadline."""
+        """Return for how many µs the breaker is still known to be open; 0 or less if it is not.
+
+        While the breaker is forced open without an end, return at least the latest verdict's ``wait``.
+        """
         last = self.last
         if last is None:
             return 0
@@ -180,18 +183,18 @@ class BreakerCache:
         return self.retry_at - now
 
     def override_allows(self) -> bool:
-        """Return whether an operator has said to reject no call. That holds without the store, too."""
+        """Return whether an override permits every call. It stays in force while the store is unavailable."""
         last = self.last
         if last is None or last.mode not in (FORCED_CLOSED, DISABLED, SHADOW):
             return False
         return not last.mode_until or wall() < last.mode_until
 
     def seconds_to_probe(self) -> float:
-        """Return the seconds until the breaker may be probed, as far as this process knows; 0 if it is closed."""
+        """Return the seconds until the breaker may be probed, as far as this process knows, or 0."""
         return max(0, self.retry_at - self.clock()) / SECOND
 
     def error(self, wait: int) -> CircuitBreakerError:
-        """Return the error that says to wait for ``wait`` µs, with what is known of the breaker."""
+        """Return the error that says to wait for ``wait`` µs, with the details of the latest verdict."""
         if self._details[0] is not self.last:
             self._details = self.last, error_details(self.last)
         return CircuitBreakerError(self.config.name, retry_after=wait / SECOND, **self._details[1])
@@ -204,7 +207,7 @@ class BreakerCache:
     # The outcomes
 
     def add_pending_success(self, generation: int, local: bool) -> bool:
-        """Keep a success for the next report. Return False if it is not of the cached generation."""
+        """Keep a success for the next report. Return False if it does not belong to the cached generation."""
         cached = self.cached
         if generation != cached.generation or local != cached.local:
             return False
@@ -213,17 +216,17 @@ class BreakerCache:
         return True
 
     def take_pending(self) -> int:
-        """Return the successes to report. In half-open there are none: they were calls within a probe."""
+        """Return the number of successes to report. Return 0 in half-open: these calls were part of a probe."""
         successes, self.pending_successes = self.pending_successes, 0
         return 0 if successes and self.last is not None and self.last.effective_state == HALF_OPEN else successes
 
     def restore_pending(self, event: BreakerEvent) -> None:
-        """Take back the successes of an event that the store did not record."""
+        """Restore the pending successes of an event that the store did not record."""
         if event.generation == self.cached.generation:
             self.pending_successes += event.successes
 
     def stats(self) -> dict[str, int]:
-        """Return what this process counted."""
+        """Return the counts of this process."""
         return {
             "successes": self.successes,
             "failures": self.failures,

@@ -24,11 +24,11 @@ def circuit_breaker(name: Any = None, *, backend: Backend | None = None, **optio
 
     Args:
         name: the breaker's name.
-        backend: another backend than the configured one.
+        backend: the backend to use instead of the configured one.
         options: settings, as in :class:`CircuitBreakerConfig`.
 
     Raises:
-        ConfigurationError: an option is unknown or wrong. It is raised when the function is decorated.
+        ConfigurationError: an option is unknown or wrong. The decorator raises it, not the first call.
     """
     if callable(name):
         return circuit_breaker()(name)

@@ -1,4 +1,4 @@
-"""How the breakers of this process are defined: one definition for each name."""
+"""The definitions of this process's breakers: one for each name."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from .cache import BreakerCache
 
 H = TypeVar("H")
 MAX_INSTANCES = 1000
-"""So many instances of each template stay in memory, those that were used last. The store keeps the state of all."""
+"""The maximum number of a template's instances in memory. Beyond that the least recently used instance is dropped.
+
+The store keeps the state of all instances.
+"""
 
 
 class Definition(Generic[H]):
-    """What one object says of a breaker. The first one of a name defines it for the process.
+    """One object's definition of a breaker. The first definition of a name applies to the whole process.
 
     Attributes:
-        handle: the object, which the registry hands out.
+        handle: the object, which the registry returns to callers.
         name: the breaker's name, or a template.
-        options: the settings that were written; the others are defaults.
-        backend: another backend than the configured one.
+        options: the settings that were passed to the object.
+        backend: the backend to use instead of the configured one, or None.
         clock: measures how old verdicts are.
-        cache: what this process knows of the breaker, once it is in use.
-        longest_run: no call lasts longer than so many seconds; 0 if that is not known.
-        is_instance: it is the definition of one instance of a template. The registry knows the template only.
-        instances: of a template, the breakers that are in use, by name; the one that was used last comes last.
+        cache: the breaker's cache in this process; None before the first use.
+        longest_run: upper bound of a call's duration, in seconds; 0 if unknown.
+        is_instance: whether this defines an instance of a template. The registry lists only the template.
+        instances: the instances of a template that are in use, by name. The one that was used last comes last.
     """
 
     __slots__ = ("backend", "cache", "clock", "handle", "instances", "is_instance", "longest_run", "name", "options")
@@ -55,7 +58,7 @@ class Definition(Generic[H]):
         """Define the breaker for this process.
 
         Raises:
-            ConfigurationError: it is defined already, with other settings or on another backend.
+            ConfigurationError: the breaker is already defined, with other settings or on another backend.
         """
         first = self.lookup()
         if first is self:
@@ -73,24 +76,24 @@ class Definition(Generic[H]):
         self._check_backend(first)
 
     def lookup(self) -> Definition[H]:
-        """Return the definition of this name, which is this one if there is no other, or if it is an instance's."""
+        """Return the definition that applies to this name: the first one or, for an instance, this one."""
         return self if self.is_instance else definitions.setdefault(self.name, self)
 
     def resolve(self) -> BreakerCache:
-        """Return what this process knows of the breaker. From now on it is in use, and can't be defined otherwise.
+        """Return the breaker's cache. From now on the breaker is in use, and can't be defined differently.
 
         Raises:
             ConfigurationError: the name is a template, or the breaker is defined on another backend.
         """
         if is_template(self.name):
             raise ConfigurationError(
-                f"breaker {self.name!r} stands for many: decorate a function that has these arguments, or name one, "
-                "as in breaker.bind(tenant_id=7)"
+                f"breaker {self.name!r} is a template for many breakers: decorate a function that has these arguments, "
+                "or use one of the breakers, as in breaker.bind(tenant_id=7)"
             )
         definition = self.lookup()
         if definition is not self:
             self._check_backend(definition)
-        with _lock:  # functions that share a breaker keep its cache, so there must be one
+        with _lock:  # functions keep the cache, so all of them must get the same one
             if definition.cache is None:
                 definition.cache = definition.make_cache()
             return definition.cache
@@ -99,31 +102,33 @@ class Definition(Generic[H]):
         if self.backend is not None and self.backend is not first.backend:
             raise ConfigurationError(
                 f"breaker {self.name!r} is defined twice, on different backends:\n"
-                f"  first: {first.backend or 'the configured one'}\n  now:   {self.backend}"
+                f"  first: {first.backend or 'the configured one'}\n  now:   {self.backend}\n"
+                "Pass the first backend, or leave out backend=."
             )
 
     def make_cache(self, *, compared: bool = True) -> BreakerCache:
-        """Make what a process knows of the breaker, by the settings in force now.
+        """Make the breaker's cache, with the settings in force now.
 
-        ``compared``: if this process says anything of the settings, it notices another process that says otherwise.
+        ``compared``: whether to notice processes with other settings, if this process has any settings of its own.
         """
         store = functools.partial(configured.get_store, self.backend)
         compared = compared and bool(self.options or setting("circuit_breaker"))
         return BreakerCache(self.config(), store, self.clock, compared=compared)
 
     def instance(self, name: str, make: Callable[[Definition[H], str], H]) -> H:
-        """Return the breaker ``name`` of this template, and ``make`` it if it is not in use yet."""
+        """Return the breaker ``name`` of this template. If it is not in use yet, create it with ``make``."""
         with _lock:
             found = self.instances.pop(name, None)
             self.instances[name] = instance = make(self, name) if found is None else found
             if len(self.instances) > MAX_INSTANCES:
-                del self.instances[next(iter(self.instances))]  # the one that was used longest ago
+                del self.instances[next(iter(self.instances))]  # the instance that was used longest ago
             return instance
 
     def bound(self, name: str) -> Definition[H]:
         """Return the definition of one instance of this template, ready for use.
 
-        It does not hold the instance: in a circle, instances that are dropped would wait for the garbage collector.
+        The definition has no reference to the instance. A reference cycle would keep dropped instances in memory until
+        the garbage collector runs.
         """
         definition = Definition(self.handle, name, self.options, self.backend, self.clock)
         definition.longest_run = self.longest_run
@@ -132,19 +137,22 @@ class Definition(Generic[H]):
         return definition
 
     def config(self) -> CircuitBreakerConfig:
-        """Return the settings in force, with ``longest_run`` as the ``probe_timeout`` if none was written."""
+        """Return the settings in force. ``longest_run``, if it is known, replaces the default of ``probe_timeout``."""
         config = self.written()
         known = "probe_timeout" in self.options or "probe_timeout" in (setting("circuit_breaker") or {})
         return config if known or not self.longest_run else replace(config, probe_timeout=self.longest_run)
 
     def written(self) -> CircuitBreakerConfig:
-        """Return the settings as they are written: the options, and the setting ``circuit_breaker`` for the others."""
+        """Return the settings as written: this object's options, or else those of the setting ``circuit_breaker``."""
         defaults = CircuitBreakerConfig(self.name).with_options(setting("circuit_breaker") or {})
         return defaults.with_options(self.options)
 
 
 definitions: dict[str, Definition[Any]] = {}
-"""The definitions of this process, by name. Clear it to forget them; the state of the breakers is in the store."""
+"""The definitions of this process, by name. To forget all definitions, clear this dictionary.
+
+The breakers' state stays in the store.
+"""
 _lock = threading.Lock()
 
 

@@ -15,18 +15,18 @@ from ..protocol.breaker import MODES
 from ..protocol.call import Key
 
 MAX_ENTRIES = 100
-"""So many entries of each breaker are kept, the newest."""
+"""The maximum number of entries for each breaker. Beyond that the oldest are dropped."""
 TTL_S = 90 * 24 * 3600
-"""The journal is kept for so many seconds after its last entry."""
+"""The seconds for which the journal is kept after its last entry."""
 _OVERRIDE_TTL_S = 3650 * 24 * 3600
 _MAX_TEXT = 1000
 
 Entry = dict[str, Any]
 _EMPTY: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 0.0, "ttl": None, "shadow": False}
-"""What an entry says by default; an entry of an earlier version, which lacks some of it, too."""
+"""The default values of an entry. They also complete entries of earlier versions."""
 
 EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
-"""What an entry calls the change into each state."""
+"""The ``event`` of an entry, by the breaker's new state."""
 
 
 def transition_entry(change: StateChanged, at: float) -> Entry:
@@ -36,14 +36,14 @@ def transition_entry(change: StateChanged, at: float) -> Entry:
 
 
 def override_entry(name: str, event: str, author: str, reason: str, ttl: float | None) -> Entry:
-    """Return the entry for what an operator did.
+    """Return the entry for an operator's command.
 
     Raises:
         ConfigurationError: ``author`` or ``reason`` is not a string.
     """
     for option, value in (("author", author), ("reason", reason)):
         if not isinstance(value, str):
-            raise ConfigurationError(f"{option}={value!r} should be a string")
+            raise ConfigurationError(f"{option}={value!r} should be a string; leave it out, or write {option}='...'")
     return _entry(name, event, time.time(), author=author[:_MAX_TEXT], reason=reason[:_MAX_TEXT], ttl=ttl)
 
 
@@ -52,14 +52,15 @@ def _entry(name: str, event: str, at: float, **more: Any) -> Entry:
 
 
 def journal_arguments(entry: Entry) -> tuple[Key, str, int, int]:
-    """Return what a journal wants to know: its key, the entry, how many it keeps, and for how many seconds."""
+    """Return the journal's key, the entry as text, the maximum number of entries, and the seconds to keep them."""
     return (entry["name"], "history"), json.dumps(entry), MAX_ENTRIES, TTL_S
 
 
 def write(backend: Backend, entry: Entry) -> None:
-    """Emit and keep what an operator did. The override in force is also kept apart, where no other entry displaces it.
+    """Emit the event of an operator's command, and append its entry to the history. Costs two round trips.
 
-    Two round trips. The override itself is done already, so it stands even if the store becomes unavailable now.
+    The entry of the latest command is also kept in a second journal, where changes of state do not displace it. Errors
+    of the store are ignored, because the command itself has already succeeded.
     """
     ends = entry["ttl"] is not None or entry["event"] in ("reset", MODES[AUTOMATIC])
     in_force = TTL_S + int(entry["ttl"] or 0) if ends else _OVERRIDE_TTL_S
@@ -71,12 +72,12 @@ def write(backend: Backend, entry: Entry) -> None:
 
 
 def read(backend: Backend, name: str) -> list[Entry]:
-    """Return the entries of a breaker, newest first. One round trip."""
+    """Return the entries of a breaker, newest first. Costs one round trip."""
     return _parse(backend.entries((name, "history")))
 
 
 def current_override(backend: Backend, name: str, mode: int) -> dict[str, str]:
-    """Return the author and the reason of the override in force. One round trip; none without an override."""
+    """Return the author and the reason of the override in force. Costs one round trip if there is an override."""
     entries: list[Entry] = []
     if mode != AUTOMATIC:
         with suppress(BackendError, CircuitBreakerError):
@@ -86,7 +87,7 @@ def current_override(backend: Backend, name: str, mode: int) -> dict[str, str]:
 
 
 def _parse(texts: list[str]) -> list[Entry]:
-    """Return the entries that can be read."""
+    """Parse the entries. Skip those that are damaged."""
     entries = []
     for text in texts:
         with suppress(ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""The interface of django-smart-ratelimit: ask with ``is_allowed()``, and report with a call of its own."""
+"""The interface of django-smart-ratelimit: one call asks, and a separate call reports the outcome."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .cache import BreakerCache
 from .permit import Permit, PermitStack
 
 _unreported = PermitStack("unreported", most=100)
-"""The permits that ``is_allowed()`` has acquired in this thread or task, and no report has settled."""
+"""The permits that ``is_allowed()`` has acquired in this thread or task, and that no report has settled yet."""
 
 
 class SeparateReports(ABC):
-    """How a caller asks and reports by separate calls."""
+    """The methods of a caller that asks and reports by separate calls."""
 
     @abstractmethod
     def _resolve(self) -> BreakerCache:
-        """Return what this process knows of the breaker."""
+        """Return the breaker's cache in this process."""
 
     def is_allowed(self) -> bool:
-        """Return whether a call may be made now. If so, follow it with one of the two reports below.
+        """Return whether a call may be made now. After the call, use :meth:`report_success` or :meth:`report_failure`.
 
-        Report in the same thread or task. A report from another one counts too, but can't free a probe's place.
+        Report in the same thread or task. A report from another thread counts too, but can't release a probe's lease.
         """
         try:
             permit = acquire(self._resolve())
@@ -33,11 +33,11 @@ class SeparateReports(ABC):
         return True
 
     def report_success(self) -> None:
-        """Report that the call that :meth:`is_allowed` allowed succeeded."""
+        """Report the success of a call that :meth:`is_allowed` has allowed."""
         self._take_permit().success()
 
     def report_failure(self, error: BaseException | None = None) -> None:
-        """Report that the call that :meth:`is_allowed` allowed, or a call without a permit, failed."""
+        """Report the failure of a call that :meth:`is_allowed` has allowed, or of a call without a permit."""
         self._take_permit().failure(error)
 
     def _take_permit(self) -> Permit:

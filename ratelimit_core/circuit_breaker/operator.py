@@ -73,7 +73,7 @@ class ManualControl(ABC):
         list of all token buckets in the store.
 
         Raises:
-            BackendError: the store is unavailable. This process has forgotten its cached verdict even so.
+            BackendError: the store is unavailable. Only this process has forgotten the breaker's state.
         """
         cache = self._resolve()
         entry = history.override_entry(self.name, "reset", author, reason, None)
@@ -141,7 +141,7 @@ class ManualControl(ABC):
 
         * ``name``: the breaker's name.
         * ``state``: ``closed``, ``open`` or ``half_open``, as callers see it.
-        * ``failure_count``, ``failure_threshold``: the failures so far, and how many open the breaker.
+        * ``failure_count``, ``failure_threshold``: the failures so far, and the number that opens the breaker.
         * ``last_failure_time``, ``changed_at``: when a call failed last, and when the state changed last.
         * ``next_attempt_time``: when the breaker may be probed, if it is open.
         * ``backoff_time``: for how many seconds the breaker is open now, or was open last.

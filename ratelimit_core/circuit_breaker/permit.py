@@ -1,4 +1,4 @@
-"""Permits: each lets one call through a breaker, and takes the call's outcome."""
+"""Permits: each lets one call through a breaker, and records the call's outcome."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ R = TypeVar("R")
 
 
 class Permit:
-    """Permission for one call. Settle it once with its outcome; what comes after the first settling is ignored.
+    """The breaker's permission for one call. Settle it once, with the call's outcome. Later outcomes are ignored.
 
     Attributes:
-        generation: the breaker's generation that issued it. An outcome counts only in that generation.
-        lease_id: names the probe's lease, if there is one.
-        probe: the call is a half-open probe, which holds one of the few places.
-        local: it was issued without the store.
-        settled: its outcome is known.
-        extra_calls: calls that go along when it is settled: in the report's round trip, or in one of their own.
-        began_at: when it was issued, in µs on the breaker's clock.
+        generation: the breaker's generation that issued the permit. An outcome counts only in that generation.
+        lease_id: the id of the lease that the call holds if it is a probe.
+        probe: whether the call is a half-open probe, so that its outcome is reported at once.
+        local: whether the permit was issued without the store.
+        settled: whether the permit has been settled.
+        extra_calls: calls to the store to send when the permit is settled, in the report's round trip if there is one.
+        began_at: when the call began, in µs on the breaker's clock.
     """
 
     __slots__ = ("_cache", "began_at", "extra_calls", "generation", "lease_id", "local", "probe", "settled")
@@ -44,27 +44,33 @@ class Permit:
         self.extra_calls: Sequence[Call] = ()
 
     def success(self) -> None:
-        """Record a success. No round trip while the breaker is closed."""
+        """Record a success.
+
+        Costs no round trip while the breaker is closed, unless the call was slow or the success resets failures.
+        """
         if not self._counted():
             drive(self._settle(successes=1), self.store)
 
     def failure(self, error: BaseException | None = None) -> float:
         """Record a failure. Return the seconds until the next probe, or 0 if the breaker is not open.
 
-        One round trip, and one more for the history if that changes the breaker's state.
+        Costs one round trip, and one more for the history if the failure changes the breaker's state.
         """
         return drive(self._settle(failures=1, error=error), self.store)
 
     def cancel(self) -> None:
-        """Return the permit without an outcome. One round trip for a probe, else none."""
+        """Settle the permit without an outcome. Costs one round trip for a probe, otherwise none."""
         drive(self._settle(), self.store)
 
     def record(self, error: BaseException | None) -> float:
-        """Settle by what the call raised, as the breaker is configured. Return as :meth:`failure` does."""
+        """Settle the permit with the call's exception, or None. Return the same as :meth:`failure`.
+
+        The breaker's settings say whether the exception is a failure, a success, or does not count.
+        """
         return drive(self.record_steps(error), self.store)
 
     def record_result(self, result: Any) -> None:
-        """Settle by what the call returned."""
+        """Settle the permit with the call's result. The setting ``is_failure`` says whether the result is a failure."""
         if self._cache.config.is_failure is None:
             self.success()
         else:
@@ -96,7 +102,7 @@ class Permit:
         return self._cache.store
 
     def record_steps(self, error: BaseException | None) -> Steps[float]:
-        """Take the steps of :meth:`record`."""
+        """Return the steps of :meth:`record`."""
         config = self._cache.config
         match classify(config, error):
             case True:
@@ -109,12 +115,12 @@ class Permit:
                 return self._settle()
 
     def _settle_duplicate(self) -> Steps[float]:
-        """Settle without an outcome: a call within this one, through the same breaker, has recorded this very error."""
+        """Settle without an outcome, because an inner call through the same breaker has recorded the same error."""
         yield from self._settle()
         return self._cache.seconds_to_probe()
 
     def record_result_steps(self, result: Any) -> Steps[float]:
-        """Take the steps of :meth:`record_result`."""
+        """Return the steps of :meth:`record_result`."""
         is_failure = self._cache.config.is_failure
         try:
             failed = is_failure is not None and is_failure(result)
@@ -124,7 +130,7 @@ class Permit:
         return (yield from self._settle(failures=1) if failed else self._settle(successes=1))
 
     def run(self, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-        """Call ``function``. If this is a probe, calls through the same breaker within it belong to the probe."""
+        """Call ``function``. In a probe, inner calls through the same breaker belong to the probe."""
         if not self.probe:
             return function(*args, **kwargs)
         before = probes.push(self)
@@ -134,15 +140,15 @@ class Permit:
             probes.reset(before)
 
     def is_of(self, cache: BreakerCache) -> bool:
-        """Return whether it was issued from that cache."""
+        """Return whether ``cache`` issued the permit."""
         return self._cache is cache
 
     def goes_to(self, store: Store, *, local: bool) -> bool:
-        """Return whether its outcome is reported to that store, or to the local one beside it."""
+        """Return whether the outcome is reported to ``store`` or, if ``local``, to that store's memory fallback."""
         return self._cache.store is store and self.local == local
 
     def _counted(self) -> bool:
-        """Settle a success without a report; this is the healthy path. Return False if it has to be reported."""
+        """Settle a success without a report, as usual. Return False if the success has to be reported now."""
         if self.settled:
             return True
         self.settled = not self.probe and not self.extra_calls and count_locally(self._cache, self)
@@ -158,11 +164,11 @@ class Permit:
 
 
 class PermitStack:
-    """The permits that a thread or task holds for one purpose. A forked child holds none: its parent settles them.
+    """The permits that a thread or task holds for one purpose. A forked child starts without any.
 
     Args:
-        name: what the context variable is called.
-        most: so many permits are kept, the newest.
+        name: the name of the context variable.
+        most: the maximum number of permits. Beyond that the oldest are dropped. None: no maximum.
     """
 
     def __init__(self, name: str, *, most: int | None = None) -> None:
@@ -171,20 +177,20 @@ class PermitStack:
         os.register_at_fork(after_in_child=lambda: self._permits.set(()))
 
     def get(self) -> tuple[Permit, ...]:
-        """Return the permits, the newest last."""
+        """Return the permits, oldest first."""
         return self._permits.get()
 
     def push(self, permit: Permit) -> Token[tuple[Permit, ...]]:
-        """Add a permit. What is returned is for :meth:`reset`."""
+        """Add a permit. Return the token to pass to :meth:`reset`."""
         permits = (*self._permits.get(), permit)
         return self._permits.set(permits if self._most is None else permits[-self._most :])
 
     def reset(self, before: Token[tuple[Permit, ...]]) -> None:
-        """Restore what was there before a :meth:`push`."""
+        """Restore the permits from before a :meth:`push`."""
         self._permits.reset(before)
 
     def take(self, cache: BreakerCache) -> Permit | None:
-        """Remove and return the newest permit of that breaker."""
+        """Remove and return the newest permit that ``cache`` issued, or return None."""
         permits = self._permits.get()
         for permit in reversed(permits):
             if permit._cache is cache:
@@ -194,4 +200,4 @@ class PermitStack:
 
 
 probes = PermitStack("probes")
-"""The probes whose functions run in this thread or task."""
+"""The permits of the probes whose functions run in this thread or task."""

@@ -1,4 +1,4 @@
-"""The breakers that a process knows, and those that its store knows."""
+"""The breakers that a process has defined or used, and those that its store lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .breaker import CircuitBreaker, definition_of, refer_to
 from .definitions import Definition, definitions
 
 _BATCH_SIZE = 500
-"""So many breakers are read in one round trip."""
+"""The maximum number of breakers that one round trip reads."""
 
 
 class CircuitBreakerRegistry:
@@ -27,10 +27,10 @@ class CircuitBreakerRegistry:
         self._breakers: dict[str, Definition[CircuitBreaker]] = definitions
 
     def get_or_create(self, name: str, config: CircuitBreakerConfig | dict[str, Any] | None = None) -> CircuitBreaker:
-        """Return the breaker ``name``, defined with ``config`` if this process does not know it yet.
+        """Return the breaker ``name``. If this process does not know the breaker yet, define it with ``config``.
 
         Raises:
-            ConfigurationError: an unknown or wrong option, or a name that is defined differently already.
+            ConfigurationError: an option is unknown or wrong, or the name is already defined differently.
         """
         if isinstance(config, CircuitBreakerConfig):
             config = {option: getattr(config, option) for option in OPTIONS}
@@ -40,39 +40,42 @@ class CircuitBreakerRegistry:
         return definition_of(breaker).lookup().handle
 
     def get(self, name: str) -> CircuitBreaker | None:
-        """Return the breaker ``name``, or None if this process does not know it."""
+        """Return the breaker ``name``, or None if this process does not know such a breaker."""
         definition = self._breakers.get(name)
         return None if definition is None else definition.handle
 
     def refer(self, name: str) -> CircuitBreaker:
-        """Return the breaker ``name``, as an operator's command does.
+        """Return the breaker ``name`` for an operator's command, without defining the breaker.
 
-        If this process does not know it, that stays so: a module that is imported later may still define it.
+        A module that is imported later may still define the breaker.
         """
         return self.get(name) or refer_to(name)
 
     def remove(self, name: str) -> None:
-        """Forget the definition; the breaker's state stays in the store."""
+        """Forget the definition of the breaker ``name``. The breaker's state stays in the store."""
         self._breakers.pop(name, None)
 
     def reset_all(self) -> None:
-        """Reset every breaker that this process knows, one after the other, by :meth:`CircuitBreaker.reset`.
+        """Reset every breaker that this process knows, one after another, with :meth:`CircuitBreaker.reset`.
 
         Raises:
-            BackendError: the store is unavailable; the breakers after that one are not reset.
+            BackendError: the store is unavailable. The remaining breakers are not reset.
         """
         for breaker in self:
             breaker.reset()
 
     def get_all_status(self) -> dict[str, dict[str, Any]]:
-        """Return the status of every breaker that this process knows, by name. One round trip each."""
+        """Return the status of every breaker that this process knows, by name.
+
+        Costs as many round trips for each breaker as :meth:`CircuitBreaker.get_status`.
+        """
         return {breaker.name: breaker.get_status() for breaker in self}
 
     def get_fleet_status(self) -> dict[str, dict[str, Any]]:
-        """Return the status of every breaker that the configured store knows, also of other processes, by name.
+        """Return the status of every breaker that the configured store lists, by name, also of other processes.
 
-        Settings that this process does not know are None. One round trip, one more for every 500 breakers, and one
-        for each override in force.
+        Settings that this process does not know are None. Costs one round trip for the list, one for every 500
+        breakers, and one for each override in force.
 
         Raises:
             BackendError: the store is unavailable.
@@ -90,9 +93,9 @@ class CircuitBreakerRegistry:
         return found
 
     def _config_of(self, name: str) -> CircuitBreakerConfig | None:
-        """Return the settings of a breaker, or None if this process does not know them.
+        """Return the settings of the breaker ``name``, or None if this process does not know the breaker.
 
-        A client chose what stands in a name for the arguments of a template, so a name may look like a template.
+        A client may choose the arguments in an instance's name, so the name of an instance may look like a template.
         """
         definition = self._breakers.get(name)
         if definition is None:

@@ -76,9 +76,9 @@ def settle_steps(
     A success may be kept, and reported with the next request to the store.
 
     Args:
-        cache: what this process knows of the breaker.
+        cache: the breaker's cache in this process.
         permit: the permit of the call.
-        took: how many µs the call took.
+        took: the duration of the call, in µs.
         successes, failures: 1 for the outcome, 0 for the other. Both are 0 if the outcome does not count.
         error: what the call raised.
     """
@@ -89,8 +89,8 @@ def settle_steps(
     cache.failures += failures
     if not permit.probe and not failures and not slow_calls:
         if successes and cache.add_pending_success(permit.generation, permit.local) and cache.failure_count:
-            # Report this success now, so that failures in other processes are not counted as consecutive. Other threads
-            # need not report it, too.
+            # Report this success now, so that failures in other processes are not counted as consecutive. One report
+            # is enough, so other threads need not report their successes now.
             cache.failure_count = 0
             yield from report_steps(cache, permit)
             return 0.0
@@ -151,7 +151,7 @@ def _report_locally(cache: BreakerCache, permit: Issued, call: Call) -> Steps[in
     If the store has answered since the permit was issued, the store's verdict takes precedence over the outcome.
     """
     outdated = not cache.cached.local  # the store has answered since the permit was issued
-    # For other permits `available` says too little: a store that is available may have been too busy to answer.
+    # Otherwise `available` is not enough: a store that is available may have been too busy to answer this process.
     if outdated and cache.store.available:
         wait: int | None = 0
     else:

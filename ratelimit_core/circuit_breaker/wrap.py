@@ -1,4 +1,4 @@
-"""How a function is called through a breaker, once or, decorated, every time."""
+"""Call functions through a breaker: once, or at every call of a decorated function."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Fallback = Callable[..., Any] | None
 Target = tuple[BreakerCache, Fallback]
-"""What a call needs of its breaker: what this process knows of it, and what to call if it rejects."""
+"""What a call needs: the breaker's cache in this process, and the function to call if the breaker rejects."""
 
 
 def call(target: Target, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Call ``function`` and record the outcome. If the breaker rejects, call the fallback."""
+    """Call ``function`` and record the outcome. If the breaker rejects the call, call the fallback."""
     cache, fallback = target
     try:
         permit = acquire(cache)
@@ -42,7 +42,7 @@ def call(target: Target, function: Callable[..., Any], args: Any, kwargs: dict[s
 
 
 async def acall(target: Target, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-    """Do as :func:`call` does, of a function whose result is awaited."""
+    """Do as :func:`call` does, for a function whose result is awaited."""
     cache, fallback = target
     try:
         permit = await aacquire(cache)
@@ -54,7 +54,7 @@ async def acall(target: Target, function: Callable[..., Any], args: Any, kwargs:
 
 
 def _settle_result(permit: Permit, result: Any) -> Any:
-    """Settle by what a function returned. If that is a coroutine, return one that settles once it has ended."""
+    """Settle the permit with a result. If the result is a coroutine, return a coroutine that settles at its end."""
     if isinstance(result, CoroutineType):
         return settle_awaitable(permit, lambda: result)
     permit.record_result(result)
@@ -62,20 +62,21 @@ def _settle_result(permit: Permit, result: Any) -> Any:
 
 
 def reject_generators(breaker: str, function: Callable[..., Any]) -> None:
-    """Refuse to guard a generator function, which has not run yet when it returns.
+    """Check that ``function`` is no generator function, whose body has not run yet when a call returns.
 
     Raises:
-        ConfigurationError: it is one.
+        ConfigurationError: ``function`` is a generator function.
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
-            f"breaker {breaker!r} can't record the generator {function.__qualname__}(), which runs only after it was "
-            "called; guard what it calls, or its loop by `with CircuitBreaker(...):`"
+            f"breaker {breaker!r} can't guard the generator {function.__qualname__}(), because its body runs after the "
+            "call has returned; guard the functions that the body calls, or write `with CircuitBreaker(...):` around "
+            "the loop over the generator"
         )
 
 
 def wrap(function: Callable[P, R], resolve: Callable[[], Target]) -> Callable[P, R]:
-    """Return ``function`` with a breaker before it; ``resolve`` is called at the first call."""
+    """Return a function that calls ``function`` through a breaker. ``resolve`` is not called before the first call."""
     if is_asynchronous(function):
         return cast(Callable[P, R], _wrap_asynchronous(function, resolve))
     if _may_be_view(function):
@@ -84,7 +85,7 @@ def wrap(function: Callable[P, R], resolve: Callable[[], Target]) -> Callable[P,
 
 
 def wrap_by_arguments(function: Callable[P, R], pick: Callable[[Any, Any], Target]) -> Callable[P, R]:
-    """Return ``function`` with a breaker before it that ``pick`` finds by the arguments of each call."""
+    """Return a function that calls ``function`` through the breaker that ``pick`` returns for the call's arguments."""
     if is_asynchronous(function):
 
         @functools.wraps(function)
@@ -105,15 +106,18 @@ def wrap_by_arguments(function: Callable[P, R], pick: Callable[[Any, Any], Targe
 
 
 def _may_be_view(function: Callable[..., Any]) -> bool:
-    """Return whether it may be the ``dispatch`` of a class-based view, which an asynchronous one leaves synchronous."""
+    """Return whether ``function`` may be the ``dispatch`` method of a class-based view.
+
+    That method is not a coroutine function, even if the view is asynchronous.
+    """
     return getattr(function, "__name__", "") == "dispatch"
 
 
 def _wrap_synchronous(function: Callable[P, R], resolve: Callable[[], Target]) -> Callable[P, R]:
-    """Wrap the most frequent case, which costs as little as it can while the breaker is known to be closed.
+    """Wrap a function at the lowest cost while the breaker is known to be closed.
 
-    A call that succeeds then takes no lock, no permit and no round trip: it is counted here. All else goes by
-    :func:`call`.
+    Then a successful call takes no lock, no permit and no round trip, because it is only counted. While the breaker is
+    not known to be closed, :func:`call` makes the call.
     """
     target: Target | None = None
 
@@ -145,7 +149,7 @@ def _wrap_synchronous(function: Callable[P, R], resolve: Callable[[], Target]) -
 
 
 def _wrap_asynchronous(function: Callable[..., Any], resolve: Callable[[], Target]) -> Callable[..., Any]:
-    """Do as :func:`_wrap_synchronous` does, of a function whose result is awaited."""
+    """Do as :func:`_wrap_synchronous` does, for a function whose result is awaited."""
     target: Target | None = None
 
     @functools.wraps(function)
@@ -162,7 +166,7 @@ def _wrap_asynchronous(function: Callable[..., Any], resolve: Callable[[], Targe
             result = function(*args, **kwargs)
             if isawaitable(result):
                 result = await result
-        except GeneratorExit:  # the coroutine is closed, and may not await
+        except GeneratorExit:  # a coroutine that is being closed must not await
             raise
         except BaseException as error:
             permit = permit_since(cache, cached, began_at)

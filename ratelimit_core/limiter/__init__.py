@@ -1,4 +1,4 @@
-"""Rate limits and concurrency limits that hold in all processes that share a backend."""
+"""Rate limits and concurrency limits that all processes on one backend share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several limits, asked as one and answered by one decision."""
+"""Ask several limits in one round trip, and combine their verdicts into one decision."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .denials import KnownDenials
 from .limit import Limit, reservation_holders
 
 _new = tuple.__new__
-"""Makes a named tuple without the function that names its fields: it is on the path of every check."""
+"""Makes a named tuple faster than its own constructor, which matters because every check makes one."""
 
 
 class LimitSet(Protocol):
-    """The limits that are asked as one, and what is known of them: a :class:`Limiter`, as this package sees it."""
+    """The attributes of a :class:`Limiter` that this package uses."""
 
     @property
     def key(self) -> str:
-        """The key of calls that name no other."""
+        """The key that calls are counted by if they name no other key."""
 
     @property
     def limits(self) -> Sequence[Limit]:
@@ -36,7 +36,7 @@ class LimitSet(Protocol):
 
     @property
     def on_store_failure(self) -> OnStoreFailure:
-        """What is decided while the store is unavailable."""
+        """What to do while the store is unavailable."""
 
     @property
     def known_denials(self) -> KnownDenials:
@@ -44,20 +44,20 @@ class LimitSet(Protocol):
 
     @property
     def store(self) -> Store:
-        """The store that is asked."""
+        """The store that holds the records of the limits."""
 
 
 class LimitCheck(NamedTuple):
-    """A question to the limits of one limiter, and how its answer is read.
+    """A question to the limits of one limiter. Its methods turn the store's answer into a decision.
 
-    A guard asks it together with others, see :class:`ratelimit_core.guard.Question`. A limiter asks it alone, by
-    :meth:`ask`.
+    A guard asks this question together with others, see :class:`ratelimit_core.guard.Question`. A limiter asks it
+    alone, with :meth:`ask`.
 
     Attributes:
-        limits: those that are asked; not always all of the limiter.
-        calls: one for each of them.
-        consumes: every limit of the limiter counts the call, if it is allowed.
-        redeems: a reservation is redeemed.
+        limits: the limits to ask, which may be only some of the limiter's.
+        calls: the calls to the store, one for each of these limits.
+        consumes: whether every limit of the limiter counts the call, if the call is allowed.
+        redeems: whether the call redeems a reservation.
     """
 
     limiter: LimitSet
@@ -70,9 +70,9 @@ class LimitCheck(NamedTuple):
     redeems: bool = False
 
     def ask(self, *, counts: bool = False) -> Steps[Decision]:
-        """Ask the store, or decide without it by ``on_store_failure``. One round trip.
+        """Ask the store. If the store is unavailable, decide by ``on_store_failure``. Costs one round trip.
 
-        ``counts``: a denial is counted, and remembered as long as it holds.
+        ``counts``: whether to count a denial, and to remember it for as long as it holds.
         """
         try:
             verdicts = yield "apply", self.calls
@@ -86,7 +86,9 @@ class LimitCheck(NamedTuple):
         return decision
 
     def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[Decision | None]:
-        """Read the store's answer; ``allowed`` if everything that was asked with it was allowed as well.
+        """Return the decision, or None if another call of the round trip was not allowed.
+
+        ``allowed``: whether all calls of the round trip were allowed.
 
         Raises:
             RateLimitExceeded: a limit is reached.
@@ -94,26 +96,26 @@ class LimitCheck(NamedTuple):
         decision = self.decide(verdicts)
         if not decision.allowed:
             raise self._denied(decision)
-        yield from ()  # it asks nothing more
+        yield from ()  # no steps, but callers expect a generator
         return decision if allowed else None
 
     def on_unavailable(self, error: BackendError) -> Steps[Decision]:
-        """Decide while the store is unavailable, by ``on_store_failure``.
+        """Decide by ``on_store_failure``, because the store is unavailable.
 
         Raises:
-            RateLimitExceeded: denied.
+            RateLimitExceeded: the call is denied.
         """
         decision = self.decide_without_store(error)
         if not decision.allowed:
             raise self._denied(decision)
-        yield from ()  # it asks nothing more
+        yield from ()  # no steps, but callers expect a generator
         return decision
 
     def on_discarded(self) -> None:
         """Do nothing: no state of this process depends on the answer."""
 
     def decide(self, verdicts: Sequence[Verdict], *, local: bool = False) -> Decision:
-        """Put the verdicts together."""
+        """Combine the verdicts of the limits into one decision."""
         _, limits, _, _, cost, lease_id, consumes, _ = self
         if len(limits) == 1:
             verdict, limit = verdicts[0], limits[0]
@@ -126,7 +128,7 @@ class LimitCheck(NamedTuple):
         resets = [verdict[RESET_AFTER] for verdict in verdicts]
         waits = [verdict[WAIT] for verdict in verdicts]
         denials = [i for i, verdict in enumerate(verdicts) if not verdict[ALLOWED]]
-        # If one denied, the others have no say: they answered as if they had counted a call that now counts nowhere.
+        # If a limit denies, only denials count: the other verdicts include this call, which is not counted after all.
         deciding = denials or range(len(verdicts))
         binding = min(deciding, key=lambda i: (remaining[i], -waits[i], -resets[i]))
         denied_by = max(deciding, key=waits.__getitem__)
@@ -147,7 +149,7 @@ class LimitCheck(NamedTuple):
         )
 
     def decide_without_store(self, error: BackendError) -> Decision:
-        """Decide by ``on_store_failure``."""
+        """Decide by ``on_store_failure``, because the store is unavailable."""
         limiter = self.limiter
         if limiter.on_store_failure == "local":
             return self.decide(limiter.store.local.apply(self.calls), local=True)
@@ -167,7 +169,7 @@ class LimitCheck(NamedTuple):
         )
 
     def remember(self, decision: Decision) -> None:
-        """Remember a denial, if it is of a shared store. Long keys would take much memory: they are asked again."""
+        """Remember a denial of a shared store, unless the key is so long that it would take much memory."""
         if not decision.allowed and not decision.local and len(self.key) <= MAX_KEY and self.limiter.store.shared:
             self.limiter.known_denials.remember(self.key, decision)
 
@@ -181,16 +183,16 @@ class LimitCheck(NamedTuple):
 def hit_check(
     limiter: LimitSet, key: str, cost: int, lease_id: str, *, reservation: Decision | None = None
 ) -> LimitCheck:
-    """Return the check that takes ``cost`` of every limit.
+    """Return the check that takes ``cost`` from every limit.
 
-    The limits in which ``reservation`` is held take it by that reservation.
+    The limits that hold ``reservation`` redeem it.
 
     Raises:
-        ConfigurationError: the cost is above a limit.
+        ConfigurationError: ``cost`` is larger than a limit.
     """
     limits = limiter.limits
     calls = [limit.call(key, HIT, cost, lease_id) for limit in limits]
-    # A higher cost than was reserved would let calls through that no limit has counted.
+    # If the cost is higher than what was reserved, redeeming would allow units that no limit has counted.
     redeemed: Sequence[int] = ()
     if reservation is not None and cost <= reservation.cost:
         redeemed = reservation_holders(limits, reservation.denied_by)
@@ -200,20 +202,20 @@ def hit_check(
 
 
 def peek_check(limiter: LimitSet, key: str, cost: int) -> LimitCheck:
-    """Return the check that takes nothing."""
+    """Return the check that asks for ``cost`` and takes nothing."""
     calls = [limit.call(key, PEEK, cost, "") for limit in limiter.limits]
     return _new(LimitCheck, (limiter, limiter.limits, calls, key, cost, "", False, False))
 
 
 def refund_calls(limiter: LimitSet, limits: Sequence[Limit], key: str, decision: Decision) -> list[Call]:
-    """Return the calls that give back what ``limits`` took; a denial that is known of them may not hold any more."""
+    """Return the calls that give back the cost to ``limits``. Forget a known denial, which may no longer hold."""
     if limits:
         limiter.known_denials.forget(key, decision.cost)
     return [limit.call(key, REFUND, decision.cost, decision.lease_id) for limit in limits]
 
 
 def refund(limiter: LimitSet, key: str, decision: Decision) -> Steps[None]:
-    """Give back what ``decision`` took of every limit. One round trip."""
+    """Give back the cost of ``decision`` to every limit that took it. Costs one round trip."""
     if decision.allowed:
         limits = limiter.limits
         if not decision.consumed:
@@ -223,7 +225,7 @@ def refund(limiter: LimitSet, key: str, decision: Decision) -> Steps[None]:
 
 
 def limit_exceeded(limiter: LimitSet, key: str, decision: Decision) -> RateLimitExceeded:
-    """Return the error that says what ``decision`` says."""
+    """Return the error for a denial."""
     return RateLimitExceeded(
         key,
         decision.retry_after,
@@ -237,10 +239,10 @@ def limit_exceeded(limiter: LimitSet, key: str, decision: Decision) -> RateLimit
 
 
 def key_of_call(limiter: LimitSet, key: str | None) -> str:
-    """Return the key that a call is counted by.
+    """Return the key that a call is counted by: ``key``, or the limiter's key if ``key`` is None.
 
     Raises:
-        ConfigurationError: the key is not a string.
+        ConfigurationError: ``key`` is not a string.
     """
     if key is None:
         return limiter.key

@@ -16,33 +16,35 @@ from .decision import Decision
 
 
 def acquire_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> Decision:
-    """Acquire the lease ``lease_id``, or renew it. One round trip.
+    """Acquire or renew the lease ``lease_id``. Costs one round trip.
 
     Raises:
-        ConfigurationError: the limiter has other limits than its concurrency.
+        ConfigurationError: the limiter has a rate, or no concurrency.
     """
     if [limit.policy for limit in limiter.limits] != [CONCURRENCY]:
-        raise ConfigurationError("acquire_lease() needs a concurrency alone, as in Limiter(key=..., concurrency=1)")
+        raise ConfigurationError(
+            "acquire_lease() needs a limiter with a concurrency and no rate, as in Limiter(key=..., concurrency=1)"
+        )
     return drive(hit_check(limiter, key_of_call(limiter, key), 1, lease_id).ask(), limiter.store)
 
 
 def renew_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> None:
-    """Renew the lease ``lease_id`` if it has not ended. One round trip; none without a limit on concurrency."""
+    """Renew the lease ``lease_id`` if it has not ended. Costs one round trip; none without a concurrency limit."""
     limiter.store.apply_best_effort(_lease_calls(limiter, RENEW, lease_id, key), False)
 
 
 def release_lease(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> None:
-    """Release the lease ``lease_id``. One round trip; none without a limit on concurrency."""
+    """Release the lease ``lease_id``. Costs one round trip; none without a concurrency limit."""
     limiter.store.apply_best_effort(release_lease_calls(limiter, lease_id, key=key), False)
 
 
 def release_lease_calls(limiter: LimitSet, lease_id: str, *, key: str | None = None) -> list[Call]:
-    """Return the calls that :func:`release_lease` makes, for a caller that sends them with others."""
+    """Return the calls that :func:`release_lease` makes, for a caller that sends them with other calls."""
     return _lease_calls(limiter, REFUND, lease_id, key)
 
 
 def release_calls(limiter: LimitSet, decision: Decision, *, key: str | None = None) -> list[Call]:
-    """Return the calls that release the slot of an allowed ``decision``; none without a limit on concurrency."""
+    """Return the calls that release the slot of ``decision``, if it is allowed and there is a concurrency limit."""
     if not decision.allowed:
         return []
     limits = [limit for limit in limiter.limits if limit.policy is CONCURRENCY]
@@ -50,7 +52,7 @@ def release_calls(limiter: LimitSet, decision: Decision, *, key: str | None = No
 
 
 def release(limiter: LimitSet, decision: Decision, *, key: str | None = None) -> Steps[None]:
-    """Release the slot of ``decision``. One round trip; none without a limit on concurrency."""
+    """Return the steps of :meth:`Limiter.release`."""
     if calls := release_calls(limiter, decision, key=key):
         yield "apply_best_effort", calls, decision.local
 

@@ -9,19 +9,19 @@ class Decision(NamedTuple):
     """The answer of a limiter. It is true if the call is allowed. Times are in seconds.
 
     Attributes:
-        allowed: whether the call may be made (with a reservation: after ``retry_after``).
-        limit: the size of the limit that has the least left.
-        remaining: how much is left of that limit.
-        reset_after: until nothing counts as used any more: the longest over all limits.
-        retry_after: until asking again makes sense, or until the reservation is due: the longest over all limits.
-        lease_id: the id of what was taken, for :meth:`Limiter.refund` or :meth:`Limiter.redeem`.
-        binding: the index of the limit that has the least left; among equals, of the one with the longest wait.
-        denied_by: the index of the limit with the longest wait; with a reservation, of the limit that gave it.
-        cost: how much was asked for.
-        reservation_kept: if a redemption was denied: whether the reservation is still held, and due after
+        allowed: whether the call may be made; for a reservation, whether it may be made after ``retry_after``.
+        limit: the size of the limit at index ``binding``.
+        remaining: the units that the limit at index ``binding`` has left.
+        reset_after: the time until no hit counts as used any more: the longest of all limits.
+        retry_after: the time until asking again makes sense, or until the reservation is due: the longest of all.
+        lease_id: the id of the hit or reservation.
+        binding: the index of the limit with the fewest units left. Among equals it is the one with the longest wait.
+        denied_by: the index of the limit with the longest wait.
+        cost: the units that the call asked for.
+        reservation_kept: after a denied redemption, whether the reservation is still held and due after
             ``retry_after``.
-        consumed: every limit has counted the call. An allowed reservation with it has nothing left to redeem.
-        local: this process decided alone, because the store was unavailable.
+        consumed: whether every limit has counted the call. Then an allowed reservation need not be redeemed.
+        local: whether this process decided alone, because the store was unavailable.
     """
 
     allowed: bool

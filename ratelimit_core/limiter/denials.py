@@ -1,4 +1,4 @@
-"""Denials: how many there were in this process, and which of them still hold."""
+"""The denials of this process: their number, and those that still hold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from .._util.clock import SECOND, Clock, microseconds
 from .decision import Decision
 
 denials: Counter[tuple[str, str]] = Counter()
-"""How many hits were denied in this process, by the limit as it is written and the name of its policy."""
+"""The number of hits that were denied in this process, by the limit as it is written and the name of its policy."""
 _MAX_COUNTED_LIMITS = 1000
-"""Further limits are not counted: a program may make up limits as it goes."""
+"""The maximum number of limits whose denials are counted, because a program may create limits without end."""
 _MAX_KNOWN = 1024
 
 
@@ -22,7 +22,7 @@ def count_denial(limit: str, policy: str) -> None:
 
 
 class KnownDenials:
-    """The denials of one limiter that still hold: until asking again makes sense, but at most 1 s."""
+    """The denials of one limiter that still hold. A denial holds for its ``retry_after``, but at most for 1 s."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -38,7 +38,7 @@ class KnownDenials:
         self._known[key, decision.cost] = self._clock() + _lifetime(decision), decision
 
     def get(self, key: str, cost: int) -> Decision | None:
-        """Return the denial that a hit of ``cost`` would get, if it is known."""
+        """Return the known denial of a hit of ``cost``, with its times as of now, or None."""
         if not self._known:
             return None
         until, decision = self._known.get((key, cost), (0, None))

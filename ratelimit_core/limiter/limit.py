@@ -34,10 +34,10 @@ _POLICIES: dict[Algorithm, Policy] = {
     "leaky_bucket": TOKEN_BUCKET,
 }
 _new = tuple.__new__
-"""Makes a named tuple without the function that names its fields: it is on the path of every check."""
+"""Makes a named tuple faster than its own constructor, which matters because every check makes one."""
 _MAX_LOG = 100_000
 _MIN_TOLERANCE_US = SECOND // 4
-"""A reservation of a bucket can be redeemed for one spacing after it is due, or for this long if that is longer."""
+"""How late a bucket's reservation can be redeemed, in µs, unless the spacing is longer."""
 
 
 class Limit:
@@ -45,9 +45,9 @@ class Limit:
 
     Attributes:
         policy: the policy that decides.
-        allowance: how much there is at most.
-        spacing_us, period_us: of its rate, in µs; 0 for concurrency.
-        reservable: whether it can give reservations.
+        allowance: the maximum number of units or slots that can be in use at once.
+        spacing_us, period_us: the spacing and the period of the rate, in µs; 0 for a concurrency limit.
+        reservable: whether the limit can be reserved.
     """
 
     __slots__ = ("_config", "_events", "_qualifier", "allowance", "period_us", "policy", "reservable", "spacing_us")
@@ -66,10 +66,10 @@ class Limit:
 
     @classmethod
     def of_rate(cls, rate: Rate, algorithm: Algorithm, burst: int | None, spacing_margin: float = 0.0) -> Limit:
-        """Return the limit that ``rate`` means under ``algorithm``.
+        """Return the limit for ``rate`` under ``algorithm``.
 
         Raises:
-            ConfigurationError: the burst is wrong, or the algorithm can't hold the limit.
+            ConfigurationError: ``burst`` is wrong, or ``rate`` is beyond the bounds of ``algorithm``.
         """
         if burst is not None and (type(burst) is not int or burst < 1):
             raise ConfigurationError(f"burst={burst!r} should be a whole number, 1 or more")
@@ -83,11 +83,14 @@ class Limit:
                 qualifier = f"{rate} burst {allowance}"
             config: tuple[int, ...] = (spacing, allowance, max(spacing, _MIN_TOLERANCE_US))
             if spacing * allowance > LONGEST:
-                raise ConfigurationError(f"{rate} with burst={allowance}: it takes over 400 days to fill")
+                raise ConfigurationError(
+                    f"{rate} with burst={allowance}: the bucket would take over 400 days to fill; use a faster rate "
+                    "or a smaller burst"
+                )
         elif policy is SLIDING_WINDOW:
             if rate.limit > _MAX_LOG:
                 raise ConfigurationError(
-                    f"{rate}: a sliding_window keeps every hit, so its limit is at most {_MAX_LOG}; "
+                    f"{rate}: a sliding_window stores every hit, so its limit is at most {_MAX_LOG}; "
                     "use algorithm='sliding_window_counter' or 'token_bucket'"
                 )
             config = (rate.limit, period, spacing + int(spacing * spacing_margin))
@@ -102,7 +105,7 @@ class Limit:
         """Return the limit of ``limit`` slots, each of which is held for ``timeout`` seconds at most.
 
         Raises:
-            ConfigurationError: either is wrong.
+            ConfigurationError: ``limit`` or ``timeout`` is wrong.
         """
         if type(limit) is not int or not 1 <= limit <= _MAX_LOG:
             raise ConfigurationError(f"concurrency={limit!r} should be a whole number from 1 to {_MAX_LOG}")
@@ -114,7 +117,7 @@ class Limit:
     def of_key(cls, policy: Policy, qualifier: str) -> Limit | None:
         """Return the limit whose record is stored under ``qualifier``; None if no limit has such a key.
 
-        It can only be peeked at: a key does not say for how long a slot is held.
+        Use this limit only to peek, because a key does not say for how long a slot is held.
         """
         rate, _, burst = qualifier.partition(" burst ")
         try:
@@ -127,7 +130,7 @@ class Limit:
 
     @property
     def grace(self) -> float:
-        """The seconds by which a reservation may be redeemed late without loss to its holder or to others."""
+        """How late a reservation may be redeemed without delaying its holder or others, in seconds."""
         if self.policy is TOKEN_BUCKET:
             return self._config[self.policy.config.index("tolerance")] / SECOND
         return max(self.period_us / 10, SECOND / 20) / SECOND
@@ -142,14 +145,14 @@ class Limit:
         count_denial(self._qualifier, self.policy.name)
 
     def key(self, name: str) -> Key:
-        """Return the key of its record."""
+        """Return the key of the limit's record for ``name``."""
         return name, self._qualifier
 
     def call(self, name: str, op: int, cost: int, lease_id: str, not_before: int = 0, max_wait: int = 0) -> Call:
         """Return the call that asks for ``cost``, or for one slot if this is a concurrency limit. Times are in µs.
 
         Raises:
-            ConfigurationError: the cost is above the limit.
+            ConfigurationError: ``cost`` is larger than the limit.
         """
         plain = cost == 1 and type(cost) is int and not (not_before or max_wait)
         event = self._events.get(op) if plain else None
@@ -170,7 +173,7 @@ class Limit:
         return Call(self.policy, (name, self._qualifier), event, self._config, lease_id)
 
     def fast_hit(self, backend: Backend) -> Callable[[str], Decision] | None:
-        """Return a function that hits this limit alone at a cost of 1, by key; None if ``backend`` has no fast way."""
+        """Return a function that hits only this limit, at a cost of 1. Return None if ``backend`` has no fast path."""
         ask = backend.hit(self.call("", HIT, 1, ""))
         if ask is None:
             return None
@@ -191,7 +194,7 @@ class Limit:
 
 
 def reservation_holders(limits: Sequence[Limit], giver: int) -> list[int]:
-    """Return the indices of the limits that hold a reservation which the limit ``giver`` gave."""
+    """Return the indices of the limits that hold a reservation if ``giver`` is the limit with the longest wait."""
     if not 0 <= giver < len(limits) or not limits[giver].reservable:
         return []
     if limits[giver].policy is not SLIDING_WINDOW:

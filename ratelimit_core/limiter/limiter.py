@@ -1,4 +1,4 @@
-"""Rate limits and concurrency limits that hold in all processes that share a backend."""
+"""Rate limits and concurrency limits that all processes on one backend share."""
 
 from __future__ import annotations
 
@@ -37,33 +37,34 @@ class Limiter:
         if limiter.hit():
             ...  # one decision, one round trip; a denied hit is not counted
         with limiter:
-            ...  # raises RateLimitExceeded
-        reservation = limiter.reserve(max_wait=30)  # due in reservation.retry_after seconds: then redeem it
+            ...  # raises RateLimitExceeded if a limit is reached
+        reservation = limiter.reserve(max_wait=30)  # redeem it after reservation.retry_after seconds
 
-    Several limits are one decision: either all count the hit, or none does.
+    Several limits make one decision: either all of them count the hit, or none does.
 
     Args:
-        rate: one or several; None with ``concurrency`` alone.
-        key: what is limited. Limiters of one key, rate and algorithm share one count.
-        algorithm: ``sliding_window`` (the default: exact, never more than the limit in any period, memory
-            O(limit)), ``sliding_window_counter`` (O(1), never more either, but only 80 % of it to a caller
-            that is always at the limit), ``fixed_window`` (O(1), up to twice the limit across a boundary),
-            ``token_bucket`` (O(1), up to ``burst + limit``), ``leaky_bucket`` (a token bucket of 1: evenly
-            spaced). A reservation of a bucket may be redeemed a quarter of a second late, or one spacing if
-            that is longer, which adds as many calls as fit into that.
-        burst: the size of a token bucket; the limit by default.
-        concurrency: how many calls may run at a time. A call takes one slot, whatever its cost.
-        timeout: a slot is free again after so many seconds, if its holder died.
-        backend: another backend than the configured one.
-        on_store_failure: while the store is unavailable: ``"local"`` (this process decides alone), ``"allow"`` (allow
-            all) or ``"deny"`` (deny all).
-        spacing_margin: with ``sliding_window``, how much further apart reservations lie than the rate requires; 0.03 is
-            3 %. The rate holds without it. With it, one late caller does not make all later ones late.
-        local_quota: take so many at once from the shared limit, and spend them in this process without asking: one
-            round trip for ``local_quota`` hits. What is taken counts from then on, so in any period at most what the
-            algorithm allows and one block for each process and key may pass. A block ends with its window;
-            :meth:`return_unused` ends it sooner. Where there is no room for a whole block, each hit asks.
-        clock: measures ages; for tests.
+        rate: one or several rates; None if there is only a ``concurrency``.
+        key: the name of what is limited. Limiters with one key, rate and algorithm share one count.
+        algorithm: ``sliding_window`` (the default) never allows more than the limit in any period, and stores every
+            hit. ``sliding_window_counter`` never allows more either, in constant memory. But a caller that is always at
+            the limit gets only 80 % of the limit. ``fixed_window`` allows up to twice the limit across a boundary.
+            ``token_bucket`` allows up to ``burst + limit`` in a period. ``leaky_bucket`` is a token bucket of size 1,
+            which spaces calls evenly. A reservation of a bucket may be redeemed a quarter of a second late, or one
+            spacing late if that is longer. The calls that fit into this time may pass in addition.
+        burst: the size of a token bucket; by default the limit.
+        concurrency: the maximum number of calls that run at a time. A call takes one slot, whatever its cost.
+        timeout: the seconds after which a slot ends by itself, for example because its holder has died.
+        backend: the backend to use instead of the configured one.
+        on_store_failure: what to do while the store is unavailable: ``"local"`` (this process decides alone),
+            ``"allow"`` (allow every call) or ``"deny"`` (deny every call).
+        spacing_margin: with ``sliding_window``, how much farther apart reservations are than the rate requires; 0.03 is
+            3 %. The rate is kept without a margin, too. With a margin, one late caller does not make all later callers
+            late.
+        local_quota: the size of a block that this process takes from the shared limit in one round trip and spends
+            without asking. A block counts as used when it is taken. So in any period, each process may exceed the
+            algorithm's maximum by one block for each key. A block ends with its window, or with :meth:`return_unused`.
+            If there is no room for a whole block, each hit asks the store.
+        clock: measures ages. Tests may replace it.
 
     Raises:
         ConfigurationError: an option is wrong.
@@ -99,7 +100,7 @@ class Limiter:
 
     @property
     def store(self) -> Store:
-        """The store that is asked: the one that is configured when it is first needed."""
+        """The store of ``backend``, or the store that is configured when it is first needed."""
         if self._store is None:
             self._store = configured.get_store(self._backend)
             if len(self.limits) == 1 and self._quota is None:
@@ -107,10 +108,12 @@ class Limiter:
         return self._store
 
     def hit(self, cost: int = 1, *, key: str | None = None) -> Decision:
-        """Take ``cost``, or be denied and take nothing. One round trip; none if the denial is already known.
+        """Take ``cost`` from every limit, or take nothing if one of them denies.
+
+        Costs one round trip. Costs none if the denial is already known, or if the local quota has a unit left.
 
         Raises:
-            ConfigurationError: the cost is above the limit, so waiting would never help.
+            ConfigurationError: ``cost`` is larger than a limit, so waiting would never help.
         """
         name = self.key if key is None else key_of_call(self, key)
         fast_hit = self._fast_hit
@@ -120,7 +123,7 @@ class Limiter:
         return drive(self._hit(name, cost), self._store or self.store) if decision is None else decision
 
     async def ahit(self, cost: int = 1, *, key: str | None = None) -> Decision:
-        """:meth:`hit` without blocking the event loop. Cancelled meanwhile, it releases its concurrency slot."""
+        """Do as :meth:`hit` does, without blocking the event loop. If cancelled, release the concurrency slot."""
         name = self.key if key is None else key_of_call(self, key)
         if self._fast_hit is not None and cost == 1 and type(cost) is int:
             return self._fast_hit(name)
@@ -128,7 +131,7 @@ class Limiter:
         return await self._acquire(self._hit(name, cost), key) if decision is None else decision
 
     def _decide_here(self, name: str, cost: int) -> Decision | None:
-        """Decide from the local quota or by a known denial. Return None if the store has to be asked."""
+        """Decide by the local quota or by a known denial. Return None if the store has to be asked."""
         if self._quota is not None and cost == 1:
             unit = self._quota.spend(name)
             if unit is not None or self.known_denials.get(name, self._quota.size) is None:
@@ -143,22 +146,22 @@ class Limiter:
         return hit_check(self, name, cost, new_id()).ask(counts=True)
 
     async def _acquire(self, steps: Steps[Decision], key: str | None) -> Decision:
-        """Take steps that may acquire a concurrency slot. Cancelled meanwhile, release it."""
+        """Take steps that may acquire a concurrency slot. If cancelled, release the slot."""
         if any(limit.policy is CONCURRENCY for limit in self.limits):
             return await acquired(adrive(steps, self.store), partial(self.arelease, key=key))
         return await adrive(steps, self.store)
 
     def return_unused(self) -> None:
-        """Give back what is left of the local quota, as at the end of a process. A round trip for each key."""
+        """Give back the unused local quota, for example at the end of a process. Costs one round trip for each key."""
         if self._quota is not None:
             drive(self._quota.return_unused(self), self.store)
 
     def peek(self, cost: int = 1, *, key: str | None = None) -> Decision:
-        """Return what :meth:`hit` would answer now; take nothing. One round trip."""
+        """Return the decision of a :meth:`hit` without taking anything. Costs one round trip."""
         return drive(peek_check(self, key_of_call(self, key), cost).ask(), self.store)
 
     async def apeek(self, cost: int = 1, *, key: str | None = None) -> Decision:
-        """:meth:`peek` without blocking the event loop."""
+        """Do as :meth:`peek` does, without blocking the event loop."""
         return await adrive(peek_check(self, key_of_call(self, key), cost).ask(), self.store)
 
     def reserve(
@@ -171,25 +174,29 @@ class Limiter:
         lease_id: str = "",
         denied_by: int | None = None,
     ) -> Decision:
-        """Reserve ``cost``, to be used in at most ``max_wait`` seconds, and no sooner than ``not_before``.
+        """Reserve ``cost`` at the first free time from ``not_before`` to ``max_wait``.
 
-        If it is allowed, it is due in ``retry_after`` seconds: wait for that long, and then :meth:`redeem` it. Several
-        sliding windows are all reserved, and the longest wait counts; a window that would have forgotten the call by
-        then gives its part back. Of several buckets, where a reservation that is missed is lost, the bucket with the
-        longest wait gives it. The limits that hold none of it are asked by :meth:`redeem`. Nothing is reserved while
-        all concurrency slots are taken: it is not known when one will be free.
+        An allowed reservation is due in ``retry_after`` seconds. Wait for this time, and then :meth:`redeem` it.
 
-        One round trip if there is room now, else two; one less with ``denied_by``, one more if a part is given back.
+        If a sliding window has the longest wait, all sliding windows hold the reservation. A window whose period is
+        over before the reservation is due gives back its part at once. If a bucket has the longest wait, only this
+        bucket holds the reservation, because a reservation of a bucket that is missed is lost. :meth:`redeem` asks the
+        limits that do not hold the reservation. If the concurrency limit has the longest wait, nothing is reserved,
+        because it is unknown when a slot will be free.
+
+        Costs one round trip if there is room now, otherwise two. With ``denied_by`` or ``not_before`` it costs one.
+        Giving back a part costs one more.
 
         Args:
             max_wait, not_before: seconds from now.
-            lease_id: names the reservation. The sliding windows that hold one of that name keep it, unless it is due
-                sooner than ``not_before``; a bucket gives another.
-            denied_by: the limit that denied a hit just now, as in its decision: then it is not asked once more whether
-                there is room now.
+            cost, key: as for :meth:`hit`.
+            lease_id: the id of the reservation. A sliding window that already holds a reservation with this id keeps
+                it, unless it is due sooner than ``not_before``. A bucket makes a new one.
+            denied_by: the index of the limit that has just denied a hit, from the hit's decision. Then the limits are
+                not asked again for room now.
 
         Raises:
-            ConfigurationError: no limit here can reserve, or the cost is above the limit.
+            ConfigurationError: no limit can be reserved, or ``cost`` is larger than a limit.
         """
         return drive(reservations.reserve(self, max_wait, cost, key, not_before, lease_id, denied_by), self.store)
 
@@ -203,24 +210,28 @@ class Limiter:
         lease_id: str = "",
         denied_by: int | None = None,
     ) -> Decision:
-        """:meth:`reserve` without blocking the event loop. Cancelled meanwhile, it gives the reservation back."""
+        """Do as :meth:`reserve` does, without blocking the event loop. If cancelled, give the reservation back."""
         steps = reservations.reserve(self, max_wait, cost, key, not_before, lease_id, denied_by)
         return await acquired(adrive(steps, self.store), partial(self.arefund, key=key))
 
     def redeem(self, reservation: Decision, *, key: str | None = None) -> Decision:
-        """Use a reservation that is due: once, and not much later; else this is a new hit. One round trip at most."""
+        """Redeem a reservation that is due. Costs at most one round trip.
+
+        Before ``retry_after`` this is denied, and the reservation is kept. If the reservation has ended or was redeemed
+        already, this is a new hit.
+        """
         return drive(reservations.redeem(self, reservation, key=key), self.store)
 
     async def aredeem(self, reservation: Decision, *, key: str | None = None) -> Decision:
-        """:meth:`redeem` without blocking the event loop. Cancelled meanwhile, it releases its concurrency slot."""
+        """Do as :meth:`redeem` does, without blocking the event loop. If cancelled, release the concurrency slot."""
         return await self._acquire(reservations.redeem(self, reservation, key=key), key)
 
     def refund(self, decision: Decision, *, key: str | None = None) -> None:
-        """Give back what ``decision`` took, as far as the algorithm can. Once. One round trip."""
+        """Give back the cost of ``decision``, as far as the algorithm can. Do so only once. Costs one round trip."""
         drive(self._refund(decision, key), self.store)
 
     async def arefund(self, decision: Decision, *, key: str | None = None) -> None:
-        """:meth:`refund` without blocking the event loop."""
+        """Do as :meth:`refund` does, without blocking the event loop."""
         await adrive(self._refund(decision, key), self.store)
 
     def _refund(self, decision: Decision, key: str | None) -> Steps[None]:
@@ -229,15 +240,15 @@ class Limiter:
             yield from refund(self, name, decision)
 
     def release(self, decision: Decision, *, key: str | None = None) -> None:
-        """Release the concurrency slot. One round trip; none without a limit on concurrency."""
+        """Release the concurrency slot of ``decision``. Costs one round trip; none without a concurrency limit."""
         drive(concurrency.release(self, decision, key=key), self.store)
 
     async def arelease(self, decision: Decision, *, key: str | None = None) -> None:
-        """:meth:`release` without blocking the event loop."""
+        """Do as :meth:`release` does, without blocking the event loop."""
         await adrive(concurrency.release(self, decision, key=key), self.store)
 
     def reset(self, *, key: str | None = None) -> None:
-        """Forget everything that was taken. One round trip for each limit.
+        """Forget all hits, reservations and slots of ``key``. Costs one round trip for each limit.
 
         Raises:
             BackendError, CircuitBreakerError: the store is unavailable.
@@ -256,9 +267,9 @@ class Limiter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Blocks may end in any order, thread and context. With the oldest slot released, no block that still runs is
-        # left with a slot that ends before its own would.
-        if self._entered:  # otherwise this process was forked within the block, which the parent ends
+        # Blocks may end in any order, thread and context. Releasing the oldest slot is safe: the slots that remain end
+        # no sooner than those of the blocks that still run.
+        if self._entered:  # otherwise this process was forked in the block, and its parent releases the slot
             self.release(self._entered.popleft())
 
     async def __aenter__(self) -> Decision:
@@ -277,11 +288,11 @@ class Limiter:
         return decision
 
 
-_limiters: WeakSet[Limiter] = renewed_after_fork(lambda limiter: limiter._entered.clear())  # the parent ends its blocks
+_limiters: WeakSet[Limiter] = renewed_after_fork(lambda limiter: limiter._entered.clear())  # the parent has the slots
 
 
 def reset_local_state() -> None:
-    """Have all limiters of this process forget what they know; each looks for its store again."""
+    """Make all limiters of this process forget their store, their known denials and their local quota."""
     for limiter in list(_limiters):
         limiter._store = limiter._fast_hit = None
         limiter.known_denials.clear()

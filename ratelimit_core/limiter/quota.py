@@ -1,4 +1,4 @@
-"""The local quota: blocks of a shared limit that one process takes ahead and spends without asking."""
+"""The local quota: blocks of a shared limit that one process takes in advance and spends without asking."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .decision import Decision
 from .limit import Limit
 
 _MAX_BLOCKS = 10_000
-"""Of so many keys a block is held. Beyond that the oldest is dropped; what is left of it ends by itself."""
+"""The maximum number of blocks. Beyond that the oldest is dropped. Its unused units count until its window ends."""
 
 
 class Block(NamedTuple):
-    """The rest of a block. Threads take units from the deque without a lock. It ends with its window."""
+    """The unused units of a block, which ends at ``until`` (µs). Threads take units from the deque without a lock."""
 
     units: deque[None]
     until: int
@@ -34,19 +34,19 @@ class LocalQuota:
     """The blocks of one limiter, one for each key.
 
     Args:
-        size: the units in a block.
-        limits: those of the limiter.
+        size: the number of units in a block.
+        limits: the limiter's limits.
         clock: measures the ages of blocks.
 
     Raises:
-        ConfigurationError: no block of that size can be taken from these limits.
+        ConfigurationError: no block of ``size`` units can be taken from ``limits``.
     """
 
     def __init__(self, size: int, limits: Sequence[Limit], clock: Clock) -> None:
         most = min(limit.allowance for limit in limits)
         if any(limit.policy is CONCURRENCY for limit in limits):
             raise ConfigurationError(
-                f"local_quota={size!r}: concurrency slots can't be taken ahead; leave out concurrency"
+                f"local_quota={size!r}: concurrency slots can't be taken in advance; leave out concurrency"
             )
         if type(size) is not int or not 2 <= size <= most:
             raise ConfigurationError(f"local_quota={size!r} should be a whole number from 2 to the limit, {most}")
@@ -62,7 +62,7 @@ class LocalQuota:
         return len(self._blocks)
 
     def spend(self, key: str) -> Decision | None:
-        """Spend one unit of the block of ``key``; return None if there is none."""
+        """Spend one unit of the block of ``key``. Return None if no unit is left."""
         block = self._blocks.get(key)
         if block is None or self._clock() >= block.until:
             return None
@@ -73,7 +73,7 @@ class LocalQuota:
         return block.decision
 
     def hit(self, limiter: LimitSet, key: str) -> Steps[Decision]:
-        """Hit ``key`` at a cost of 1: from a new block, or alone if there is no room for a block."""
+        """Hit ``key`` at a cost of 1. Take a new block, or a single unit if there is no room for a block."""
         unit = yield from self._take_block(limiter, key)
         if unit is not None:
             return unit
@@ -85,15 +85,15 @@ class LocalQuota:
     def _take_block(self, limiter: LimitSet, key: str) -> Steps[Decision | None]:
         """Take a block for ``key`` and spend its first unit. Return None if there is no room for a block.
 
-        The same holds for a key that is too long to be remembered, and while another caller takes a block for ``key``.
-        One round trip.
+        Also return None if ``key`` is too long to be remembered, or while another caller takes a block for ``key``.
+        Costs one round trip.
         """
         if len(key) > MAX_KEY or limiter.known_denials.get(key, self.size) is not None:
             return None
         with self._taking_alone(key) as alone:
             if not alone:
                 return None
-            if (unit := self.spend(key)) is not None:  # the caller that was here just before has left it
+            if (unit := self.spend(key)) is not None:  # another caller has just taken a block
                 return unit
             asked_at = self._clock()
             check = hit_check(limiter, key, self.size, new_id())
@@ -103,7 +103,7 @@ class LocalQuota:
 
     @contextmanager
     def _taking_alone(self, key: str) -> Iterator[bool]:
-        """Yield whether no other caller takes a block for ``key``: of two blocks, one would be lost."""
+        """Yield whether this caller alone takes a block for ``key``. If two did, one of the blocks would be lost."""
         me = object()
         try:
             yield self._taking.setdefault(key, me) is me
@@ -120,7 +120,7 @@ class LocalQuota:
         return decision
 
     def put_back(self, key: str, decision: Decision) -> bool:
-        """Put back one unit; return False if its block is not held any more."""
+        """Put back one unit. Return False if this process no longer holds the unit's block."""
         block = self._blocks.get(key)
         if block is None or block.decision.lease_id != decision.lease_id:
             return False
@@ -128,7 +128,7 @@ class LocalQuota:
         return True
 
     def return_unused(self, limiter: LimitSet) -> Steps[None]:
-        """Give back what is left of all blocks that have not ended. A round trip for each key."""
+        """Give back the unused units of all blocks that have not ended. Costs one round trip for each key."""
         blocks, self._blocks = self._blocks, OrderedDict()
         now = self._clock()
         for key, block in blocks.items():
@@ -137,13 +137,13 @@ class LocalQuota:
                 yield "apply_best_effort", refund_calls(limiter, limiter.limits, key, unused), unused.local
 
     def clear(self) -> None:
-        """Drop all blocks, and give nothing back."""
+        """Drop all blocks without giving units back."""
         self._blocks = OrderedDict()
         self._taking = {}
 
 
 def _empty(units: deque[None]) -> int:
-    """Take all units out, so that no thread can spend one of them any more. Return how many there were."""
+    """Remove all units, so that no thread can spend them. Return the number of units removed."""
     number = 0
     with suppress(IndexError):
         while True:
@@ -152,4 +152,4 @@ def _empty(units: deque[None]) -> int:
     return number
 
 
-_instances = renewed_after_fork(LocalQuota.clear)  # the blocks are the parent's to spend
+_instances = renewed_after_fork(LocalQuota.clear)  # only the parent spends its blocks

@@ -24,7 +24,7 @@ def reserve(
     lease_id: str,
     denied_by: int | None,
 ) -> Steps[Decision]:
-    """See :meth:`Limiter.reserve`."""
+    """Return the steps of :meth:`Limiter.reserve`."""
     limits = limiter.limits
     name = key_of_call(limiter, key)
     lease_id = lease_id or new_id()
@@ -41,8 +41,8 @@ def reserve(
     asked = [limits[i] for i in holders]
     calls = [limit.call(name, RESERVE, cost, lease_id, earliest, latest) for limit in asked]
     decision, waits = yield from _reserve_in(LimitCheck(limiter, asked, calls, name, cost, lease_id))
-    # A slow window may make the caller wait for longer than a quick one remembers the call. Then the quick window gives
-    # its reservation back at once, so that other callers can use it meanwhile.
+    # A window with a short period may be empty again before the reservation is due, because another window makes the
+    # caller wait for longer. Then the window gives its reservation back at once, for other callers to use.
     forgotten = [limit for limit, wait in zip(asked, waits, strict=False) if wait + limit.period_us < max(waits)]
     if decision.allowed and (refunds := refund_calls(limiter, forgotten, name, decision)):
         yield "apply_best_effort", refunds, False
@@ -50,7 +50,10 @@ def reserve(
 
 
 def _reserve_in(check: LimitCheck) -> Steps[tuple[Decision, Sequence[int]]]:
-    """Reserve in all limits of ``check`` or in none. Return also the wait for each in µs, if the store answered."""
+    """Reserve in all limits of ``check`` or in none.
+
+    Return the decision and, if the store answered, the wait of each limit in µs.
+    """
     try:
         verdicts = yield "apply", check.calls
     except BackendError as error:
@@ -59,7 +62,7 @@ def _reserve_in(check: LimitCheck) -> Steps[tuple[Decision, Sequence[int]]]:
 
 
 def redeem(limiter: LimitSet, reservation: Decision, *, key: str | None) -> Steps[Decision]:
-    """See :meth:`Limiter.redeem`."""
+    """Return the steps of :meth:`Limiter.redeem`."""
     if reservation.consumed:
         return reservation
     name = key_of_call(limiter, key)

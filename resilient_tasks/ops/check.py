@@ -30,7 +30,7 @@ _LIBRARIES = ("resilient-tasks", "celery", "kombu", "django", "redis")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding: its level, what is the case, why that matters, and what to write instead."""
+    """A finding of the check: its level, what is wrong or notable, why this matters, and what to write instead."""
 
     level: str
     what: str
@@ -39,9 +39,10 @@ class Finding:
 
 
 def check(name: str | None) -> list[Finding]:
-    """Check the app called ``name``, as for ``celery -A``, and Django's settings if there are any.
+    """Check the store, the app ``name`` (as for ``celery -A``) with its broker, and Django's settings if there are any.
 
-    Connects to the store and to the broker, and changes neither. A broken configuration does not make it raise.
+    This function connects to the store and to the broker, but changes neither. It does not raise errors of a broken
+    configuration, but returns them as findings.
     """
     found = [Finding(INFO, _versions())]
     app = None
@@ -53,8 +54,8 @@ def check(name: str | None) -> list[Finding]:
                 Finding(
                     ERROR,
                     f"the app {name!r} can't be loaded: {_said(error)}",
-                    "no worker can start with it either",
-                    "name the app as for `celery -A`, run this where workers start, and fix the error",
+                    "no worker can start with this app either",
+                    "name the app as for `celery -A`, run this command where workers start, and fix the error",
                 )
             )
     looks: list[Callable[[], Iterator[Finding]]] = [_of_store]
@@ -66,10 +67,10 @@ def check(name: str | None) -> list[Finding]:
         try:
             found += look()
         except ConfigurationError as error:
-            found.append(Finding(ERROR, _said(error), "it is read when the first task runs", "fix that setting"))
+            found.append(Finding(ERROR, _said(error), "the first task that runs reads this setting", "fix the setting"))
         except Exception as error:  # a project may break in any way
             where = getattr(look, "__name__", "").removeprefix("_of_")
-            found.append(Finding(ERROR, f"{where} can't be checked: {_said(error)}", instead="fix that first"))
+            found.append(Finding(ERROR, f"{where} can't be checked: {_said(error)}", instead="fix this error first"))
     return list(dict.fromkeys(found))
 
 
@@ -98,7 +99,7 @@ def _of_store() -> Iterator[Finding]:
     if not backend.shared:
         yield Finding(
             ERROR,
-            "the store is memory: each worker process has its own",
+            "the store is memory, so each worker process has its own store",
             "a breaker opens in one process and not in the others, and a limit of 10/s allows 10/s in each process",
             "app.conf.resilience_backend = 'redis://...', or RATELIMIT_BACKEND in Django's settings or the environment",
         )
@@ -108,8 +109,8 @@ def _of_store() -> Iterator[Finding]:
         yield Finding(
             ERROR,
             f"the store does not answer: {_said(error)}",
-            "until it answers, each process decides alone",
-            "start it, or correct its URL, and check that it is reachable from here",
+            "until the store answers, each process decides alone",
+            "start the store, or correct its URL, and check that this machine can reach it",
         )
         return
     for member in getattr(backend, "backends", (backend,)):
@@ -132,14 +133,14 @@ def _of_redis(role: str, info: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             INFO,
             f"the {role}'s Redis has no maxmemory",
-            "it grows until the machine has no memory left",
+            "Redis grows until the machine has no memory left",
             "maxmemory, below the memory of the machine",
         )
     if role == "broker" and not info.get("aof_enabled"):
         yield Finding(
             WARNING,
             "the broker's Redis does not log every command (appendonly no)",
-            "tasks that were sent since its last snapshot are lost if it stops",
+            "if Redis stops, tasks that were sent after its last snapshot are lost",
             "appendonly yes",
         )
 
@@ -154,7 +155,7 @@ def _of_django() -> Iterator[Finding]:
 def _of_tasks(app: Celery) -> Iterator[Finding]:
     for advice in advise(app):
         what, _, instead = advice.rpartition(": ")
-        yield Finding(WARNING, what, "it works, but not as you may expect", instead)
+        yield Finding(WARNING, what, "this works, but perhaps not as you expect", instead)
     protected = [
         (name, task)
         for name, task in sorted(app.tasks.items())
@@ -164,7 +165,7 @@ def _of_tasks(app: Celery) -> Iterator[Finding]:
         yield Finding(
             WARNING,
             "no task is protected",
-            "breakers and limits protect only the tasks that ask them",
+            "all tasks run without breakers and limits",
             "@breaker_task, or install(app) and app.conf.resilience = {'payments.*': {...}}",
         )
     for name, task in protected:
@@ -172,8 +173,8 @@ def _of_tasks(app: Celery) -> Iterator[Finding]:
             yield Finding(
                 INFO,
                 f"{name}: acks_late without reject_on_worker_lost",
-                "a run whose process is killed (out of memory, for example) counts as done, with an error",
-                "task_reject_on_worker_lost=True, if it may run twice",
+                "a task whose process is killed (out of memory, for example) fails and does not run again",
+                "task_reject_on_worker_lost=True, if the task may run twice",
             )
     pausing = [name for name, task in protected if task.resilience and task.resilience.options.on_open == "pause"]
     if pausing and app.conf.worker_prefetch_multiplier != 1:
@@ -198,7 +199,7 @@ def _of_broker(app: Celery) -> Iterator[Finding]:
             ERROR,
             f"the broker {url} does not answer: {_said(error)}",
             "nothing can be published, and a task that has to wait can't be deferred",
-            "start it, or correct broker_url",
+            "start the broker, or correct broker_url",
         )
         return
     holds = holding_time(app)
@@ -207,14 +208,14 @@ def _of_broker(app: Celery) -> Iterator[Finding]:
     else:
         yield Finding(
             INFO,
-            f"workers hold deferred tasks; the broker leaves a message with a worker for {holds:g} s",
-            f"a longer wait is cut into parts of {holds / 2:g} s",
+            f"workers hold deferred tasks, and the broker delivers a message again after {holds:g} s",
+            f"so longer waits are cut into parts of {holds / 2:g} s",
         )
     limit = app.conf.task_time_limit
     if app.conf.task_acks_late and (not limit or limit >= holds):
         yield Finding(
             WARNING,
-            f"task_acks_late with task_time_limit={limit}, but the broker delivers again after {holds:g} s",
+            f"task_acks_late with task_time_limit={limit}, but the broker delivers a message again after {holds:g} s",
             "a task that runs longer is delivered a second time while it still runs",
             f"task_time_limit below {holds:g}, or a longer visibility_timeout (RabbitMQ: consumer_timeout)",
         )

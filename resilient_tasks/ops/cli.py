@@ -56,7 +56,7 @@ def watch(every: float) -> None:
 
 _SAID: list[Callable[[Any], Any]] = [
     click.option("--author", default=getpass.getuser, help="Your name in the history; by default your user name."),
-    click.option("--reason", default="", help="Why; the history keeps it."),
+    click.option("--reason", default="", help="The reason, for the history."),
 ]
 
 
@@ -80,7 +80,7 @@ def open(name: str, author: str, reason: str, ttl: float | None) -> None:
 @_said
 @click.option("--ttl", type=float, help="End it after this many seconds.")
 def close(name: str, author: str, reason: str, ttl: float | None) -> None:
-    """Permit every call of breaker NAME, in the whole fleet, whatever fails."""
+    """Permit every call of breaker NAME, in the whole fleet, even if all calls fail."""
     with _store_errors():
         _breaker(name).force_closed(author, reason, ttl)
     click.echo(f"{name} permits every call{_for(ttl)}")
@@ -121,7 +121,7 @@ def replay(context: click.Context, queue: str, limit: int | None) -> None:
     for task, task_id in bring_back(context.obj.app, queue, limit):
         click.echo(printable(f"{task}[{task_id}]"))
         count += 1
-    click.echo(f"{count} brought back from {queue}")
+    click.echo(f"{count} {'task' if count == 1 else 'tasks'} brought back from {queue}")
 
 
 def _breaker(name: str) -> Any:

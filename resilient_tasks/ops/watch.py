@@ -30,8 +30,8 @@ except ImportError as error:
     raise missing_extra(__name__, "cli", error) from None
 
 _STYLES = {"open": "bold red", "half_open": "yellow", "closed": "green"}
-_MOST = 5  # limits and events: breakers are more important
-_NAMES = 12  # the least number of columns for a name
+_MOST = 5  # the maximum number of limits and of events, which leaves room for the breakers
+_NAMES = 12  # the minimum number of columns for a name
 
 Keys = Callable[[float], str]
 
@@ -61,9 +61,8 @@ def watch(every: float) -> None:
             elif fleet.unavailable:
                 fleet = seen
             else:  # keep showing the last state
-                stale = (
-                    stale or f"the store is unavailable since {_clock(time.time())}, so this is old: {seen.unavailable}"
-                )
+                since = _clock(time.time())
+                stale = stale or f"the store is unavailable; the state shown is from {since}: {seen.unavailable}"
 
 
 def _asleep(seconds: float) -> str:
@@ -73,7 +72,7 @@ def _asleep(seconds: float) -> str:
 
 @contextmanager
 def _keys() -> Iterator[Keys]:
-    """Yield a function that waits a number of seconds for a key. The terminal does not echo keys meanwhile."""
+    """Yield a function that waits up to a number of seconds for a key. The terminal does not echo keys meanwhile."""
     if not sys.stdin.isatty():
         yield _asleep
         return
@@ -82,7 +81,7 @@ def _keys() -> Iterator[Keys]:
 
     def pressed(seconds: float) -> str:
         ready, _, _ = select.select([terminal], [], [], seconds)
-        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # no data: it is closed
+        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # no data: it was closed
 
     tty.setcbreak(terminal)
     try:
@@ -92,7 +91,7 @@ def _keys() -> Iterator[Keys]:
 
 
 def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
-    """Return the board in ``width`` columns and ``height`` lines. Colours only repeat what the words say."""
+    """Return the board in ``width`` columns and ``height`` lines. It can be read without colours, too."""
     style = "bold red" if fleet.unavailable or stale or "open" in fleet.headline() else "bold"
     top = [
         Text(fleet.headline(), style),
@@ -122,7 +121,7 @@ def _breakers(fleet: Fleet, width: int, room: int | None) -> Iterator[Text]:
         status, word = fleet.breakers[name], printable(word_of(fleet.breakers[name]))
         room -= 2 if word else 1
         if room < 0:
-            yield Text(f"and {left} more, less urgent", "dim")
+            yield Text(f"and {left} more, which are less urgent", "dim")
             return
         left -= 1
         threshold = status["failure_threshold"]
@@ -173,7 +172,7 @@ def _fit(text: str, columns: int) -> str:
 
 
 def _clock(seconds: float | None) -> str:
-    """Return the time of day, or the date if it is another day."""
+    """Return the time of day, or the date if the time is not today."""
     if seconds is None:
         return "-"
     moment = datetime.fromtimestamp(seconds)

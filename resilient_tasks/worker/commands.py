@@ -1,7 +1,7 @@
 """``celery inspect breakers``, ``celery inspect limits`` and ``celery control breaker_open``, ``_close``, ``_reset``.
 
-A command reaches every worker, and a breaker is one for the whole fleet: of a ``control`` command only one worker
-acts, and the others say so.
+A command reaches every worker, but all workers share each breaker. So only one worker carries out a ``control``
+command, and the others say so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AUTHOR = "celery control"
 
 @inspect_command(signature="")
 def breakers(state: Any) -> dict[str, Any]:
-    """Show the breakers that the fleet shares, and the queues that this worker pauses."""
+    """Show the breakers of the fleet, and the queues that this worker pauses."""
     try:
         known: dict[str, Any] = circuit_breaker_registry.get_fleet_status()
     except ResilienceError as error:
@@ -36,7 +36,7 @@ def breakers(state: Any) -> dict[str, Any]:
 
 @inspect_command(signature="")
 def limits(state: Any) -> dict[str, Any]:
-    """Show the limits of this worker's tasks, and what is left of those that are not counted by an argument."""
+    """Show the limits of this worker's tasks, and the units left of limits that have no ``rate_key``."""
     found: dict[str, Any] = {}
     for name, task in sorted(state.app.tasks.items()):
         protection: Protection | None = getattr(task, "resilience", None)
@@ -76,12 +76,12 @@ def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR
 
 
 def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
-    """Let one worker of the fleet act."""
+    """Carry out a command in one worker of the fleet."""
     turn = Limiter(COMMAND_RATE, key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
     try:
         taken = turn.hit()
         if not taken:
-            return {"ok": f"{name} is {done} by another worker"}
+            return {"ok": f"{name} {done} by another worker"}
         try:
             act(CircuitBreaker(name))
         except ResilienceError:

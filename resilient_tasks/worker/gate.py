@@ -1,13 +1,14 @@
 """Pause queues in the consumer: those of tasks with ``on_open="pause"``, and those with too many deferred tasks.
 
-A timer in the consumer decides, since with nothing arriving no call would; and only the consumer's own thread touches
-it. What waits stays in the broker: no redelivery, no memory, no visibility timeout.
+A timer in the consumer checks the breakers, because no other event tells an idle worker that a breaker has changed.
+Only the consumer's own thread changes the consumer. Messages of a paused queue stay in the broker, so they need no
+redelivery, take no memory in the worker, and have no visibility timeout.
 
-For each breaker there is a :class:`Lane`. It flows; it is stopped while the breaker is open; when a probe is due, the
-one worker that gets the probe's place takes one task out of the queue; once the breaker has closed, the queue is taken
-up again, and its tasks are released turn by turn for as long as it shrinks by that.
+Each breaker has a :class:`Lane`. While the breaker is open, the lane is stopped. When a probe is due, the worker that
+gets the probe's lease takes one task out of the queue. When the breaker has closed, the queue is resumed, and its tasks
+run turn by turn for as long as this makes the queue shorter.
 
-This module has over 300 lines because one bootstep holds all that only the consumer's thread may touch.
+This module has over 300 lines because one bootstep has everything that only the consumer's thread may change.
 """
 
 from __future__ import annotations
@@ -42,23 +43,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("resilient_tasks")
 
 TICK = 0.5
-"""Seconds between two looks at the breakers."""
+"""The seconds between two checks of the breakers."""
 RENEW_EVERY = 60.0
-"""Seconds after which what still runs has its place renewed: several times in the five minutes that it is held for."""
+"""The seconds between two renewals of the leases of running tasks, which last for five minutes."""
 GIVE_BACK_AFTER = 1.0
-"""Seconds after which held tasks go back to the broker: by then every worker leaves the queue alone."""
+"""The seconds after which held tasks go back to the broker. By then every worker has paused the queue."""
 _TRIES = 20
-"""So many messages are looked at, of which none is a task to probe with."""
+"""The maximum number of messages to fetch from a queue in search of a task that can be the probe."""
 _AT_ONCE = 0.005
 _SHRINKS = 0.75
-"""A queue that is released turn by turn shrinks to that at least while it takes its turns, or else flows freely."""
+"""If a queue does not shrink to this part while its tasks resume turn by turn, its tasks resume at once."""
 
 
 def _ask_the_store() -> None:
-    """Ask the store once, before the pool's processes are made, so that they inherit what it said.
+    """Ask the store once before the pool's processes start, so that they inherit whether the store is available.
 
     Raises:
-        ConfigurationError: it can't be made; so the worker does not start.
+        ConfigurationError: the store's configuration is wrong. The worker does not start.
     """
     with suppress(BackendError):
         CircuitBreaker("resilience").peek()
@@ -77,7 +78,7 @@ class Gate(bootsteps.StartStopStep):
         self._left_alone: set[str] = set()
         self._waiting: dict[str, weakref.WeakSet[ResilientRequest]] = {}
         self._overfull: set[str] = set()
-        self._catching_up: dict[str, float] = {}  # queues that were left alone for that: until when by turns
+        self._catching_up: dict[str, float] = {}  # queues that were overfull: when their turns end
         self._lock = threading.RLock()  # timers have a thread of their own where there is no event loop
         self._timers: list[Any] = []
         self._advised = False
@@ -99,10 +100,10 @@ class Gate(bootsteps.StartStopStep):
         self._catching_up.clear()
         for protection, queue in _pausing(self._app):
             self._lane(protection).queues.add(queue)
-        for lane in self._lanes.values():  # what was held is the broker's again: its connection is gone
+        for lane in self._lanes.values():  # the connection was lost, so the broker delivers held messages again
             lane.held.clear()
             if lane.prober is not None and lane.prober.time_start is not None:
-                lane.permit = None  # it runs on, and says itself how it ended
+                lane.permit = None  # the probe still runs, and settles the permit itself
             lane.end_probe()
             lane.mode = Mode.FLOWING
         self._look_round()
@@ -154,7 +155,7 @@ class Gate(bootsteps.StartStopStep):
             if len(waiting) >= protection.options.max_deferred_in_worker and request.queue not in self._overfull:
                 self._overfull.add(request.queue)
                 logger.warning(
-                    "%d tasks of queue %r wait in this worker: it is left alone until there are fewer",
+                    "%d deferred tasks of queue %r wait in this worker: the queue is paused until there are fewer",
                     len(waiting),
                     request.queue,
                 )
@@ -178,7 +179,7 @@ class Gate(bootsteps.StartStopStep):
                 lane.queues.add(request.queue)
             if lane.mode is Mode.FLOWING or lane.prober is request:
                 return True
-            if lane.mode is Mode.RELEASING:  # a slot of a limit is a turn, and would be lost by waiting for another
+            if lane.mode is Mode.RELEASING:  # a reservation counts as a turn, and would be missed otherwise
                 return request.waiting.slot is not None or self._has_turn(protection, request)
             self._hold(lane, request)
             return False

@@ -1,7 +1,7 @@
-"""The request of a protected task in a worker's main process. It settles what the pool's process can't any more.
+"""The request of a protected task, in a worker's main process.
 
-A hard time limit, a kill, and a task that was terminated are known only here. And it is here that a task of a
-queue which is left alone is held, see :mod:`resilient_tasks.worker.gate`.
+If the process of a run is killed, only the main process learns of this, so the request settles the run. The request
+also asks :mod:`resilient_tasks.worker.gate` whether the task has to wait because its queue is paused.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("resilient_tasks")
 
 _PUNCTUAL = 0.25
-"""Seconds by which a task may be late for its turn."""
+"""The seconds by which a task may be late for its turn."""
 _FEW = 10
-"""So often a message may go back to a quorum queue; RabbitMQ's own limit is 20."""
+"""The maximum number of times that a message is requeued in a quorum queue. RabbitMQ's own limit is 20."""
 
 
-_Request: Any = celery_request.Request  # the stubs know nothing of what it is made of
+_Request: Any = celery_request.Request  # the type stubs lack most of its attributes
 
 
 class ResilientRequest(_Request):  # type: ignore[misc] # see above
@@ -46,7 +46,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         super().__init__(message, headers=without_probe(message.headers if headers is None else headers), **options)
         self.waiting = Waiting.of(self._request_dict)
         self.queue = queue_of(self._app, self._delivery_info)
-        self.had_turn = False  # it waited for its turn after the breaker closed
+        self.had_turn = False  # whether the task was given its turn after the breaker closed
         self._settled = False
         self._gate: Gate | None = gate_of(self._app)
         if self._gate is not None:
@@ -64,35 +64,38 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
 
     @property
     def subject(self) -> Subject | None:
-        """The breaker and keys of the call. None if its arguments do not fit: then it fails where it runs."""
+        """The breaker and the key of the call. None if the arguments do not fit the task."""
         protection = self.protection
         try:
             return None if protection is None else protection.subject(self._args, self._kwargs)
-        except Exception:  # a user's own functions are asked here, in the process that no task may end
+        except Exception:  # a user's function may raise anything, and must not end the main process
             return None
 
     def revoked(self) -> bool:
-        """Return whether the pool must not get it: revoked, or kept here by the gate. This is asked last."""
+        """Return whether the request must not go to the pool: it is revoked, or the gate keeps it here.
+
+        This is the last method that Celery calls before the request goes to the pool.
+        """
         if super().revoked():
             return True
         return self in state.reserved_requests and self._gate is not None and not self._gate.admits(self)
 
     @property
     def waits_here(self) -> float:
-        """The seconds that it is held here until its time comes; 0 or less if that is now."""
+        """The seconds that the request is still held here until its ``eta``; 0 or less if it is due."""
         return 0.0 if self.eta is None else float(self.eta.timestamp() - time.time())
 
     @property
     def is_late(self) -> bool:
-        """Whether it has missed its turn after an opening, for example because all workers were busy or stopped."""
+        """Whether the task has missed its turn after an outage, for example because all workers were busy."""
         return bool(self.waiting.deferrals and self.waiting.slot is None and self.waits_here < -_PUNCTUAL)
 
     def hand_over(self, probe: str) -> None:
-        """Let the run use the lease of the probe that is held under the id ``probe``."""
+        """Let the run use the probe's lease with the id ``probe``, which this worker holds."""
         self._request_dict[PROBE] = probe
 
     def give_back(self) -> None:
-        """Requeue the message. The broker delivers it to a worker that consumes its queue then."""
+        """Requeue the message. The broker delivers the message to a worker that still consumes the queue."""
         state.task_ready(self)
         deliveries = self._message.headers.get("x-delivery-count")
         if not isinstance(deliveries, int) or deliveries < _FEW:
@@ -105,25 +108,25 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         self.acknowledge()
 
     def waits(self, why: str) -> None:
-        """Show it in Flower as a waiting task, with the reason."""
+        """Show the task in Flower as waiting, with the reason ``why``."""
         self.send_event("task-retried", exception=why, traceback="")
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
-        """Count a hard time limit as a failure of the dependency. The process of the run is gone."""
+        """Record a failure of the dependency if the run has reached its hard time limit, which ended its process."""
         super().on_timeout(soft, timeout)
         if not soft and not state.should_terminate:
             self.settle(TimeLimitExceeded(timeout), timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Settle a run that failed, as the pool reports it. A lost run leaves no other report."""
+        """Settle a failed run that the pool reports, if the run could not settle itself."""
         error = exc_info.exception
         error = getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
         if isinstance(error, Refused) and self._gate is not None:
-            state.active_requests.discard(self)  # it runs no more: its process may not be ended in its name
+            state.active_requests.discard(self)  # it no longer runs, so `terminate` must not end its process
             self.time_start = self.worker_pid = None
             self._gate.refused(self, error)
             return None
-        if not return_ok:  # the run itself said nothing, and so settled nothing
+        if not return_ok:  # the run's process was lost, so the run has not settled itself
             timed_out = error if isinstance(error, TimeLimitExceeded) else None
             self.settle(timed_out, time.time() - (self.time_start or time.time()))
         result = super().on_failure(exc_info, send_failed_event, return_ok)
@@ -132,7 +135,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         return result
 
     def renew(self) -> None:
-        """Renew the lease of a run that goes on. One round trip if there is a concurrency limit, else none."""
+        """Renew the lease of the run. Costs one round trip if there is a concurrency limit, otherwise none."""
         protection, subject = self.protection, self.subject
         if protection is not None and subject is not None:
             probe = self._request_dict.get(PROBE)
@@ -140,7 +143,10 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             protection.renew(subject, probe if isinstance(probe, str) else ours)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
-        """Settle for a run that can't any more, and release the leases that it held. Two round trips at most."""
+        """Settle a run that can't settle itself, and release its leases. Costs at most two round trips.
+
+        ``ran``: for how many seconds the run lasted.
+        """
         protection, subject = self.protection, self.subject
         if protection is None or subject is None or not self.worker_pid or self._settled:
             return
@@ -148,7 +154,9 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         try:
             self._settle(protection, subject, error, ran)
         except ResilienceError:
-            logger.warning("%s[%r] could not be settled", self.name, self.id, exc_info=True)
+            logger.warning(
+                "%s[%r] could not be settled, so its leases last until they end", self.name, self.id, exc_info=True
+            )
 
     def _settle(self, protection: Protection, subject: Subject, error: BaseException | None, ran: float) -> None:
         lease_ids = [lease_id_of(self.id, self._hostname, self.worker_pid)]
@@ -159,6 +167,6 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             releases = release_lease_calls(limiter, lease_id, key=subject.key) if limiter is not None else []
             if subject.breaker is not None:
                 subject.breaker.report_external(error, started_ago=ran, lease_id=lease_id, extra_calls=releases)
-                error = None  # said once
+                error = None  # report it once
             elif limiter is not None:
                 release_lease(limiter, lease_id, key=subject.key)

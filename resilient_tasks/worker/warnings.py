@@ -19,7 +19,7 @@ def advise(app: Celery) -> Iterator[str]:
     table = table_of(app)
     if table is not None:
         for key in table.idle(app.tasks, app.amqp.queues):
-            yield f"resilience[{key!r}] matches no task or queue of this worker: is it misspelled?"
+            yield f"resilience[{key!r}] matches no task or queue of this worker: check its spelling"
     pausing: dict[str, set[str]] = defaultdict(set)
     others: dict[str, list[str]] = defaultdict(list)
     for name, task in sorted(app.tasks.items()):
@@ -36,8 +36,8 @@ def advise(app: Celery) -> Iterator[str]:
     for queue, breakers in pausing.items():
         if others[queue]:
             yield (
-                f"queue {queue!r} is left alone while {', '.join(sorted(breakers))} is open, and with it "
-                f"{_some(others[queue])}: give tasks that pause a queue of their own, or write on_open='defer'"
+                f"queue {queue!r} is paused while {', '.join(sorted(breakers))} is open, which also stops "
+                f"{_some(others[queue])}: give tasks with on_open='pause' their own queue, or write on_open='defer'"
             )
 
 
@@ -51,13 +51,14 @@ def _of_task(app: Celery, task: Any, protection: Protection) -> Iterator[str]:
         )
     if task.acks_late and holds < (task.time_limit or 0):
         yield (
-            f"{task.name}: acks_late with time_limit={task.time_limit:g}, but the broker delivers again after "
-            f"{holds:g} s what still runs: set broker_transport_options['visibility_timeout'] above the time limit"
+            f"{task.name}: acks_late with time_limit={task.time_limit:g}, but the broker delivers a message again "
+            f"after {holds:g} s, even if the task still runs: set broker_transport_options['visibility_timeout'] above "
+            "the time limit"
         )
     if protection.options.on_open == "pause" and not task.acks_late:
         yield (
-            f"{task.name}: on_open='pause' without acks_late: calls that were prefetched are acknowledged already, and "
-            "are published again for later: write acks_late=True if it may run twice"
+            f"{task.name}: on_open='pause' without acks_late, so prefetched calls are already acknowledged when the "
+            "breaker rejects them, and are published again for later: write acks_late=True if the task may run twice"
         )
 
 

@@ -256,7 +256,7 @@ def test_a_pattern_that_matches_nothing_is_said_when_the_worker_starts() -> None
 
     app.finalize()
     said = [advice for advice in advise(app) if advice.startswith("resilience[")]
-    assert said == ["resilience['biling.*'] matches no task or queue of this worker: is it misspelled?"]
+    assert said == ["resilience['biling.*'] matches no task or queue of this worker: check its spelling"]
     app.close()
 
 
@@ -274,8 +274,8 @@ def test_pausing_a_queue_that_others_share_is_said_when_the_worker_starts() -> N
 
     app.finalize()
     (advice,) = [advice for advice in advise(app) if "'shared'" in advice]
-    assert advice.startswith("queue 'shared' is left alone while sharing is open, and with it b.does_not: ")
-    assert "give tasks that pause a queue of their own, or write on_open='defer'" in advice
+    assert advice.startswith("queue 'shared' is paused while sharing is open, which also stops b.does_not: ")
+    assert "give tasks with on_open='pause' their own queue, or write on_open='defer'" in advice
     app.close()
 
 

@@ -135,7 +135,7 @@ def test_a_worker_that_holds_too_many_leaves_the_rest_in_the_broker(fleet: Fleet
     breaker = fleet.module.held.resilience.breaker
     breaker.force_open()
     orders = [fleet.module.held.delay(n) for n in range(40)]
-    worker.wait_for("wait in this worker: it is left alone until there are fewer")
+    worker.wait_for("wait in this worker: the queue is paused until there are fewer")
     with fleet.app.connection_for_write() as connection:
         client = connection.default_channel.client
         most = max(client.hlen("unacked") for _ in range(100))

@@ -496,7 +496,7 @@ def test_a_lease_that_has_ended_is_not_renewed(store: Backend, clock: ManualCloc
 
 
 def test_a_rate_has_no_leases_by_id(store: Backend) -> None:
-    with pytest.raises(ConfigurationError, match="acquire_lease\\(\\) needs a concurrency alone"):
+    with pytest.raises(ConfigurationError, match="acquire_lease\\(\\) needs a limiter with a concurrency and no rate"):
         acquire_lease(Limiter("1/s", key="rate", concurrency=1, backend=store), "mine")
 
 

@@ -164,7 +164,7 @@ def test_a_wrong_lease_is_refused(lease: Any) -> None:
 
 
 def test_places_to_run_are_not_leased() -> None:
-    with pytest.raises(ConfigurationError, match="concurrency slots can't be taken ahead"):
+    with pytest.raises(ConfigurationError, match="concurrency slots can't be taken in advance"):
         Limiter(key="x", concurrency=5, local_quota=2)
 
 

@@ -82,7 +82,7 @@ def test_the_command_group_does_the_same_without_a_worker(fleet: Fleet) -> None:
     celery(fleet, "resilience", "reset", "ledger")
     events = [line.split()[2] for line in celery(fleet, "resilience", "history", "ledger").splitlines()]
     assert events == ["reset", "forced_closed", "forced_open"]
-    assert "0 brought back from graveyard" in celery(fleet, "resilience", "replay", "graveyard")
+    assert "0 tasks brought back from graveyard" in celery(fleet, "resilience", "replay", "graveyard")
 
 
 def test_watch_is_a_live_board_until_it_is_interrupted(fleet: Fleet) -> None:

@@ -98,7 +98,7 @@ def test_without_a_store_it_shows_what_it_saw_last_and_goes_on_when_that_is_back
     with watching(url) as terminal:
         terminal.wait_for("1 of 1 breaker is open")
         store.kill()
-        terminal.wait_for("so this is old", "1 of 1 breaker is open", "ledger opened")
+        terminal.wait_for("the state shown is from", "1 of 1 breaker is open", "ledger opened")
         start()
         terminal.wait_until(lambda text: "the store is unavailable" not in text)
         ledger.reset("ada", "it is up")

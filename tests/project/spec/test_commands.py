@@ -78,7 +78,7 @@ _INLINE = re.compile(r"`((?:python )?manage\.py [^`]+|celery -A shop (?:resilien
 SAID = {
     "celery -A shop resilience status": "erp",
     "celery -A shop resilience history erp": "forced_open",
-    "celery -A shop resilience replay erp.dead": "1 brought back from erp.dead",
+    "celery -A shop resilience replay erp.dead": "1 task brought back from erp.dead",
     "celery -A shop inspect breakers": '"paused_queues"',
     "celery -A shop inspect active_queues": "'name': 'celery'",
     "python -m resilient_tasks check -A proj": _TEXT.findall((ROOT / "docs" / "check.md").read_text())[0],
