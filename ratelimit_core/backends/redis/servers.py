@@ -110,6 +110,8 @@ class Standalone(Topology):
         parts = urlsplit(url)
         scheme = parts.scheme
         _port(parts)
+        if scheme != "unix" and not (parts.path.strip("/") or "0").isdecimal():  # redis-py would take database 0
+            raise ValueError("the path should be the number of a database; in a password write / as %2F")
         merged = {**_DEFAULTS, **options, **_parse_url(url)}
         merged.pop("connection_class", None)
         self._blocking, self._in_loops = {
@@ -219,7 +221,7 @@ class Cluster(Topology):
         self._options = {**_DEFAULTS, "db": path or 0, **options, **given}
         database = self._options.pop("db")
         if str(database) != "0":
-            raise ValueError(f"a cluster has no database {database!r}; leave the number out")
+            raise ValueError("a cluster has one database: end the URL after the hosts; in a password write / as %2F")
         self._options.pop("retry", None)
         self.max_in_flight = min(MAX_IN_FLIGHT, self._options["max_connections"])
         each = _longest(self._options)

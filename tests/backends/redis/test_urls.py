@@ -80,9 +80,9 @@ def test_options_of_the_setting_may_ask_for_tls() -> None:
         ("redis+sentinel://host/service?sokcet_timeout=1", {}, r"sokcet_timeout"),
         ("redis+sentinel://host/service", {"sentinel_kwargs": {"sokcet_timeout": 1}}, r"sokcet_timeout"),
         ("redis+cluster://", {}, r"host is missing"),
-        ("redis+cluster://host/1", {}, r"a cluster has no database '1'"),
-        ("redis+cluster://host?db=1", {}, r"a cluster has no database"),
-        ("redis+cluster://host", {"db": 1}, r"a cluster has no database 1"),
+        ("redis+cluster://host/1", {}, r"a cluster has one database"),
+        ("redis+cluster://host?db=1", {}, r"a cluster has one database"),
+        ("redis+cluster://host", {"db": 1}, r"a cluster has one database"),
         ("redis+cluster://host", {"sokcet_timeout": 1}, r"sokcet_timeout"),
         ("mongodb://host", {}, r"write a URL like one of redis://.*redis\+cluster://"),
     ],
@@ -92,9 +92,20 @@ def test_a_wrong_url_or_option_is_refused_where_it_is_written(url: str, given: d
         RedisBackend(url, **given)
 
 
-def test_a_password_is_not_in_what_is_said_of_a_wrong_url() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://:secret@host/1",
+        "redis+cluster://user:12/secret@host",
+        "redis+sentinel://user:12/secret@host/service",
+        "redis://user:12/secret@host/0",
+        "rediss://user:12/secret@host",
+        "redis://:pa#secret@host/0",
+    ],
+)
+def test_a_password_is_not_in_what_is_said_of_a_wrong_url(url: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
-        RedisBackend("redis+cluster://:secret@host/1")
+        RedisBackend(url)
     assert "secret" not in str(refusal.value)
 
 
