@@ -76,6 +76,8 @@ class RateLimitExceeded(_Refused):
         reset_after: seconds until no limit counts any unit as used.
         denied_by: the index of the limit with the longest wait.
         reservation_kept: whether the reservation that the call redeems is still held.
+        until_released: whether the call waits for another call to end, because a concurrency limit denied it.
+            ``retry_after`` is then the time at which that call's lease ends, if the call does not end before.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class RateLimitExceeded(_Refused):
         reset_after: float = 0.0,
         denied_by: int = 0,
         reservation_kept: bool = False,
+        until_released: bool = False,
     ) -> None:
         super().__init__(name or key, retry_after)
         self.key = key
@@ -98,6 +101,7 @@ class RateLimitExceeded(_Refused):
         self.reset_after = reset_after
         self.denied_by = denied_by
         self.reservation_kept = reservation_kept
+        self.until_released = until_released
 
     def __str__(self) -> str:
         return f"{self.args[0]!r} limited, retry in {_seconds(self.retry_after)}"

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from .._util.clock import SECOND
 from ..config.schema import OnStoreFailure
 from ..errors import BackendError, ConfigurationError, RateLimitExceeded
-from ..policies import Verdict
+from ..policies import CONCURRENCY, Verdict
 from ..policies.token_bucket import HIT, PEEK, REDEEM, REFUND
 from ..protocol.call import Call
 from ..protocol.limit import ALLOWED, LEASE_ENDS, REMAINING, RESET_AFTER, WAIT
@@ -235,6 +235,7 @@ def limit_exceeded(limiter: LimitSet, key: str, decision: Decision) -> RateLimit
         reset_after=decision.reset_after,
         denied_by=decision.denied_by,
         reservation_kept=decision.reservation_kept,
+        until_released=limiter.limits[decision.denied_by].policy is CONCURRENCY,
     )
 
 

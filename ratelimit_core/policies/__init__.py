@@ -42,6 +42,7 @@ from .circuit_breaker import breaker
 from .concurrency import concurrency
 from .counter import counter
 from .fixed_window import fixed_window
+from .place import place
 from .sliding_window import sliding_window
 from .sliding_window_counter import sliding_window_counter
 from .token_bucket import token_bucket
@@ -114,6 +115,7 @@ BREAKER = Policy.of(breaker, version=2)
 CONCURRENCY = Policy.of(concurrency)
 COUNTER = Policy.of(counter)
 FIXED_WINDOW = Policy.of(fixed_window)
+PLACE = Policy.of(place)
 SLIDING_WINDOW = Policy.of(sliding_window)
 SLIDING_WINDOW_COUNTER = Policy.of(sliding_window_counter)
 TOKEN_BUCKET = Policy.of(token_bucket)
@@ -121,4 +123,4 @@ TOKEN_BUCKET = Policy.of(token_bucket)
 LIMITS = (CONCURRENCY, FIXED_WINDOW, SLIDING_WINDOW, SLIDING_WINDOW_COUNTER, TOKEN_BUCKET)
 """The policies that deny hits above a limit."""
 
-POLICIES = {policy.name: policy for policy in (BREAKER, COUNTER, *LIMITS)}
+POLICIES = {policy.name: policy for policy in (BREAKER, COUNTER, PLACE, *LIMITS)}

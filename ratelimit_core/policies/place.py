@@ -1,0 +1,81 @@
+"""Place: a place is free, or it is taken by one holder.
+
+Tasks that wait use places in pairs. In each source queue, a waiting key holds a number, and a number is held by a
+waiting key. Both places are taken in one batch, so two keys never hold the same number, and no key holds two numbers.
+
+A place ends ``keep`` after it was last taken or touched, so that places of a fleet that is gone do not stay for ever.
+"""
+
+PEEK = 0
+TAKE = 1
+TOUCH = 2
+LEAVE = 3
+TURN = 4
+
+
+def place(
+    holder: int,
+    taken_at: int,
+    touched_at: int,
+    turn: int,
+    /,
+    op: int,
+    who: int,
+    margin: int,
+    now: int,
+    *,
+    keep: int,
+) -> tuple[int, ...]:
+    """Decide one call.
+
+    ``op`` is one of:
+
+    * ``PEEK`` changes nothing. It is denied if the place is taken, so a newcomer that peeks goes behind the holder.
+    * ``TAKE`` takes the place for ``who``, an integer above 0. It is denied if another holder has the place.
+    * ``TOUCH`` says that ``who`` still needs the place. It is denied if ``who`` does not have the place.
+    * ``LEAVE`` frees the place of ``who``. It is denied if the place was taken or touched less than ``margin`` ago.
+    * ``TURN`` assigns the next turn to ask for ``who``. The turns of all processes are ``margin`` apart. It is always
+      allowed, and changes nothing if ``who`` does not have the place.
+
+    ``wait`` is the time until the assigned turn, or until ``LEAVE`` is possible. ``margin`` and ``keep`` are in µs.
+    Answers: the holder, or 0 if the place is free; and µs since the place was taken.
+    """
+    allowed = 1
+    wait = 0
+    expires = 0
+    # If the clock went back, what was noted in the future counts as noted now.
+    taken_at = min(taken_at, now)
+    touched_at = min(touched_at, now)
+
+    if op == PEEK:
+        if holder > 0:
+            allowed = 0
+    elif op == TAKE and holder == 0:
+        holder = who
+        taken_at = now
+        touched_at = now
+        turn = now
+        expires = now + keep
+    elif holder != who:
+        if op != TURN:
+            allowed = 0
+    elif op == LEAVE:
+        wait = max(0, touched_at + margin - now)
+        if wait > 0:
+            allowed = 0
+        else:
+            holder = 0
+            expires = now
+    elif op == TURN:
+        turn = min(max(turn, now), now + keep)
+        wait = turn - now
+        turn += margin
+        expires = now + keep
+    else:
+        touched_at = now
+        expires = now + keep
+
+    since = 0
+    if holder > 0:
+        since = now - taken_at
+    return allowed, wait, holder, since, expires, holder, taken_at, touched_at, turn
