@@ -1,8 +1,9 @@
 -- Decide several batches of calls, one after the other, until _most of them are allowed (null: no maximum). If a call
 -- of a batch is denied, write nothing for that batch. Return the verdicts of the decided batches, each as a text.
 --
--- All records are locked first, in the order of their ids, so that two statements never wait for each other. Records
--- that do not exist are therefore created first. At the end, unused ones are deleted.
+-- All records are locked first, in the order of their ids, so that two statements never wait for each other. If some do
+-- not exist, one INSERT creates those and locks the others: after a SELECT, records that other sessions create meanwhile
+-- would be locked out of order. At the end, created records that are not used are deleted.
 --
 -- _ends has for each batch the position of its last call. The caller sorts the calls of each batch by their records'
 -- ids. For the other parameters see apply_together.sql. _policies has the names of the policies.
