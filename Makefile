@@ -44,7 +44,7 @@ bench-limit: $(DEV)  ## Measure how well a rate is kept and used; BENCH="--tasks
 	.venv/bin/python -m benchmarks.limit $(BENCH)
 
 faults: $(DEV)  ## Inject every fault, and write what each did into docs/reliability.md
-	.venv/bin/python -m pytest tests/faults --whole --faults-table=docs/reliability.md $(ARGS)
+	.venv/bin/python -m pytest -p no:randomly tests/faults --whole --faults-table=docs/reliability.md $(ARGS)
 
 soak: $(DEV)  ## Have a fleet live through random faults for an hour; SOAK="--seconds 60" goes to it
 	.venv/bin/python -m tests.soak $(SOAK)

@@ -8,7 +8,7 @@ import hashlib
 import importlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -178,19 +178,18 @@ def clock() -> ManualClock:
 @pytest.fixture
 def lasting_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have keys last a minute longer: they end by the server's clock, and the test's stands still."""
-    monkeypatch.setattr(redis_backend, "script", _lasting)
+    for name in ("script", "script_for_each"):
+        monkeypatch.setattr(
+            redis_backend, name, functools.cache(functools.partial(_lasting, getattr(redis_backend, name)))
+        )
 
 
-@functools.cache
-def _lasting(names: frozenset[str], look: bool = False) -> tuple[str, str]:
-    text, _ = _script(names, look)
+def _lasting(script: Callable[..., tuple[str, str]], *arguments: Any) -> tuple[str, str]:
+    text, _ = script(*arguments)
     span = "(deadline - now) / 1000)"
     assert span in text
     text = text.replace(span, f"{span} + 60000")
     return text, hashlib.sha1(text.encode()).hexdigest()
-
-
-_script = redis_backend.script
 
 
 @pytest.fixture

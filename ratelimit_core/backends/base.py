@@ -1,4 +1,7 @@
-"""The base class of all stores: the methods that callers use, and the methods that a subclass implements."""
+"""The base class of all stores: the methods that callers use, and the methods that a subclass implements.
+
+This module has over 300 lines because each method of a store is documented here, and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from ..config.breaker import CircuitBreakerConfig
 from ..errors import BackendError, ConfigurationError
 from ..policies import ANSWER, COUNTER, OTHER_ANSWER, RECORD, Policy, Verdict
 from ..policies.counter import HIT, PEEK
-from ..protocol.call import Call, Key
+from ..protocol.call import Call, Key, is_allowed
+from .batches import Batches, answers, to_decide
 from .breaker import StoreBreaker
 
 R = TypeVar("R")
@@ -78,6 +82,26 @@ class Backend(ABC):
         """Call :meth:`_apply` in a thread. A store whose driver has an asynchronous client overrides this method."""
         return await asyncio.to_thread(self._apply, calls)
 
+    def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        """Decide one batch after the other with :meth:`_apply`: one round trip, and one time, for each batch.
+
+        A store that decides all batches in one round trip overrides this method. So does a subclass of such a store
+        that overrides :meth:`_apply`. Neither ``batches`` nor a batch is empty, and ``most`` is None or at least 1.
+        Undecided batches at the end may be left out of the result.
+        """
+        found: list[list[Verdict]] = []
+        allowed = 0
+        for calls in batches:
+            if allowed == most:
+                break
+            found.append(self._apply(calls))
+            allowed += is_allowed(found[-1])
+        return found
+
+    async def _aapply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        """Call :meth:`_apply_each` in a thread. A store that does not block overrides this method."""
+        return await asyncio.to_thread(self._apply_each, batches, most)
+
     async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         """Call :meth:`_append` in a thread. A store that does not block overrides this method."""
         await asyncio.to_thread(self._append, key, entry, keep, seconds)
@@ -116,6 +140,55 @@ class Backend(ABC):
         """Do the same as :meth:`apply_unguarded`, without blocking the event loop."""
         with _Attempt(self, None):
             return await self._aapply(calls)
+
+    def apply_each(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Decide each batch of calls on its own, one after the other, at one moment and in one round trip.
+
+        The result is the same as if :meth:`apply` was called for each batch: a later batch sees what an earlier batch
+        wrote, so several batches may have the same record. If one call of a batch is denied, nothing is written for
+        that batch, and the next batch is decided. ``apply_each([[hit], [hit], [hit]])`` takes what a limit allows, up
+        to three hits.
+
+        A Redis Cluster and a MultiBackend may need several round trips: see :class:`RedisBackend` and
+        :class:`MultiBackend`. A subclass with only the six abstract methods needs one round trip for each batch.
+
+        Args:
+            most: the maximum number of batches to allow. The batches after them are not decided.
+
+        Returns:
+            The verdicts of each batch. The list of an undecided batch is empty, as is the list of a batch without
+            calls, which does not count for ``most``.
+
+        Raises:
+            ValueError: two calls of one batch have the same policy and key. Nothing is decided.
+            BackendError: the store does not answer. Some of the batches may have been decided.
+        """
+        asked = to_decide(batches, most)
+        return answers(batches, self._with_breaker(self._apply_each, asked, most) if asked else [])
+
+    async def aapply_each(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Do the same as :meth:`apply_each`, without blocking the event loop."""
+        asked = to_decide(batches, most)
+        if not asked:
+            return answers(batches, [])
+        with _Attempt(self, self._enter()):
+            return answers(batches, await self._aapply_each(asked, most))
+
+    def apply_each_unguarded(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Do the same as :meth:`apply_each`, even while the breaker is open: see :meth:`apply_unguarded`."""
+        asked = to_decide(batches, most)
+        if not asked:
+            return answers(batches, [])
+        with _Attempt(self, None):
+            return answers(batches, self._apply_each(asked, most))
+
+    async def aapply_each_unguarded(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Do the same as :meth:`apply_each_unguarded`, without blocking the event loop."""
+        asked = to_decide(batches, most)
+        if not asked:
+            return answers(batches, [])
+        with _Attempt(self, None):
+            return answers(batches, await self._aapply_each(asked, most))
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
         """Return a function that decides hits like ``call`` faster than :meth:`apply`, or None if the store has none.

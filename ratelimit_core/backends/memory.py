@@ -10,6 +10,7 @@ from ..config.sources import checked, setting
 from ..policies import Policy, Verdict
 from ..protocol.call import Call, Key
 from .base import Backend
+from .batches import Batches
 from .records import Records
 
 
@@ -35,6 +36,9 @@ class MemoryBackend(Backend):
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)
 
+    def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return self._records.apply_each(batches, most)
+
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
         """Return a function that skips the breaker, because memory does not fail.
 
@@ -46,6 +50,9 @@ class MemoryBackend(Backend):
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self._records.apply(calls)
+
+    async def _aapply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return self._records.apply_each(batches, most)
 
     async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
         self._records.append(key, entry, keep, seconds)

@@ -20,6 +20,7 @@ from ..policies.fixed_window import HIT
 from ..protocol.call import Call, Key
 from ..protocol.names import known_by
 from .base import Backend
+from .batches import Batches, apply_by_place
 
 
 class MultiBackend(Backend):
@@ -50,6 +51,10 @@ class MultiBackend(Backend):
             first asked without writing. If all stores would allow the calls, each store is asked again and writes.
             This costs two round trips for each store. If a store denies the second time, earlier stores keep what they
             wrote.
+
+            :meth:`apply_each` asks each store once, about all batches that prefer the store, when the first of them is
+            due. A batch whose names prefer several stores is decided alone, as by :meth:`apply`. So the order is kept
+            within a store, and not across stores. ``most`` holds for all stores together.
         clock: a function that returns the time in µs; for tests.
         options: the other arguments of :class:`Backend`.
 
@@ -84,6 +89,12 @@ class MultiBackend(Backend):
 
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return run(self._decide(calls), call)
+
+    def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return run(self._decide_each(batches, most), call)
+
+    async def _aapply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return await arun(self._decide_each(batches, most), acall)
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         return await arun(self._decide(calls), acall)
@@ -156,6 +167,16 @@ class MultiBackend(Backend):
             if not all(verdict[ALLOWED] for verdict in verdicts.values()):
                 break
         return [verdicts[i] for i in range(len(calls))]
+
+    def _decide_each(self, batches: Batches, most: int | None) -> Steps[list[list[Verdict]]]:
+        return apply_by_place(batches, most, self._primary_index, self._ask_each, self._decide)
+
+    def _ask_each(self, batches: Batches, most: int | None) -> Steps[list[list[Verdict]]]:
+        """Ask the store that all batches prefer."""
+        name = _name(batches[0])
+        if any(map(_is_override, batches)):
+            return self._on_primary(self._primary_index(name), "apply_each_unguarded", batches, most)
+        return self._on_first(name, "apply_each", batches, most)
 
     def _ask(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
         name = _name(calls)

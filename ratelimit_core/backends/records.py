@@ -12,8 +12,9 @@ from .._util.clock import SECOND, Clock
 from .._util.fork import renewed_after_fork
 from ..policies import ALLOWED, EXPIRES, RECORD, Policy, Verdict
 from ..policies.generated.python import hit_of
-from ..protocol.call import Call, Key, reject_duplicates
+from ..protocol.call import Call, Key, is_allowed, reject_duplicates
 from ..protocol.names import MAX_KEY, escape, unescape
+from .batches import Batches
 from .leases import Leases, reads
 
 
@@ -75,11 +76,30 @@ class Records:
                     self._write(call, entry, record, verdict, now)
                 return [verdict]
             reject_duplicates(calls)
-            decided = [self._decide(call, now) for call in calls]
-            if all(verdict[ALLOWED] for _, _, verdict in decided):
-                for call, (entry, record, verdict) in zip(calls, decided, strict=True):
-                    self._write(call, entry, record, verdict, now)
-            return [verdict for _, _, verdict in decided]
+            return self._apply_together(calls, now)
+
+    def apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        """Decide the batches one after the other, under the lock, until ``most`` of them are allowed.
+
+        Return the verdicts of those that were decided.
+        """
+        with self._lock:
+            now = self._clock()
+            found: list[list[Verdict]] = []
+            allowed = 0
+            for calls in batches:
+                if allowed == most:
+                    break
+                found.append(self._apply_together(calls, now))
+                allowed += is_allowed(found[-1])
+            return found
+
+    def _apply_together(self, calls: Sequence[Call], now: int) -> list[Verdict]:
+        decided = [self._decide(call, now) for call in calls]
+        if all(verdict[ALLOWED] for _, _, verdict in decided):
+            for call, (entry, record, verdict) in zip(calls, decided, strict=True):
+                self._write(call, entry, record, verdict, now)
+        return [verdict for _, _, verdict in decided]
 
     def _decide(self, call: Call, now: int) -> tuple[_Entry, tuple[int, ...], Verdict]:
         policy = call.policy

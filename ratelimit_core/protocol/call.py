@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..policies import Policy
+from ..policies import ALLOWED, Policy, Verdict
 
 Key = tuple[str, str]
 """``(name, qualifier)``. A Redis Cluster keeps all records of one name in the same cluster slot."""
@@ -43,3 +43,8 @@ def reject_duplicates(calls: Sequence[Call]) -> None:
                     "send the second call in another batch"
                 )
             seen.add(record)
+
+
+def is_allowed(verdicts: Sequence[Verdict]) -> bool:
+    """Return whether every call of a batch is allowed."""
+    return all(verdict[ALLOWED] for verdict in verdicts)

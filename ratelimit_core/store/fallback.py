@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from .. import events
 from .._util.clock import SECOND, Clock, microseconds, monotonic
@@ -17,6 +18,7 @@ from .._util.fork import renewed_after_fork
 from .._util.interrupts import interruptions
 from .._util.steps import Steps, acall, arun, call, run
 from ..backends.base import Backend
+from ..backends.batches import Batches, answers, to_decide
 from ..backends.memory import MemoryBackend
 from ..errors import BackendError, CircuitBreakerError
 from ..events import Event, StoreAvailabilityChanged
@@ -28,7 +30,7 @@ logger = logging.getLogger("ratelimit_core")
 RETRY_AFTER = 5.0
 """The default time between two attempts to reach an unavailable store, in seconds."""
 observer: Callable[[float, bool], None] | None = None
-"""A function that metrics set. It is called after each :meth:`Store.apply` that asked a shared store.
+"""A function that metrics set. It is called after each round trip to a shared store that decides calls.
 
 Its arguments are the duration of the round trip in seconds, and whether the round trip failed.
 """
@@ -38,7 +40,8 @@ class Store:
     """A backend, and whether it is available to this process.
 
     The first call that fails takes at most the backend's timeout, and makes the backend unavailable. While the backend
-    is unavailable, :meth:`apply` raises at once. Every ``retry_after`` seconds, one call tries the backend again.
+    is unavailable, :meth:`apply` and :meth:`apply_each` raise at once. Every ``retry_after`` seconds, one call tries
+    the backend again.
     """
 
     def __init__(self, backend: Backend, *, retry_after: float = RETRY_AFTER, clock: Clock = monotonic) -> None:
@@ -65,7 +68,7 @@ class Store:
                 failed: then ``is_outage`` is false.
         """
         if self._unavailable_until or observer is not None:
-            return run(self._try(calls), call)
+            return run(self._try("apply_unguarded", calls), call)
         try:  # not by steps, which would make a decision in memory a sixth slower
             return self.backend.apply_unguarded(calls)
         except BackendError as error:
@@ -74,11 +77,22 @@ class Store:
     async def aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Do the same as :meth:`apply`, without blocking the event loop."""
         if self._unavailable_until or observer is not None:
-            return await arun(self._try(calls), acall)
+            return await arun(self._try("apply_unguarded", calls), acall)
         try:
             return await self.backend.aapply_unguarded(calls)
         except BackendError as error:
             return await arun(self._fail(error), acall)
+
+    def apply_each(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Do the same as :meth:`Backend.apply_each`. Raise the same errors as :meth:`apply`.
+
+        While the backend is unavailable, a caller may decide the batches by ``local.apply_each``.
+        """
+        return run(self._try_each(batches, most), call)
+
+    async def aapply_each(self, batches: Batches, most: int | None = None) -> list[list[Verdict]]:
+        """Do the same as :meth:`apply_each`, without blocking the event loop."""
+        return await arun(self._try_each(batches, most), acall)
 
     def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
         """Apply ``calls``. They are lost if the store is unavailable. A lease that is not released ends by itself.
@@ -119,12 +133,12 @@ class Store:
 
     # Steps for callers that block and for callers that await: see `_util.steps`
 
-    def _try(self, calls: Sequence[Call]) -> Steps[list[Verdict]]:
-        """Ask the backend, measure the duration, and note whether the backend answered."""
+    def _try(self, method: str, *arguments: Any) -> Steps[Any]:
+        """Call a method of the backend, measure the duration, and note whether the backend answered."""
         recovering = self._enter()
         began = time.perf_counter() if observer is not None else 0.0
         try:
-            verdicts: list[Verdict] = yield self.backend, "apply_unguarded", calls
+            verdicts = yield self.backend, method, *arguments
         except BackendError as error:
             self._observe(began, failed=True)
             return (yield from self._fail(error))
@@ -132,6 +146,11 @@ class Store:
         if recovering:
             yield self, "emit", self._set_unavailable_until(0)
         return verdicts
+
+    def _try_each(self, batches: Batches, most: int | None) -> Steps[list[list[Verdict]]]:
+        asked = to_decide(batches, most)
+        found = (yield from self._try("apply_each_unguarded", asked, most)) if asked else []
+        return answers(batches, found)
 
     def _enter(self) -> bool:
         """Return whether this call tries to reach an unavailable backend.

@@ -33,6 +33,14 @@ class Faults(Backend):
         self._fail()
         return await super()._aapply(calls)
 
+    def _apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        self._fail()
+        return super()._apply_each(batches, most)
+
+    async def _aapply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        self._fail()
+        return await super()._aapply_each(batches, most)
+
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         self._fail()
         super()._delete(policy, keys)  # type: ignore[safe-super] # likewise
@@ -81,6 +89,8 @@ Operation = Callable[[Backend], Any]
 REFUSED_WHILE_OPEN: dict[str, Operation] = {
     "apply": lambda backend: backend.apply([call()]),
     "aapply": lambda backend: asyncio.run(backend.aapply([call()])),
+    "apply_each": lambda backend: backend.apply_each([[call()], [call()]]),
+    "aapply_each": lambda backend: asyncio.run(backend.aapply_each([[call()], [call()]])),
     "delete": lambda backend: backend.delete(FIXED_WINDOW, [KEY]),
     "keys": lambda backend: backend.keys(COUNTER),
     "clear": lambda backend: backend.clear(),
@@ -95,6 +105,8 @@ REFUSED_WHILE_OPEN: dict[str, Operation] = {
 ASKED_ALL_THE_SAME: dict[str, Operation] = {
     "apply_unguarded": lambda backend: backend.apply_unguarded([call()]),
     "aapply_unguarded": lambda backend: asyncio.run(backend.aapply_unguarded([call()])),
+    "apply_each_unguarded": lambda backend: backend.apply_each_unguarded([[call()], [call()]]),
+    "aapply_each_unguarded": lambda backend: asyncio.run(backend.aapply_each_unguarded([[call()], [call()]])),
 }
 OPERATIONS = REFUSED_WHILE_OPEN | ASKED_ALL_THE_SAME
 ASK_NO_STORE = {

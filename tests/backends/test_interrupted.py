@@ -149,3 +149,20 @@ def test_what_an_interruption_left_torn_is_not_swept_out_as_if_it_had_ended() ->
         if done:
             break
         step += 1
+
+
+@pytest.mark.parametrize("policy", CONFIGS, ids=lambda policy: policy.name)
+def test_interrupted_batches_are_decided_up_to_there(policy: Policy) -> None:
+    step, seen = 1, set()
+    batches = [[call(policy, HIT, f"own {i}"), call(policy, HIT, "one")._replace(key=(f"{i}", ""))] for i in range(3)]
+    while True:
+        store = MemoryBackend(clock=ManualClock())
+        if not interrupted_at(step, partial(store.apply_each, batches)):
+            break
+        left = free(store, policy)
+        listed = [("name", "")] + [(str(i), "") for i in range(LIMIT - left)]
+        assert set(store.keys(policy)) >= set(listed[1:-1]), "at most one batch is decided by half"
+        seen.add(left)
+        step += 1
+    assert step > 40
+    assert seen == {LIMIT, LIMIT - 1, LIMIT - 2, LIMIT - 3}

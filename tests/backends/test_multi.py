@@ -26,12 +26,14 @@ from ratelimit_core import (
     configure,
     get_backend,
 )
-from ratelimit_core.backends import Backend, MemoryBackend, MultiBackend, RedisBackend
+from ratelimit_core.backends import Backend, Call, MemoryBackend, MultiBackend, RedisBackend
 from ratelimit_core.guard import Guard
-from ratelimit_core.policies import FIXED_WINDOW
+from ratelimit_core.policies import ALLOWED, BREAKER, FIXED_WINDOW
+from ratelimit_core.policies.circuit_breaker import FORCE
 from ratelimit_core.testing import ManualClock
 from tests import servers
 from tests.circuit_breaker.fleet import fail
+from tests.conformance.scenarios import plain_config
 
 from .faults import OPERATIONS, REFUSED_WHILE_OPEN, FaultyMemory, Operation, call
 
@@ -343,6 +345,47 @@ def test_if_one_of_several_denies_nothing_is_taken_of_any(
     verdicts = both(round_robin, [call((name, "")) for name in names], way)
     assert [verdict[0] for verdict in verdicts] == [int(i != full) for i in range(3)]
     assert round_robin.keys(FIXED_WINDOW) == [(names[full], "")]
+
+
+@pytest.mark.parametrize("way", ["apply_each", "aapply_each", "apply_each_unguarded", "aapply_each_unguarded"])
+def test_batches_are_one_round_trip_to_each_store_in_the_order_of_first_batches(
+    round_robin: MultiBackend, stores: list[FaultyMemory], way: str
+) -> None:
+    def decide(batches: list[list[Call]], most: int | None = None) -> list[list[int]]:
+        found = getattr(round_robin, way)(batches, most)
+        verdicts = asyncio.run(found) if way.startswith("aa") else found
+        return [[verdict[ALLOWED] for verdict in batch] for batch in verdicts]
+
+    zero, one, two = ((named(place)[0], "") for place in range(3))
+    batches = [[call(one)], [call(zero)], [call(one)], [call(zero)], [call(one)], [call(one)], [call(zero)]]
+    assert decide(batches, 4) == [[1], [1], [1], [], [1], [0], []]
+    assert asked(stores) == [1, 1, 0]
+    assert decide(batches, 2) == [[0], [1], [0], [1], [0], [0], []]
+    spread = [[call(two), call(one)], [call(two)], [call(zero), call(two)], [call(two)]]
+    asked(stores)
+    assert decide(spread) == [[1, 0], [1], [0, 1], [1]]
+    assert asked(stores) == [1, 1, 3]
+
+
+def test_batches_fail_over_together(first_healthy: MultiBackend, stores: list[FaultyMemory]) -> None:
+    stores[0].fault = GONE
+    assert len(first_healthy.apply_each([[call()], [call(("other", ""))]])) == 2
+    assert asked(stores) == [1, 1, 0]
+    first_healthy.apply_each([[call()], [call()]])
+    assert asked(stores) == [0, 1, 0]
+
+
+def test_batches_with_an_override_reach_the_store_that_is_preferred_or_are_an_error(
+    first_healthy: MultiBackend, stores: list[FaultyMemory]
+) -> None:
+    force = Call(BREAKER, ("name", ""), (FORCE, *(0,) * 7, 1), tuple(plain_config(BREAKER, 60_000_000).values()))
+    stores[0].fault = GONE
+    with pytest.raises(BackendError, match="nothing was changed"):
+        first_healthy.apply_each([[call()], [force]])
+    assert asked(stores) == [1, 0, 0]
+    stores[0].fault = None
+    assert len(first_healthy.apply_each([[call()], [force]])) == 2
+    assert asked(stores) == [1, 0, 0]
 
 
 def test_a_breaker_and_limits_of_another_store_are_asked_as_one(clock: ManualClock) -> None:

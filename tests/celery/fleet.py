@@ -169,6 +169,13 @@ def charge(self: Any, order: int) -> dict[str, Any]:
     return {"order": order, "retries": self.request.retries, "runs": runs}
 
 
+@breaker_task(**PAYMENTS, bind=True, retry_for=(ConnectionError,), max_retries=9, backoff=QUICK)
+def charge_patiently(self: Any, order: int) -> dict[str, Any]:
+    """On a busy machine, a retry may come before enough other tasks have failed to open the breaker."""
+    upstream()
+    return {"order": order, "runs": world.hincrby("runs", str(order), 1)}
+
+
 @breaker_task(**PAYMENTS, autoretry_for=(ConnectionError,), max_retries=1, default_retry_delay=0.05)
 def charge_auto(order: int) -> int:
     upstream()

@@ -43,8 +43,8 @@ def test_the_same_in_every_pool(fleet: Fleet, gather: Gather, pool: str) -> None
     for _ in range(2):
         fleet.worker("-c", "2", "-P", pool)
     fleet.outage()
-    orders = [fleet.module.charge.delay(n) for n in range(20)]
-    breaker = fleet.module.charge.resilience.breaker
+    orders = [fleet.module.charge_patiently.delay(n) for n in range(20)]
+    breaker = fleet.module.charge_patiently.resilience.breaker
     eventually(lambda: probes(breaker) >= 3)
     assert fleet.calls <= 3 + 4 + 2 + probes(breaker)  # here a worker is one process
     fleet.recovery()

@@ -24,7 +24,12 @@ class Participant(Protocol):
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]: ...
 
+    def apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]: ...
+
     def state(self, policy: Policy, key: Key) -> State: ...
+
+    def place(self, name: str) -> int:
+        """Where the records of ``name`` are, if that is not everywhere the same."""
 
     def keys(self, policy: Policy) -> set[Key]: ...
 
@@ -42,6 +47,12 @@ class InMemory:
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self.backend.apply(calls)
+
+    def apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        return self.backend.apply_each(batches, most)
+
+    def place(self, name: str) -> int:
+        return 0
 
     def state(self, policy: Policy, key: Key) -> State:
         entries = self.memory._records._entries.get(policy.name)
@@ -90,6 +101,12 @@ class InRedis:
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self.backend.apply(calls)
 
+    def apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        return self.backend.apply_each(batches, most)
+
+    def place(self, name: str) -> int:
+        return 0
+
     def state(self, policy: Policy, key: Key) -> State:
         stored = self.backend._keys_of.record(policy, key)
         record: tuple[int, ...] = ()
@@ -125,6 +142,12 @@ class InDatabase:
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self.backend.apply(calls)
 
+    def apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        return self.backend.apply_each(batches, most)
+
+    def place(self, name: str) -> int:
+        return 0
+
     def keys(self, policy: Policy) -> set[Key]:
         return set(self.backend.keys(policy))
 
@@ -152,6 +175,12 @@ class InSeveral:
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         return self.backend.apply(calls)
+
+    def apply_each(self, batches: Sequence[Sequence[Call]], most: int | None) -> list[list[Verdict]]:
+        return self.backend.apply_each(batches, most)
+
+    def place(self, name: str) -> int:
+        return self.backend._primary_index(name)
 
     def state(self, policy: Policy, key: Key) -> State:
         return self.members[self.backend._primary_index(key[0])].state(policy, key)

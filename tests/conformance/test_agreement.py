@@ -7,7 +7,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_core.backends import MemoryBackend, MultiBackend
-from ratelimit_core.backends.redis.backend import script
+from ratelimit_core.backends.redis.scripts import script
 from ratelimit_core.policies import ALLOWED, BREAKER, POLICIES, Policy
 from ratelimit_core.policies.circuit_breaker import ASK, FORCE, PEEK, REPORT
 from ratelimit_core.protocol.breaker import MODES

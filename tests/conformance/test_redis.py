@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
 import uuid
 from collections.abc import Callable, Iterator
@@ -12,7 +13,16 @@ import redis
 from ratelimit_core._util.clock import SECOND
 from ratelimit_core.backends import RedisBackend
 from ratelimit_core.errors import BackendError
-from ratelimit_core.policies import ALLOWED, BREAKER, EXPIRES, POLICIES, Policy, Verdict
+from ratelimit_core.policies import (
+    ALLOWED,
+    BREAKER,
+    CONCURRENCY,
+    EXPIRES,
+    FIXED_WINDOW,
+    POLICIES,
+    Policy,
+    Verdict,
+)
 from ratelimit_core.protocol.names import MAX_KEY, escape
 from tests.servers import PATIENT
 
@@ -79,6 +89,54 @@ def test_any_number_of_calls_is_one_evalsha(
     assert sent(lambda: watched.apply(CALLS)) == ["EVALSHA"]
     watched.apply(CALLS[:1])
     assert sent(lambda: watched.apply(CALLS[:1])) == ["EVALSHA"]
+
+
+def test_any_number_of_batches_is_one_evalsha(
+    watched: RedisBackend, sent: Callable[[Callable[[], object]], list[str]]
+) -> None:
+    batches = [CALLS[i % 3 :] for i in range(64)]
+    assert sent(lambda: watched.apply_each(batches)) == ["EVALSHA", "EVAL"]
+    assert sent(lambda: watched.apply_each(batches, 5)) == ["EVALSHA"]
+    assert sent(lambda: asyncio.run(watched.aapply_each(batches))) == ["EVALSHA"]
+    assert sent(lambda: watched.apply_each([[], []])) == []
+
+
+def test_the_servers_clock_is_read_once_for_all_batches(backend: RedisBackend) -> None:
+    verdicts = backend.apply_each([[ask(FIXED_WINDOW, (str(i), ""))] for i in range(64)])
+    assert len({verdict[EXPIRES] for (verdict,) in verdicts}) == 1
+
+
+BATCHES = [[ask(FIXED_WINDOW, (name, "")), ask(CONCURRENCY, (name, ""), lease_id=name)] for name in "abc"]
+DENIED = {FIXED_WINDOW: [0, *range(6)], CONCURRENCY: [0, *range(7)]}
+ALLOWED_BATCH = [[1, *range(6)], [1, *range(7)]]
+WRONG = {
+    "no list": b"OK",
+    "none": None,
+    "too few": [ALLOWED_BATCH],
+    "too many allowed": [ALLOWED_BATCH] * 3,
+    "too many": [[DENIED[FIXED_WINDOW], DENIED[CONCURRENCY]]] * 4,
+    "a batch that is no list": [ALLOWED_BATCH, 1],
+    "a batch too short": [ALLOWED_BATCH, ALLOWED_BATCH[:1]],
+    "an undecided batch": [ALLOWED_BATCH, []],
+    "a verdict too short": [ALLOWED_BATCH, [ALLOWED_BATCH[0][:-1], ALLOWED_BATCH[1]]],
+    "a verdict that is no list": [ALLOWED_BATCH, [1, 2]],
+    "no numbers": [ALLOWED_BATCH, [ALLOWED_BATCH[0], [b"1"] * 8]],
+}
+
+
+@pytest.mark.parametrize("answer", WRONG.values(), ids=WRONG)
+def test_a_damaged_answer_to_batches_is_an_error(
+    watched: RedisBackend, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    monkeypatch.setattr(watched._session, "send", lambda packed, script: answer)
+    with pytest.raises(BackendError):
+        watched.apply_each(BATCHES, 2)
+
+
+def test_a_right_answer_to_batches_is_none(watched: RedisBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = [ALLOWED_BATCH, ALLOWED_BATCH]
+    monkeypatch.setattr(watched._session, "send", lambda packed, script: answer)
+    assert watched.apply_each(BATCHES, 2) == [[*map(tuple, batch)] for batch in answer] + [[]]
 
 
 def test_a_server_that_forgot_the_script_is_told_it_in_the_same_call(

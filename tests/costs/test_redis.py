@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
 from benchmarks import stage
 from ratelimit_core import CircuitBreaker, Limiter
-from ratelimit_core.backends import RedisBackend
+from ratelimit_core.backends import Call, RedisBackend
 from ratelimit_core.guard import Admission, Guard
+from ratelimit_core.policies import CONCURRENCY, TOKEN_BUCKET
+from ratelimit_core.policies.concurrency import HIT
 
 from .meter import Wire, nothing, wire
 
@@ -69,3 +71,17 @@ def test_what_a_task_asks_and_what_it_says_at_its_end(server: stage.Server, back
     leaves: list[Admission] = []
     within(wire(server, [lambda: leaves.append(guard.acquire())] * TIMES), 1, 1000, 364)
     within(wire(server, [partial(leave.record, None) for leave in leaves]), 1, 231, 57)
+
+
+def test_sixty_four_batches_of_two_calls(server: stage.Server, backend: RedisBackend) -> None:
+    def batches(turn: int) -> list[list[Call]]:
+        return [
+            [
+                Call(TOKEN_BUCKET, (f"key {i:02}", ""), (HIT, 1, 0, 0), (60, 1_000_000, 60_000_000)),
+                Call(CONCURRENCY, (f"key {i:02}", ""), (HIT, 1, 999), (1000, 60_000_000), f"lease {turn:03}"),
+            ]
+            for i in range(64)
+        ]
+
+    calls: list[Callable[[], object]] = [partial(backend.apply_each, batches(turn)) for turn in range(TIMES)]
+    within(wire(server, calls), 1, 22744, 10757)

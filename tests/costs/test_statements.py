@@ -8,8 +8,11 @@ from typing import NamedTuple
 import pytest
 
 from ratelimit_core import CircuitBreaker, Limiter
+from ratelimit_core.backends import Call as Asked
 from ratelimit_core.backends import DatabaseBackend
 from ratelimit_core.guard import Admission, Guard
+from ratelimit_core.policies import FIXED_WINDOW
+from ratelimit_core.policies.fixed_window import HIT
 
 from .meter import Call, statements
 
@@ -25,11 +28,13 @@ class Statements(NamedTuple):
     """Before a task, its breaker, two rates and how many run at a time."""
     end: int
     """Of a task, which gives its place back."""
+    each: int
+    """Of 64 batches, each on its own: two limits of a key."""
 
 
 STATEMENTS = {
-    "sqlite": Statements(check=5, logs=9, failure=5, asking=6, end=5),
-    "postgresql": Statements(check=1, logs=1, failure=1, asking=1, end=1),
+    "sqlite": Statements(check=5, logs=9, failure=5, asking=6, end=5, each=4),
+    "postgresql": Statements(check=1, logs=1, failure=1, asking=1, end=1, each=1),
 }
 
 Count = Callable[[Call], float]
@@ -84,3 +89,9 @@ def test_what_a_task_asks_and_what_it_says_at_its_end(
     leaves: list[Admission] = []
     assert count(lambda: leaves.append(guard.acquire())) == expected.asking
     assert count(lambda: leaves.pop().record(None)) == expected.end
+
+
+def test_batches_each_on_its_own(expected: Statements, backend: DatabaseBackend, count: Count) -> None:
+    minute = (1000, 60_000_000)
+    batches = [[Asked(FIXED_WINDOW, (f"{i}", q), (HIT, 1), minute) for q in "ab"] for i in range(64)]
+    assert count(lambda: backend.apply_each(batches)) == expected.each

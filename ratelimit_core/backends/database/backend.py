@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
@@ -21,12 +21,15 @@ from ...policies import Policy, Verdict
 from ...protocol.call import Call, Key, reject_duplicates
 from ...protocol.names import unescape
 from ..base import Backend
+from ..batches import Batches
 from .dialects import DIALECTS, Dialect
-from .executor import Executor, FastPath
-from .functions import PgStatement, Sessions
-from .sql import BATCH, collation_safe, data_query, keys_query, placeholders, row
+from .executor import Executor, FastPath, Work
+from .functions import ApplyStatement, EachStatement, PgStatement, Sessions
+from .sql import BATCH, Row, collation_safe, data_query, keys_query, placeholders, row
 from .threads import Threads
 from .transaction import Transaction
+
+R = TypeVar("R")
 
 TIMEOUT_S = 0.3
 """The default upper bound of a call's duration, in seconds."""
@@ -115,23 +118,39 @@ class DatabaseBackend(Backend):
         reject_duplicates(calls)
         return await self._executor.arun(*self._deciding(calls)) if calls else []
 
-    def _deciding(
-        self, calls: Sequence[Call]
-    ) -> tuple[Callable[[Transaction], list[Verdict]], FastPath[list[Verdict]] | None]:
+    def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return self._executor.run(*self._deciding_each(batches, most))
+
+    async def _aapply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        return await self._executor.arun(*self._deciding_each(batches, most))
+
+    def _deciding(self, calls: Sequence[Call]) -> tuple[Work[list[Verdict]], FastPath[list[Verdict]] | None]:
         """Return a function that decides ``calls`` in a transaction, and one that uses one statement, or None."""
-        rows = [row(self._prefix, call.policy.name, call.key) for call in calls]
-        statement = PgStatement(calls, rows) if self._dialect.functions else None
+        rows = self._rows(calls)
+        statement = ApplyStatement(calls, rows) if self._dialect.functions else None
+        return partial(Transaction.decide, calls=calls, rows=rows), self._in_one_statement(statement)
 
-        def in_transaction(transaction: Transaction) -> list[Verdict]:
-            return transaction.decide(calls, rows)
+    def _deciding_each(
+        self, batches: Batches, most: int | None
+    ) -> tuple[Work[list[list[Verdict]]], FastPath[list[list[Verdict]]] | None]:
+        """Do the same as :meth:`_deciding` for several batches."""
+        rows = [self._rows(calls) for calls in batches]
+        statement = EachStatement(batches, rows, most) if self._dialect.functions else None
+        in_transaction = partial(Transaction.decide_each, batches=batches, rows=rows, most=most)
+        return in_transaction, self._in_one_statement(statement)
 
-        return in_transaction, None if statement is None else partial(self._in_one_statement, statement)
+    def _rows(self, calls: Sequence[Call]) -> list[Row]:
+        return [row(self._prefix, call.policy.name, call.key) for call in calls]
 
-    def _in_one_statement(
-        self, statement: PgStatement, connection: BaseDatabaseWrapper, dialect: Dialect
-    ) -> list[Verdict] | None:
-        now = None if self._clock is None else self._clock()
-        return self._sessions.decide(connection, statement, now, dialect.ms)
+    def _in_one_statement(self, statement: PgStatement[R] | None) -> FastPath[R] | None:
+        if statement is None:
+            return None
+
+        def decide(connection: BaseDatabaseWrapper, dialect: Dialect) -> R | None:
+            now = None if self._clock is None else self._clock()
+            return self._sessions.decide(connection, statement, now, dialect.ms)
+
+        return decide
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         ids = [row(self._prefix, policy.name, key).id for key in keys]

@@ -11,7 +11,8 @@ import select
 from collections.abc import MutableMapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from itertools import accumulate, islice
+from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from django.db import Error
@@ -20,11 +21,18 @@ from django.db.backends.utils import CursorWrapper
 
 from ...policies import EXPIRES, POLICIES, Policy, Verdict
 from ...protocol.call import Call
+from ..batches import Batches
 from .faults import UNDEFINED, code
 from .sql import Row, collation_safe, placeholders
 
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
 TOGETHER = "apply_together"
 """The name of the function that decides several calls. It calls the functions of the policies."""
+EACH = "apply_each"
+"""The name of the function that decides several batches of calls. It calls the functions of the policies."""
+_PARAMETERS = {TOGETHER: 9, EACH: 12}
 
 
 class _Function(NamedTuple):
@@ -34,14 +42,14 @@ class _Function(NamedTuple):
     ask: str
     """The SELECT that calls the function."""
     ask_together: str = ""
-    """The SELECT with which ``apply_together.sql`` calls the function."""
+    """The SELECT with which ``apply_together.sql`` and ``apply_each.sql`` call the function."""
 
 
 @cache  # unbounded, since functions are few
 def _function(name: str) -> _Function:
-    if name == TOGETHER:
+    if name in _PARAMETERS:
         named, create = _named(name, _sql("backends/database", name))
-        return _Function(create, f"SELECT {named}{placeholders(range(9))}")
+        return _Function(create, f"SELECT {named}{placeholders(range(_PARAMETERS[name]))}")
     policy = POLICIES[name]
     named, create = _named(name, _text_of(policy))
     numbers = len(policy.event) + len(policy.config)
@@ -81,23 +89,33 @@ def _named(name: str, text: str) -> tuple[str, str]:
     return named, text.replace("{name}", named, 1)
 
 
-class PgStatement:
-    """A statement that decides calls, whose records are ``rows``. Execute it outside any transaction."""
+class PgStatement(Protocol[R_co]):
+    """A statement that decides calls. Execute it outside any transaction."""
 
-    def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
-        self._calls, self._rows = calls, rows
-        self.functions = {call.policy.name for call in calls}
+    @property
+    def functions(self) -> set[str]:
         """The names of the functions that the statement calls."""
-        if len(calls) > 1:
-            self.functions.add(TOGETHER)
 
-    def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
+    def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> R_co:
         """Return the verdicts.
 
         Args:
             now: the time in µs, or None for the server's clock.
             ms: upper bound of the duration, in milliseconds.
         """
+
+
+class ApplyStatement:
+    """A statement that decides calls, whose records are ``rows``."""
+
+    def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
+        self._calls, self._rows = calls, rows
+        self.functions = {call.policy.name for call in calls}
+        if len(calls) > 1:
+            self.functions.add(TOGETHER)
+
+    def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
+        """Return the verdicts: see :class:`PgStatement`."""
         if len(self._calls) > 1:
             return self._execute_together(cursor, now, ms)
         (call,), (row,) = self._calls, self._rows
@@ -107,22 +125,75 @@ class PgStatement:
         return [tuple(cursor.fetchone()[0])]
 
     def _execute_together(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
-        order = sorted(range(len(self._rows)), key=lambda i: self._rows[i].id)
+        order = _order(self._rows)
         calls, rows = [self._calls[i] for i in order], [self._rows[i] for i in order]
         values = [
-            [_function(call.policy.name).ask_together for call in calls],
+            _asks(calls),
             [row.id for row in rows],
             rows[0].prefix,
             [row.name for row in rows],
             [row.qualifier for row in rows],
-            [collation_safe(call.lease_id) for call in calls],
-            [f"{{{','.join(map(str, call.event + call.config))}}}" for call in calls],
+            _owners(calls),
+            _numbers(calls),
             now,
             ms,
         ]
         cursor.execute(_function(TOGETHER).ask, values)
         found = dict(zip(order, cursor.fetchone()[0], strict=True))
-        return [tuple(map(int, found[i].split())) for i in range(len(order))]
+        return [_verdict(found[i]) for i in range(len(order))]
+
+
+class EachStatement:
+    """A statement that decides batches of calls, whose records are ``rows``, until ``most`` of them are allowed."""
+
+    def __init__(self, batches: Batches, rows: Sequence[Sequence[Row]], most: int | None) -> None:
+        self._batches, self._rows, self._most = batches, rows, most
+        self.functions = {EACH, *(call.policy.name for calls in batches for call in calls)}
+
+    def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[list[Verdict]]:
+        """Return the verdicts of the batches that were decided: see :class:`PgStatement`."""
+        orders = [_order(rows) for rows in self._rows]
+        calls = [calls[i] for calls, order in zip(self._batches, orders, strict=True) for i in order]
+        rows = [rows[i] for rows, order in zip(self._rows, orders, strict=True) for i in order]
+        values = [
+            _asks(calls),
+            [row.id for row in rows],
+            rows[0].prefix,
+            [row.policy for row in rows],
+            [row.name for row in rows],
+            [row.qualifier for row in rows],
+            _owners(calls),
+            _numbers(calls),
+            list(accumulate(map(len, orders))),
+            self._most,
+            now,
+            ms,
+        ]
+        cursor.execute(_function(EACH).ask, values)
+        texts = iter(cursor.fetchone()[0])
+        decided = (dict(zip(order, islice(texts, len(order)), strict=False)) for order in orders)
+        return [[_verdict(found[i]) for i in range(len(found))] for found in decided]
+
+
+def _order(rows: Sequence[Row]) -> list[int]:
+    """Return the indices of ``rows`` in the order of the ids."""
+    return sorted(range(len(rows)), key=lambda i: rows[i].id)
+
+
+def _asks(calls: Sequence[Call]) -> list[str]:
+    return [_function(call.policy.name).ask_together for call in calls]
+
+
+def _owners(calls: Sequence[Call]) -> list[str]:
+    return [collation_safe(call.lease_id) for call in calls]
+
+
+def _numbers(calls: Sequence[Call]) -> list[str]:
+    return [f"{{{','.join(map(str, call.event + call.config))}}}" for call in calls]
+
+
+def _verdict(text: str) -> Verdict:
+    return tuple(map(int, text.split()))
 
 
 class Sessions:
@@ -137,9 +208,7 @@ class Sessions:
         self._cursors: dict[BaseDatabaseWrapper, tuple[object, CursorWrapper]] = {}
         self._wanted = True
 
-    def decide(
-        self, connection: BaseDatabaseWrapper, statement: PgStatement, now: int | None, ms: int
-    ) -> list[Verdict] | None:
+    def decide(self, connection: BaseDatabaseWrapper, statement: PgStatement[R], now: int | None, ms: int) -> R | None:
         """Execute ``statement`` and return the verdicts, or None if the session lacks its functions.
 
         Args:

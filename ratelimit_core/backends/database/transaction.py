@@ -6,7 +6,7 @@ This module has over 300 lines because every statement of a transaction is in on
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from ..._util.clock import Clock
-from ...policies import ALLOWED, EXPIRES, RECORD, Verdict
-from ...protocol.call import Call
+from ...policies import EXPIRES, RECORD, Verdict
+from ...protocol.call import Call, is_allowed
+from ..batches import Batches
 from .dialects import Dialect
 from .sql import (
     BATCH,
@@ -143,30 +144,68 @@ class Transaction:
     def decide(self, calls: Sequence[Call], rows: Sequence[Row]) -> list[Verdict]:
         """Return the verdicts on ``calls``, whose records are ``rows``. If all are allowed, write the changed rows."""
         locked = self.lock(rows)
-        now, answers = self._read_leases(calls, rows)
+        now = None if self._clock is None else self._clock()
+        now, verdicts, changed = self._decide_batch(calls, rows, locked, now)
+        self.replace(changed, now)
+        return verdicts
+
+    def decide_each(self, batches: Batches, rows: Sequence[Sequence[Row]], most: int | None) -> list[list[Verdict]]:
+        """Decide one batch after the other, until ``most`` of them are allowed. ``rows`` are the batches' records.
+
+        Return the verdicts of the batches that were decided. All records are locked before the first decision.
+        """
+        locked = self.lock(list({row.id: row for batch in rows for row in batch}.values()))
+        created = {row.id for row in locked.values() if not row.kept_until}
+        now = self.now()
+        found: list[list[Verdict]] = []
+        changed: dict[str, Row] = {}
+        allowed = 0
+        for calls, batch in zip(batches, rows, strict=True):
+            if allowed == most:
+                break
+            _, verdicts, after = self._decide_batch(calls, batch, locked, now)
+            found.append(verdicts)
+            allowed += is_allowed(verdicts)
+            changes = {row.id: row for row in after}
+            changed |= changes
+            locked |= changes
+        if changed or self.written:  # otherwise the rollback deletes the created rows
+            self._remove_unused(sorted(created - changed.keys()))
+        self.replace(list(changed.values()), now, 2 * len(created & changed.keys()))
+        return found
+
+    def _decide_batch(
+        self, calls: Sequence[Call], rows: Sequence[Row], locked: Mapping[str, Row], now: int | None
+    ) -> tuple[int, list[Verdict], list[Row]]:
+        """Return the time, the verdicts, and the rows to write. Write the leases, if all calls are allowed.
+
+        Args:
+            now: the time in µs, or None to read the database's clock.
+        """
+        now, answers = self._read_leases(calls, rows, now)
         decided = [_decide(call, locked[row.id], now, answers) for call, row in zip(calls, rows, strict=True)]
-        if all(verdict[ALLOWED] for _, verdict in decided):
-            changed: list[Row] = []
+        verdicts = [verdict for _, verdict in decided]
+        changed: list[Row] = []
+        if is_allowed(verdicts):
             for call, row, (stored, verdict) in zip(calls, rows, decided, strict=True):
                 before = locked[row.id]
                 after = self._changed(call, before, stored, verdict, now)
                 if after != before:
                     changed.append(after)
-            self.replace(changed, now)
-        return [verdict for _, verdict in decided]
+        return now, verdicts, changed
 
-    def replace(self, rows: Sequence[Row], now: int) -> None:
+    def replace(self, rows: Sequence[Row], now: int, sweep: int = 2) -> None:
         """Write ``rows``, which this transaction has locked.
 
-        If a row is new, also delete up to two records that have ended, so that the table stays small. In a transaction
-        of the caller, nothing else is deleted, because the locks would last until the caller's transaction ends.
+        If a row is new, also delete up to ``sweep`` records that have ended, so that the table stays small. In a
+        transaction of the caller, nothing else is deleted, because the locks would last until that transaction ends.
         """
         if not rows:
             return
         self._insert(rows, self._dialect.or_replace)
         self.written = True
         if self._creates and not self._joined:
-            self.remove_ended(now, 2)
+            self.remove_ended(now, sweep)
 
     def now(self) -> int:
         """Return the time in µs."""
@@ -213,12 +252,14 @@ class Transaction:
         self._cursor.execute(f"{self._dialect.within_ms}SELECT id FROM {RECORDS} {condition}{lock}", parameters)
         return [values[0] for values in self._cursor.fetchall()]
 
-    def _read_leases(self, calls: Sequence[Call], rows: Sequence[Row]) -> tuple[int, Iterator[int]]:
+    def _read_leases(self, calls: Sequence[Call], rows: Sequence[Row], now: int | None) -> tuple[int, Iterator[int]]:
         """Return the time in µs, and the results of the :func:`reads` of each call.
 
         The rows are locked before, so no other transaction changes the leases meanwhile.
+
+        Args:
+            now: the time in µs, or None to read the database's clock.
         """
-        now = None if self._clock is None else self._clock()
         if now is not None and not any(call.policy.leases for call in calls):
             return now, iter(())
         latest = self._dialect.latest if self._joined else ""
@@ -277,6 +318,11 @@ class Transaction:
         values = [value for row in rows for value in row]
         into = f"{self._dialect.within_ms}INSERT INTO {RECORDS} ({COLUMNS}) VALUES {lines}{otherwise}"
         self._cursor.execute(into, values)
+
+    def _remove_unused(self, ids: Sequence[str]) -> None:
+        """Delete rows that :meth:`lock` created and that were not written. They have no leases."""
+        if ids and self._dialect.lock:
+            self._cursor.execute(f"DELETE FROM {RECORDS} WHERE id IN {placeholders(ids)}", ids)
 
     def _remove(self, ids: Sequence[str]) -> int:
         """Delete records and their leases. Return how many leases were deleted.

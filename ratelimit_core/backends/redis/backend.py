@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache, lru_cache, partial
-from importlib.resources import files
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any
 
@@ -16,39 +14,29 @@ from ..._util.fork import renewed_after_fork
 from ..._util.steps import arun, run
 from ...config.breaker import CircuitBreakerConfig
 from ...config.sources import setting
-from ...errors import BackendError
 from ...policies import POLICIES, Policy, Verdict
 from ...protocol.call import Call, Key, reject_duplicates
 from ...protocol.names import MAX_KEY
 from ..base import Backend
+from ..batches import Batches
 from .aio import LoopSession, SessionPerLoop
-from .cluster import SlotBatch, apply_per_slot
+from .cluster import SlotBatch, SlotBatches, apply_each_per_slot, apply_per_slot
 from .keys import JOURNAL, ClusterKeys, Keys
 from .resp import keys as pack_keys
-from .resp import pack
+from .resp import pack, pack_each
 from .round_trips import ClusterSession, Command, Script, Session
+from .scripts import script, script_for_each, verdicts, verdicts_of_each
 from .servers import topology
 
 _DAY_S = 24 * 3600
 
 
-@cache
-def script(names: frozenset[str], dry_run: bool = False) -> tuple[str, str]:
-    """Return the Lua that decides calls of the policies ``names``, and its SHA-1. A ``dry_run`` writes nothing."""
-    package = files("ratelimit_core")
-    generated, apply = package / "policies" / "generated" / "lua", package / "backends" / "redis" / "apply.lua"
-    parts = [(generated / f"{name}.lua").read_text("utf-8") for name in sorted(names)]
-    begin = f"local policies, look = {{}}, {str(dry_run).lower()}"
-    text = "\n".join([begin, *parts, apply.read_text("utf-8")])
-    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
 class RedisBackend(Backend):
     """A backend for Redis (6.2 or newer) and Valkey. All processes that use the same server share its state.
 
-    Each :meth:`apply` is one EVALSHA, for any number of calls. If the server does not have the script yet, one EVAL
-    follows. A failed command is not retried. If the server returns an error, or does not reply within the timeout,
-    :class:`BackendError` is raised at once. The guard then decides whether its call may run.
+    Each :meth:`apply` or :meth:`apply_each` is one EVALSHA, for any number of calls. If the server does not have the
+    script yet, one EVAL follows. A failed command is not retried. If the server returns an error, or does not reply
+    within the timeout, :class:`BackendError` is raised at once. The guard then decides whether its call may run.
 
     Connections are redis-py's own. They are safe to use from several threads, and a forked child opens new ones. Each
     event loop has its own connections, which close with the loop. At most 32 calls of a loop are in flight.
@@ -66,6 +54,11 @@ class RedisBackend(Backend):
     one. First, all slots except one are asked without writing. If one of them denies, no slot is written. Otherwise the
     slots are written one after the other, the slot of the last call last. If a later slot then denies the calls or
     does not answer, the earlier slots stay written.
+
+    :meth:`apply_each` decides all batches in one slot in one EVALSHA, in their order, when the first of them is due. A
+    batch in several slots is decided alone, as by :meth:`apply`. So the order is kept within a slot, and not across
+    slots, each of which has its own time. ``most`` holds for all slots together: later slots are then not asked. If a
+    slot does not answer, the batches in earlier slots stay decided.
 
     For TLS, both URLs begin with ``rediss+``. All URLs take redis-py's options after a ``?``.
 
@@ -120,10 +113,18 @@ class RedisBackend(Backend):
     def _apply(self, calls: Sequence[Call]) -> list[Verdict]:
         reject_duplicates(calls)
         if self._packs:
-            return _verdicts(calls, self._session.send(self._pack(calls), partial(self._script, calls)))
+            return verdicts(calls, self._session.send(self._pack(calls), partial(self._script, calls)))
         if self._clustered and calls:
             return run(apply_per_slot(calls), self._evaluate)
-        return self._evaluate(SlotBatch(calls))
+        return verdicts(calls, self._session.evaluate(self._script(calls)))
+
+    def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        if self._clustered:
+            return run(apply_each_per_slot(batches, most), self._evaluate_each)
+        if self._packs:
+            again = partial(self._script_for_each, batches, most)
+            return verdicts_of_each(batches, most, self._session.send(self._pack_each(batches, most), again))
+        return verdicts_of_each(batches, most, self._session.evaluate(self._script_for_each(batches, most)))
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
         if self._loops is None:
@@ -132,33 +133,75 @@ class RedisBackend(Backend):
         session = self._loops.current()
         if self._clustered and calls:
             return await arun(apply_per_slot(calls), partial(self._aevaluate, session))
-        return _verdicts(calls, await session.evaluate(self._script(calls)))
+        return verdicts(calls, await session.evaluate(self._script(calls)))
 
-    def _evaluate(self, batch: SlotBatch) -> list[Verdict]:
-        return _verdicts(batch.calls, self._session.evaluate(self._script(*batch)))
+    async def _aapply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
+        if self._loops is None:
+            return await super()._aapply_each(batches, most)
+        session = self._loops.current()
+        if self._clustered:
+            return await arun(apply_each_per_slot(batches, most), partial(self._aevaluate_each, session))
+        return verdicts_of_each(batches, most, await session.evaluate(self._script_for_each(batches, most)))
 
-    async def _aevaluate(self, session: LoopSession, batch: SlotBatch) -> list[Verdict]:
-        return _verdicts(batch.calls, await session.evaluate(self._script(*batch)))
+    def _evaluate(self, asked: SlotBatch) -> list[Verdict]:
+        return verdicts(asked.calls, self._session.evaluate(self._script(*asked)))
+
+    def _evaluate_each(self, asked: SlotBatch | SlotBatches) -> Any:
+        if isinstance(asked, SlotBatch):
+            return self._evaluate(asked)
+        return verdicts_of_each(*asked, self._session.evaluate(self._script_for_each(*asked)))
+
+    async def _aevaluate(self, session: LoopSession, asked: SlotBatch) -> list[Verdict]:
+        return verdicts(asked.calls, await session.evaluate(self._script(*asked)))
+
+    async def _aevaluate_each(self, session: LoopSession, asked: SlotBatch | SlotBatches) -> Any:
+        if isinstance(asked, SlotBatch):
+            return await self._aevaluate(session, asked)
+        return verdicts_of_each(*asked, await session.evaluate(self._script_for_each(*asked)))
 
     def _pack(self, calls: Sequence[Call]) -> bytes:
         _, sha = script(frozenset([call.policy.name for call in calls]))
-        keys = [
+        return pack(sha, calls, self._packed_keys_of(calls))
+
+    def _pack_each(self, batches: Batches, most: int | None) -> bytes:
+        _, sha = script_for_each(_policies_of_each(batches))
+        return pack_each(sha, batches, [keys for calls in batches for keys in self._packed_keys_of(calls)], most)
+
+    def _packed_keys_of(self, calls: Sequence[Call]) -> list[tuple[int, bytes]]:
+        return [
             (self._packed_keys if _is_cacheable(key) else self._pack_keys)(policy, key) for policy, key, *_ in calls
         ]
-        return pack(sha, calls, keys)
 
     def _pack_keys(self, policy: Policy, key: Key) -> tuple[int, bytes]:
         return pack_keys(self._keys_of.of(policy, key))
 
     def _script(self, calls: Sequence[Call], dry_run: bool = False) -> Script:
+        keys, arguments = self._parameters(calls)
+        lua, sha = script(frozenset([call.policy.name for call in calls]), dry_run)
+        # Arguments are strings, because hiredis crashes if a signal handler raises while hiredis converts numbers.
+        return lua, sha, [str(len(keys)), *keys, self._time(), *map(str, arguments)]
+
+    def _script_for_each(self, batches: Batches, most: int | None) -> Script:
         keys: list[str] = []
-        arguments: list[str | int] = ["" if self._clock is None else self._clock()]
+        arguments: list[str | int] = [self._time(), "" if most is None else most]
+        for calls in batches:
+            of_batch, parameters = self._parameters(calls)
+            keys += of_batch
+            arguments += (len(parameters), *parameters)
+        lua, sha = script_for_each(_policies_of_each(batches))
+        return lua, sha, [str(len(keys)), *keys, *map(str, arguments)]
+
+    def _parameters(self, calls: Sequence[Call]) -> tuple[list[str], list[str | int]]:
+        """Return the keys and the arguments of a batch."""
+        keys: list[str] = []
+        arguments: list[str | int] = []
         for policy, key, event, config, lease_id in calls:
             keys += (self._cached_keys if _is_cacheable(key) else self._keys_of.of)(policy, key)
             arguments += (policy.name, lease_id, *event, *config)
-        lua, sha = script(frozenset([call.policy.name for call in calls]), dry_run)
-        # Arguments are strings, because hiredis crashes if a signal handler raises while hiredis converts numbers.
-        return lua, sha, [str(len(keys)), *keys, *map(str, arguments)]
+        return keys, arguments
+
+    def _time(self) -> str:
+        return "" if self._clock is None else str(self._clock())
 
     def _delete(self, policy: Policy, keys: Sequence[Key]) -> None:
         listed: dict[str, list[str]] = {}
@@ -243,21 +286,8 @@ def _is_cacheable(key: Key) -> bool:
     return type(key[0]) is type(key[1]) is str and len(key[0]) <= MAX_KEY
 
 
-_NUMBERS = {int}
-
-
-def _verdicts(calls: Sequence[Call], answer: Any) -> list[Verdict]:
-    """Return the verdicts in ``answer``.
-
-    Raises:
-        BackendError: ``answer`` does not have the form of verdicts on ``calls``, as after damage in the network.
-    """
-    verdicts = [tuple(verdict) for verdict in answer] if type(answer) is list else []
-    if [len(verdict) for verdict in verdicts] != [call.policy.answers for call in calls] or any(
-        {*map(type, verdict)} != _NUMBERS for verdict in verdicts
-    ):
-        raise BackendError(f"Redis: the script's answer to {len(calls)} calls is invalid: {answer!r:.200}")
-    return verdicts
+def _policies_of_each(batches: Batches) -> frozenset[str]:
+    return frozenset([call.policy.name for calls in batches for call in calls])
 
 
 def _text(member: bytes | str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import NamedTuple
 
+from ..._util.steps import Steps
 from ...policies import ALLOWED, Verdict
 from ...protocol.call import Call
+from ..batches import Batches, apply_by_place
 from .keys import ClusterKeys
 
 
@@ -15,6 +17,23 @@ class SlotBatch(NamedTuple):
 
     calls: Sequence[Call]
     dry_run: bool = False
+
+
+class SlotBatches(NamedTuple):
+    """Batches in one cluster slot. Each of them is decided on its own, until ``most`` are allowed."""
+
+    batches: Batches
+    most: int | None
+
+
+def apply_each_per_slot(batches: Batches, most: int | None) -> Steps[list[list[Verdict]]]:
+    """Do as :func:`apply_per_slot` does, with several batches. Those in one slot are decided together."""
+
+    def together(in_slot: Batches, left: int | None) -> Steps[list[list[Verdict]]]:
+        verdicts: list[list[Verdict]] = yield SlotBatches(in_slot, left)
+        return verdicts
+
+    return apply_by_place(batches, most, ClusterKeys.bucket, together, apply_per_slot)
 
 
 def apply_per_slot(calls: Sequence[Call]) -> Generator[SlotBatch, list[Verdict], list[Verdict]]:

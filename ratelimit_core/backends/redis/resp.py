@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from ...policies import Policy
 from ...protocol.call import Call
+from ..batches import Batches
 
 
 def text(value: str) -> bytes:
@@ -41,11 +42,33 @@ def _policy(policy: Policy) -> tuple[int, bytes]:
 
 def pack(sha: str, calls: Sequence[Call], named: Sequence[tuple[int, bytes]]) -> bytes:
     """Return the packed EVALSHA of ``calls``. ``named`` has the result of :func:`keys` for each call."""
-    count, arguments = 4, [_NO_TIME]
+    arguments = [_NO_TIME]
+    count = 1 + _append(arguments, calls)
+    return _evalsha(sha, named, count, arguments)
+
+
+def pack_each(sha: str, batches: Batches, named: Sequence[tuple[int, bytes]], most: int | None) -> bytes:
+    """Return the packed EVALSHA of several batches. ``named`` has the keys of all their calls: see :func:`pack`."""
+    count, arguments = 2, [_NO_TIME, text("" if most is None else str(most))]
+    for calls in batches:
+        of_batch: list[bytes] = []
+        number = _append(of_batch, calls)
+        arguments += (numbers((number,)), *of_batch)
+        count += 1 + number
+    return _evalsha(sha, named, count, arguments)
+
+
+def _append(arguments: list[bytes], calls: Sequence[Call]) -> int:
+    """Append the packed arguments of ``calls`` to ``arguments``, and return their number."""
+    count = 0
     for policy, _, event, config, lease_id in calls:
         more, name = _policy(policy)
         count += more
         arguments += (name, text(lease_id), numbers(event), numbers(config))
+    return count
+
+
+def _evalsha(sha: str, named: Sequence[tuple[int, bytes]], count: int, arguments: Sequence[bytes]) -> bytes:
     many = sum([number for number, _ in named])
-    words = b"*%d\r\n$7\r\nEVALSHA\r\n" % (count + many), text(sha), text(str(many))
+    words = b"*%d\r\n$7\r\nEVALSHA\r\n" % (3 + count + many), text(sha), text(str(many))
     return b"".join([*words, *[names for _, names in named], *arguments])

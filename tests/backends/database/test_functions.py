@@ -112,6 +112,17 @@ def test_so_are_several_together_denied_or_not(backend: DatabaseBackend, postgre
     assert rows(postgresql, prefix) == before
 
 
+def test_so_are_several_batches(backend: DatabaseBackend, postgresql: str, prefix: str) -> None:
+    batches = [[ask(policy, (f"{i}", ""), lease_id=f"{i}") for policy in (TOKEN_BUCKET, COUNTER)] for i in range(64)]
+    for _ in range(2):
+        backend.apply_each(batches)
+    with statements(backend) as sent:
+        assert len(backend.apply_each(batches, 40)) == 64
+        assert sent() == 1
+    assert functions(backend) == {TOKEN_BUCKET.name, COUNTER.name, "apply_each"}
+    assert rows(postgresql, prefix)[0] == 128
+
+
 def test_the_servers_clock_is_read_once_the_record_is_held(postgresql: str, prefix: str) -> None:
     backend = DatabaseBackend(postgresql, timeout=20, key_prefix=prefix)
     call = Call(TOKEN_BUCKET, ("name", ""), (0, 1, 0, 0), (1, 1000, 1), "lease_id")

@@ -37,6 +37,7 @@ from tests.conformance.profiles import examples
 from tests.conformance.reference import Reference
 from tests.conformance.scenarios import Config, Step, plain_config, scenarios
 from tests.conformance.test_agreement import NAMES, calls_together, play
+from tests.conformance.test_each import Round, play_each, rounds_of_batches
 from tests.conformance.test_stores import LIMITS, PEEK, ask, left, use
 from tests.servers import PATIENT, eventually, free_port
 
@@ -122,6 +123,39 @@ def test_calls_of_several_buckets_are_decided_all_or_none_and_listed(client: red
         there.backend.clear()
 
     agree()
+
+
+def test_batches_come_to_the_same_as_one_by_one_in_each_slot(client: redis.RedisCluster, prefix: str) -> None:
+    numbers = itertools.count()
+
+    @examples(40)
+    @given(rounds_of_batches(COARSE))
+    def agree(rounds: list[Round]) -> None:
+        clock = ManualClock()
+        there = InRedis("the cluster", client, f"{prefix}-{next(numbers)}", clock)
+        play_each(rounds, COARSE, clock, there, ClusterKeys.bucket)
+        there.backend.clear()
+
+    agree()
+
+
+def test_batches_in_one_slot_are_one_command_and_later_slots_are_not_asked_without_need(
+    backend: RedisBackend, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, scripts = backend._session.evaluate, list[Script]()
+
+    def noted(script: Script) -> object:
+        scripts.append(script)
+        return evaluate(script)
+
+    monkeypatch.setattr(backend._session, "evaluate", noted)
+    first, second, third = names(cluster)
+    batches = [[ask(FIXED_WINDOW, (name, ""))] for name in (first, second, first, first, third, second, first)]
+    assert [len(batch) for batch in backend.apply_each(batches, 4)] == [1, 1, 1, 1, 0, 0, 1]
+    assert len(scripts) == 2
+    spread = [[ask(TOKEN_BUCKET, (name, "")) for name in (first, second)], [ask(TOKEN_BUCKET, (first, ""))]]
+    assert [len(batch) for batch in asyncio.run(backend.aapply_each(spread))] == [2, 1]
+    assert [left(backend, TOKEN_BUCKET, (name, "")) for name in (first, second, third)] == [1, 2, 3]
 
 
 def test_the_bucket_of_the_last_call_writes_last_and_only_the_first_is_not_asked_before() -> None:

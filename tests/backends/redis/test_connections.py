@@ -116,12 +116,14 @@ def test_a_soft_time_limit_says_nothing_about_the_store(signalled: None) -> None
         backend.close()
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["apply", "apply_each"])
 def test_an_interruption_anywhere_costs_no_connection_and_nobody_gets_anothers_answer(
-    valkey_url: str, prefix: str
+    valkey_url: str, prefix: str, each: bool
 ) -> None:
     step, backend = 1, RedisBackend(f"{valkey_url}?max_connections=1", key_prefix=prefix)
     backend.incr("warm", 60)
-    while interrupted_at(step, partial(backend.apply_unguarded, CALLS), round_trips, connections):
+    asked = partial(backend.apply_each_unguarded, [CALLS] * 5) if each else partial(backend.apply_unguarded, CALLS)
+    while interrupted_at(step, asked, round_trips, connections):
         gc.collect()  # Python's own collector would come by in time
         assert backend.incr("own", 60) == step
         if step % 5 == 0:

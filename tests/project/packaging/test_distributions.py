@@ -34,9 +34,11 @@ def test_the_wheel_has_every_file_and_no_other(built: tuple[Path, Path]) -> None
         "policies/generated/lua/breaker.lua",
         "policies/generated/sql/breaker.sql",
         "policies/generated/python/token_bucket.py",
-        "backends/redis/apply.lua",
+        "backends/redis/batch.lua",
+        "backends/redis/each.lua",
         "backends/database/apply_call.sql",
         "backends/database/apply_together.sql",
+        "backends/database/apply_each.sql",
         "django/console/assets/dashboard.css",
         "py.typed",
     ):

@@ -87,7 +87,10 @@ def backend(make: Make) -> Backend:
     return backend
 
 
-_DRIVER = ("_apply", "_aapply", "_delete", "_keys", "_clear", "_append", "_aappend", "_entries")
+_DRIVER = (
+    *("_apply", "_aapply", "_apply_each", "_aapply_each", "_delete", "_keys", "_clear"),
+    *("_append", "_aappend", "_entries"),
+)
 
 
 @contextmanager
