@@ -28,7 +28,7 @@ logger = logging.getLogger("ratelimit_core")
 RETRY_AFTER = 5.0
 """The default time between two attempts to reach an unavailable store, in seconds."""
 observer: Callable[[float, bool], None] | None = None
-"""A function that metrics set. It is called after each :meth:`Store.apply` that asked a shared store.
+"""A function that the metrics set. It is called after each :meth:`Store.apply` that asked a shared store.
 
 Its arguments are the duration of the round trip in seconds, and whether the round trip failed.
 """
@@ -54,15 +54,15 @@ class Store:
 
     @property
     def available(self) -> bool:
-        """Whether the backend answered the last call that reached it."""
+        """Whether the backend is available: False from an outage until the backend answers again."""
         return not self._unavailable_until
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Do the same as :meth:`Backend.apply`.
 
         Raises:
-            BackendError: the backend is unavailable, and is tried again in ``retry_after`` seconds. Or only this call
-                failed: then ``is_outage`` is false.
+            BackendError: the backend is unavailable, and is tried again in ``retry_after`` seconds. If ``is_outage`` is
+                false, only this call failed.
         """
         if self._unavailable_until or observer is not None:
             return run(self._try(calls), call)
@@ -83,10 +83,10 @@ class Store:
     def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
         """Apply ``calls``. They are lost if the store is unavailable. A lease that is not released ends by itself.
 
-        Costs one round trip, or none without calls.
+        Costs one round trip. Costs none if ``calls`` is empty or ``local`` is true.
 
         Args:
-            local: whether to apply the calls in the memory of this process instead. Costs no round trip.
+            local: whether to apply the calls in the memory of this process.
         """
         run(self._try_best_effort(calls, local), call)
 
@@ -95,7 +95,10 @@ class Store:
         await arun(self._try_best_effort(calls, local), acall)
 
     def append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """Do the same as :meth:`Backend.append`. The entry is lost if the store is unavailable."""
+        """Do the same as :meth:`Backend.append`, in the memory of this process if ``local``.
+
+        The entry is lost if the store is unavailable.
+        """
         run(self._append_history(key, entry, keep, seconds, local), call)
 
     async def aappend_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
@@ -183,7 +186,7 @@ class Store:
                 raise
             except Exception:  # a guard must not fail because of metrics
                 observer = None
-                logger.exception("measuring a round trip to the store failed, so this process stops measuring them")
+                logger.exception("measuring a round trip to the store failed, so this process stops measuring")
 
     def _try_best_effort(self, calls: Sequence[Call], local: bool) -> Steps[None]:
         if calls:

@@ -28,7 +28,7 @@ TOGETHER = "apply_together"
 
 
 class _Function(NamedTuple):
-    """The statements for one function of this package."""
+    """The statements that create and call one function."""
 
     create: str
     ask: str
@@ -82,7 +82,11 @@ def _named(name: str, text: str) -> tuple[str, str]:
 
 
 class PgStatement:
-    """A statement that decides calls, whose records are ``rows``. Execute it outside any transaction."""
+    """A statement that decides ``calls``. Execute it outside any transaction.
+
+    Args:
+        rows: the row of each call's record.
+    """
 
     def __init__(self, calls: Sequence[Call], rows: Sequence[Row]) -> None:
         self._calls, self._rows = calls, rows
@@ -92,11 +96,11 @@ class PgStatement:
             self.functions.add(TOGETHER)
 
     def execute(self, cursor: CursorWrapper, now: int | None, ms: int) -> list[Verdict]:
-        """Return the verdicts.
+        """Execute the statement, and return the verdicts.
 
         Args:
             now: the time in µs, or None for the server's clock.
-            ms: upper bound of the duration, in milliseconds.
+            ms: the time in milliseconds after which the statement writes nothing and raises an error.
         """
         if len(self._calls) > 1:
             return self._execute_together(cursor, now, ms)
@@ -128,8 +132,8 @@ class PgStatement:
 class Sessions:
     """The functions that each session of the database has.
 
-    Functions are created at the second call of a session. Without ``CONN_MAX_AGE`` or a pool, Django closes the session
-    after each call, and creating functions would only make that call slower.
+    The first call of a session creates no functions. Without ``CONN_MAX_AGE`` or a pool, Django closes the session
+    after each call, so creating functions would only make this call slower.
     """
 
     def __init__(self) -> None:
@@ -140,11 +144,9 @@ class Sessions:
     def decide(
         self, connection: BaseDatabaseWrapper, statement: PgStatement, now: int | None, ms: int
     ) -> list[Verdict] | None:
-        """Execute ``statement`` and return the verdicts, or None if the session lacks its functions.
+        """Execute ``statement`` and return the verdicts, or None if the session lacks the statement's functions.
 
-        Args:
-            now: the time in µs, or None for the server's clock.
-            ms: upper bound of the duration, in milliseconds.
+        ``now`` and ``ms`` are passed to :meth:`PgStatement.execute`.
         """
         for _ in range(2):
             if not self._have(connection, statement.functions):
@@ -158,10 +160,12 @@ class Sessions:
         return None
 
     def _have(self, connection: BaseDatabaseWrapper, functions: set[str]) -> bool:
-        """Return whether ``functions`` exist. At the second call of a session, create those that don't, if possible.
+        """Return whether the session has ``functions``. After its first call, create missing functions if possible.
 
-        They are not created if transactions are not "read committed" by default. A single statement could not change
-        that, and would not see what other transactions committed while it waited for a lock.
+        No function is created if transactions are not "read committed" by default. With another isolation, a statement
+        does not see what other transactions committed while it waited for a lock, and it can't change the isolation.
+
+        After an error or with another isolation, no session of this object creates functions any more.
         """
         made = self._made.get(connection.connection)
         if made is None:
@@ -182,7 +186,7 @@ class Sessions:
         except Error:
             if not connection.is_usable():
                 raise
-            self._wanted = False  # the role may not create functions, which won't change soon
+            self._wanted = False  # usually the role may not create functions, which will not change soon
         return functions <= made
 
     def _cursor(self, connection: BaseDatabaseWrapper) -> CursorWrapper:
@@ -201,8 +205,9 @@ class Sessions:
 def _was_cut(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the server has closed the idle connection.
 
-    Check this before a statement is sent: a later error would not show whether the statement was executed. Unread data
-    on an idle connection shows that it is closed, because the server rarely sends data for another reason.
+    Check this before a statement is sent: a later error would not show whether the statement was executed. Only if an
+    idle connection has unread data, a round trip tests it. The server rarely sends such data unless it closes the
+    connection.
     """
     poll = select.poll()
     poll.register(connection.connection.fileno(), select.POLLIN)
