@@ -41,7 +41,7 @@ def breaker_task(
 @overload
 def breaker_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def breaker_task(*args: Any, **options: Any) -> Any:
-    """Make a task that is protected by a circuit breaker and, if limits are given, by them too.
+    """Make a task that is protected by a circuit breaker, and by limits if they are given.
 
     The decorator takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and of
     :class:`~ratelimit_core.CircuitBreakerConfig` except ``fallback_function``::
@@ -52,8 +52,8 @@ def breaker_task(*args: Any, **options: Any) -> Any:
     While the breaker is open the task waits, unless ``on_open`` says otherwise. A task that waits keeps its id, and the
     wait uses up none of its retries.
 
-    Without limits, a run costs as much as a call through a :class:`~ratelimit_core.CircuitBreaker`. With limits, a run
-    costs one round trip to ask the limits and the breaker together, and the same as before to report its outcome. A
+    Without limits, a run costs as much as a call through a :class:`~ratelimit_core.CircuitBreaker`. With limits, asking
+    them and the breaker together costs one round trip, and reporting the outcome costs as much as without limits. A
     concurrency limit costs at most one more, to release its slot.
 
     Raises:

@@ -126,7 +126,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
 
         Raises:
             CircuitBreakerError: the breaker is open, and ``on_publish_while_open`` is ``"raise"``.
-            Exception: what Celery raises if the task can't be published, or what the function of the option raises.
+            Exception: Celery can't publish the task, or a function in ``on_publish_while_open`` raises.
         """
         protection = self.resilience
         if (

@@ -66,7 +66,7 @@ def permit_since(cache: BreakerCache, cached: CachedVerdict, began_at: int) -> P
 def unsolicited_permit(cache: BreakerCache) -> Permit:
     """Return a permit to report a call that was made without a permit.
 
-    The outcome is reported at once, as for a probe, unless the cached verdict comes from a closed or shadowing breaker.
+    The outcome is reported at once, as for a probe, unless the cached verdict says closed or shadow mode.
     """
     cached = cache.cached
     return Permit(cache, cached.generation, probe=not cached.fresh_until, local=cached.local)

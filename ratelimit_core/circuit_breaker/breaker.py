@@ -53,9 +53,9 @@ class CircuitBreaker(ManualControl, SeparateReports):
         @breaker                             # decorates a function or a coroutine function
         permit = breaker.acquire(); ...; permit.success()
 
-    A successful call costs no round trip while the breaker is closed and the cached verdict has not expired. It costs
-    one round trip to refresh the verdict, and one to report an outcome: a failure, a slow call, a probe, or the first
-    success after a failure. A change of state costs one more, for the history.
+    A successful call costs no round trip while the breaker is closed and the cached verdict has not expired.
+    Refreshing the verdict costs one round trip. Reporting a failure, a slow call, a probe or the first success after a
+    failure costs one round trip, too. A change of state costs one more, for the history.
 
     Args:
         breaker: the breaker's name, a template, or a whole configuration.
@@ -128,7 +128,8 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def extend_probe_timeout(self, seconds: float) -> None:
         """Set ``probe_timeout`` to ``seconds``, the longest duration of a call, unless ``probe_timeout`` is configured.
 
-        If this method is called several times, the longest duration counts. It does not affect a breaker in use.
+        If this method is called several times, the longest duration counts. A breaker that is already in use does not
+        change.
         """
         definition = self._definition.lookup()
         definition.longest_run = max(definition.longest_run, seconds)
@@ -162,7 +163,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         return await aacquire(self._cache or self._resolve(), lease_id)
 
     def call(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call ``function`` and record the outcome. If the breaker rejects this, call ``fallback_function`` instead.
+        """Call ``function`` and record the outcome. If the breaker rejects the call, call ``fallback_function``.
 
         For a coroutine function, return an awaitable. The permit is acquired when the awaitable is awaited.
 
@@ -186,7 +187,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
 
         Raises:
             ConfigurationError: ``function`` is a generator function, whose body has not run yet when a call returns.
-                Or the breaker is a template that is malformed, or that names an argument which ``function`` lacks.
+                This error is also raised for a malformed template, and for an argument that ``function`` lacks.
         """
         wrap.reject_generators(self.name, function)
         if is_template(self.name):

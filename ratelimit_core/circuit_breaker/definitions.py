@@ -109,7 +109,7 @@ class Definition(Generic[H]):
     def make_cache(self, *, compared: bool = True) -> BreakerCache:
         """Make the breaker's cache, with the settings in force now.
 
-        ``compared``: whether to notice processes with other settings. A process without settings never notices them.
+        ``compared``: whether to compare settings with other processes. A process that sets no options never compares.
         """
         store = functools.partial(configured.get_store, self.backend)
         compared = compared and bool(self.options or setting("circuit_breaker"))

@@ -46,8 +46,8 @@ class Permit:
     def success(self) -> None:
         """Record a success.
 
-        Costs no round trip while the breaker is closed, unless the call was slow or the success resets failures. In
-        these cases, and for a probe, costs as much as :meth:`failure`.
+        Costs no round trip while the breaker is closed, unless the call was slow or the success resets failures. Such a
+        success, and the success of a probe, cost as much as a :meth:`failure`.
         """
         if not self._counted():
             drive(self._settle(successes=1), self.store)

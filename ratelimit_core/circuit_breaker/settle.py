@@ -120,8 +120,8 @@ def report_steps(
 ) -> Steps[int]:
     """Report an outcome and the pending successes. Return the µs until the next probe, or 0.
 
-    Costs one round trip, and one more for the history if the report changes the breaker's state. For a permit that was
-    issued without the store, costs none.
+    Costs one round trip, and one more for the history if the report changes the breaker's state. A report for a
+    permit that was issued without the store costs none.
     """
     pending = age = 0
     if cache.is_current(permit.generation, permit.local):

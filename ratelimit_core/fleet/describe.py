@@ -25,7 +25,7 @@ def _are(number: int) -> str:
 
 
 def probe_of(status: Mapping[str, Any]) -> str:
-    """Return in words when the next probe runs, or ``""`` if none is planned. The call after a due time is a probe."""
+    """Return in words when the next probe runs, or ``""`` if none is planned. A due probe needs a call."""
     if status["state"] == "half_open":
         return "now"
     due = status["next_attempt_time"]

@@ -24,7 +24,7 @@ class Fleet(NamedTuple):
         limits, waiting: see :class:`Overview`.
         histories: the histories by the breaker's name, with the newest entry first. Only breakers with an override and
             the breakers that changed last have a history here.
-        unavailable: ``""`` if the store is available. Otherwise why it is unavailable, and all other fields are empty.
+        unavailable: why the store is unavailable, so that all other fields are empty; ``""`` if the store is available.
     """
 
     breakers: dict[str, dict[str, Any]]

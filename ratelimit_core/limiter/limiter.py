@@ -50,7 +50,7 @@ class Limiter:
             always at the limit gets only 80 % of it. ``fixed_window`` allows up to twice the limit around a boundary.
             ``token_bucket`` allows up to ``burst + limit`` in a period. ``leaky_bucket`` is a token bucket of size 1,
             which spaces calls evenly. A reservation of a bucket may be redeemed a quarter of a second late, or one
-            spacing late if that is longer. The calls that fit into this time may exceed the rate.
+            spacing late if that is longer. The rate may be exceeded by the calls that fit into this time.
         burst: the size of a token bucket; by default the limit.
         concurrency: the maximum number of calls that run at a time. A call takes one slot, whatever its cost.
         timeout: the seconds after which a slot ends by itself if nothing releases it, as when its holder has died.

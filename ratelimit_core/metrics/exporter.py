@@ -83,7 +83,7 @@ class Exporter(ABC):
         self._hand_over(self.counts.take(only or None))
 
     def flush_if_due(self) -> None:
-        """Do as :meth:`flush` does, at most once a second. If there are very many breakers, flush some."""
+        """Do as :meth:`flush` does, at most once a second. If there are very many breakers, flush only some."""
         if self.counts.due():
             self._hand_over(self.counts.take_some())
 
@@ -99,7 +99,7 @@ _exporters: list[Exporter] = []
 
 
 def install(exporter: Exporter) -> None:
-    """Export the counts of this process and its forks through ``exporter``. A second call with it does nothing."""
+    """Export the counts of this process and its forks through ``exporter``, unless it is installed already."""
     if exporter in _exporters:
         return
     if not _exporters:

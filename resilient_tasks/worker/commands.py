@@ -1,7 +1,7 @@
 """``celery inspect breakers`` and ``limits``, ``celery control breaker_open``, ``breaker_close`` and ``breaker_reset``.
 
 A command reaches every worker, but all workers share each breaker. So only one worker carries out a ``control``
-command, and the other workers answer that another worker did.
+command, and the other workers answer that another worker has done so.
 """
 
 from __future__ import annotations
