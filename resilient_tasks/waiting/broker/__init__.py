@@ -9,6 +9,7 @@ message is fetched from there and handled like any delivery. This package knows 
 ``queues``      the names of waiting queues, and how to declare them
 ``copying``     what a moved message keeps, and the header that says where it came from
 ``redis``       Redis and Valkey
+``amqp``        RabbitMQ; ``publisher`` and ``getter`` are its two directions
 ==============  =======================================================================
 """
 
@@ -37,7 +38,7 @@ def broker_of(consumer: Any) -> Broker:
 
     Call this in the consumer's own thread, when its ``task_consumer`` exists and before it consumes: a bootstep that
     requires ``celery.worker.consumer.tasks:Tasks`` calls it in ``start()``, and calls :meth:`Broker.close` in
-    ``stop()``.
+    ``stop()``. On RabbitMQ, a compressed message that arrived before this call is moved decompressed.
 
     Raises:
         WaitingImpossible: messages can't wait in this kind of broker.
@@ -48,7 +49,12 @@ def broker_of(consumer: Any) -> Broker:
             from .redis import RedisBroker
 
             return RedisBroker(consumer)
+        case "py-amqp":
+            from .amqp import AmqpBroker
+
+            return AmqpBroker(consumer)
         case name:
             raise WaitingImpossible(
-                f"messages can't wait in a broker that is reached through {name!r}: use Redis or Valkey"
+                f"messages can't wait in a broker that is reached through {name!r}: use Redis, Valkey, or RabbitMQ "
+                "through py-amqp"
             )

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Self
 HEADER = "resilience_waiting"
 """The header of a waiting message. A client may have written it: an invalid value is ignored."""
 
-_NOT_COPIED_HEADERS = frozenset(["x-death", "x-delivery-count", "CC", "BCC"])
+_NOT_COPIED_HEADERS = frozenset(["x-death", "x-delivery-count", "x-acquired-count", "CC", "BCC"])
 """The broker's own notes about the old message, and headers that would send copies to other queues."""
+_NOT_COPIED_PREFIXES = ("x-first-death-", "x-last-death-")
 _NOT_COPIED_PROPERTIES = frozenset(["expiration", "user_id"])
 """RabbitMQ drops a message at its ``expiration`` without a word, and refuses the ``user_id`` of another user. Celery's
 ``expires`` is a header and stays, so that an expired task ends as revoked."""
@@ -98,6 +99,7 @@ def original(message: Any, headers: Mapping[str, Any] | None = None) -> Original
     shown.pop(HEADER, None)
     info = dict(message.delivery_info)
     if origin is not None:
+        shown = _without_notes(shown)
         info.update(exchange=origin.exchange, routing_key=origin.routing_key)
         info["redelivered"] = bool(info.get("redelivered") or origin.redelivered)
     return Original(origin, info, shown)
@@ -105,8 +107,15 @@ def original(message: Any, headers: Mapping[str, Any] | None = None) -> Original
 
 def headers_to_move(headers: Mapping[str, Any] | None, origin: Origin) -> dict[str, Any]:
     """Return the headers of a moved message."""
-    kept = {name: value for name, value in (headers or {}).items() if name not in _NOT_COPIED_HEADERS}
-    return {**kept, HEADER: origin.header()}
+    return {**_without_notes(headers or {}), HEADER: origin.header()}
+
+
+def _without_notes(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in headers.items()
+        if name not in _NOT_COPIED_HEADERS and not name.startswith(_NOT_COPIED_PREFIXES)
+    }
 
 
 def properties_to_move(properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from tests import servers
 
 from .worker import Worker, make_app
 
-BROKERS = ["valkey"]
+BROKERS = ["valkey", "rabbitmq", "quorum"]
 
 
 @pytest.fixture(scope="session")
@@ -74,6 +74,16 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 @pytest.fixture
 def valkey_place(request: pytest.FixtureRequest) -> Iterator[Place]:
     yield from _place(request, "valkey")
+
+
+@pytest.fixture
+def rabbitmq_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    yield from _place(request, "rabbitmq")
+
+
+@pytest.fixture(params=BROKERS[1:])
+def amqp_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    yield from _place(request, request.param)
 
 
 def _place(request: pytest.FixtureRequest, kind: str) -> Iterator[Place]:

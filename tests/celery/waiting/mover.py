@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from kombu import Queue
-from redis.connection import Connection
 
 from .worker import Worker, make_app, origin_of
 
@@ -44,18 +43,26 @@ class Points:
         setattr(target, name, counted)
 
 
-def is_script(_: Any, command: Any, *__: Any) -> bool:
-    return any(b"EVALSHA" in bytes(part) for part in command)
-
-
 def main(url: str, name: str, kind: str, what: str, point: str, at: str) -> None:
     arguments = {} if kind == "valkey" else {"x-queue-type": "quorum" if kind == "quorum" else "classic"}
     worker = Worker(make_app(url, Queue(name, queue_arguments=arguments)))
     broker: Any = worker.broker
     to = broker.declare(name, 0)
     points = Points(point, int(at))
-    points.around(Connection, "send_packed_command", "the command is sent", is_script)
-    points.around(broker, f"_{what}_script", "the script")
+    if kind == "valkey":
+        from redis.connection import Connection
+
+        def is_script(_: Any, command: Any, *__: Any) -> bool:
+            return any(b"EVALSHA" in bytes(part) for part in command)
+
+        points.around(Connection, "send_packed_command", "the command is sent", is_script)
+        points.around(broker, f"_{what}_script", "the script")
+    else:
+        from resilient_tasks.waiting.broker.publisher import Publisher
+
+        points.around(Publisher, "publish", "the publish")
+        points.around(Publisher, "_take", "the confirm")
+        points.around(worker.task_consumer.channel, "basic_ack", "the acknowledgement")
     if what == "move":
         worker.on_message = lambda message: broker.move(message, to, origin_of(message))
         worker.consume()

@@ -8,7 +8,7 @@ from typing import Any
 from resilient_tasks.waiting.broker import original
 
 from .conftest import Place
-from .worker import Worker, in_thread, origin_of
+from .worker import Worker, in_thread
 
 SOME = 1_000
 
@@ -71,7 +71,7 @@ def test_a_run_sees_its_source_queue(place: Place) -> None:
     assert before.origin is None
     assert before.headers == first.headers
     to = worker.broker.declare(place.name, 0)
-    worker.broker.move(first, to, origin_of(first, key="a", queue=place.name, now=12.5))
+    assert worker.move(first, to, key="a", queue=place.name, now=12.5)
     (moved,) = worker.fetch(to, 1)
     seen = original(moved)
     assert seen.origin is not None
@@ -82,7 +82,7 @@ def test_a_run_sees_its_source_queue(place: Place) -> None:
     assert moved.delivery_info["routing_key"] == to
     # it waits for something else now
     other = worker.broker.declare(place.name, 1)
-    worker.broker.move(moved, other, origin_of(moved, key="b", queue="elsewhere", now=99.0))
+    assert worker.move(moved, other, key="b", queue="elsewhere", now=99.0)
     (again,) = worker.fetch(other, 1)
     assert original(again).origin == replace(seen.origin, key="b")
     assert original(again).headers == before.headers

@@ -35,16 +35,19 @@ class Worker:
         if hub:
             self.hub = Hub()
         self.timer: Any = ThreadTimer() if self.hub is None else self.hub.timer
-        self.amqheartbeat = 10
+        if self.hub is not None:  # a turn of the loop ends with a wait, also when what a test waits for is there
+            self.timer.call_repeatedly(0.005, lambda: None)
+        self.amqheartbeat = 10  # of other connections; nothing here sends any on the consumer's
         self.received: list[Any] = []
         self.on_message: Callable[[Any], object] = self.received.append
         self.decode_errors: list[Any] = []
+        self._is_closed = False
         self._pending: deque[Callable[[], object]] = deque()
         self.connect(prefetch)
 
     def connect(self, prefetch: int) -> None:
         app: Any = self.app
-        self.connection: Any = app.connection_for_read(heartbeat=self.amqheartbeat)
+        self.connection: Any = app.connection_for_read(heartbeat=0)
         self.connection.connect()
         if self.hub is not None:
             self.connection.transport.register_with_event_loop(self.connection.connection, self.hub)
@@ -57,6 +60,17 @@ class Worker:
 
     def _received(self, message: Any) -> None:
         self.on_message(message)
+
+    def reconnect(self, prefetch: int = 100) -> None:
+        """Go on as Celery does when the connection is lost."""
+        self.connection, connection = None, self.connection
+        self.broker.close()
+        if self.hub is not None:
+            with suppress(Exception):  # of what the lost connection had left to do
+                self.hub.reset()
+        connection.collect()
+        self.connect(prefetch)
+        self.consume()
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         if self.hub is not None:
@@ -95,6 +109,20 @@ class Worker:
         assert done == [(len(found), len(found) < count)]
         return found
 
+    def fetch_any(self, name: str, count: int = 1) -> int:
+        """Fetch, and wait; how many came, whatever became of them."""
+        done: list[tuple[int, bool]] = []
+        self.broker.fetch(name, count, self.received.append, lambda *counts: done.append(counts))
+        self.until(lambda: done)
+        return done[0][0]
+
+    def move(self, message: Any, to: str, **origin: Any) -> bool:
+        """Move one message, and wait until its outcome is known; whether it was moved."""
+        moved: list[bool] = []
+        self.broker.move(message, to, origin_of(message, **origin), moved.append)
+        self.until(lambda: moved)
+        return moved[0]
+
     def move_all(self, to: str, count: int, **origin: Any) -> list[bool]:
         """Consume ``count`` messages, and move each as it comes; whether each was moved."""
         moved: list[bool] = []
@@ -105,12 +133,15 @@ class Worker:
         return moved
 
     def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         self.broker.close()
+        if self.hub is not None:
+            self.hub.close()
         self.connection.close()
         if isinstance(self.timer, ThreadTimer) and self.timer.is_alive():
             self.timer.stop()
-        if self.hub is not None:
-            self.hub.close()
 
 
 def origin_of(message: Any, key: str = "key", queue: str = "source", now: float = 1000.0) -> Origin:
