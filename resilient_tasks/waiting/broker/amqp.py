@@ -39,13 +39,21 @@ class AmqpBroker(Broker):
 
     def move(self, message: Any, to: str, origin: Origin, on_done: Moved = ignore) -> None:
         """Publish a message to ``to``, and acknowledge it when RabbitMQ has confirmed the copy."""
+        self._move(message, to, origin, on_done)
+
+    def move_back(self, message: Any, on_done: Moved = ignore) -> None:
+        """Publish a message to its source queue, through the default exchange, and wait for the confirm."""
+        self._move(message, self._origin(message).queue, None, on_done)
+
+    def _move(self, message: Any, to: str, origin: Origin | None, on_done: Moved) -> None:
         acknowledged = message.acknowledged
         if not acknowledged and not self._is_held(message):
             self._safely(on_done, False)
             return
         move = Move(message, to, on_done)
         try:
-            self._ensure(to)
+            if origin is not None:
+                self._ensure(to)
             headers = headers_to_move(message.headers, origin)
             properties = properties_to_move(message.properties)
             properties.pop("application_headers", None)
@@ -61,7 +69,7 @@ class AmqpBroker(Broker):
             body = message.body
             headers.pop("compression", None)
         self._publisher.publish(move, body, properties, headers)
-        if acknowledged or self._consumer.hub is None:
+        if acknowledged or origin is None or self._consumer.hub is None:
             self._publisher.wait_for(move)
         if acknowledged and not move.moved:
             raise MoveFailed(f"an acknowledged message could not be moved to {to!r}: RabbitMQ did not confirm it")

@@ -80,6 +80,17 @@ class Broker(ABC):
         """
 
     @abstractmethod
+    def move_back(self, message: Any, on_done: Moved = ignore) -> None:
+        """Move a fetched message back to the end of its source queue, without the header.
+
+        It goes to the queue itself, not to its exchange, which may have other queues. Otherwise as :meth:`move`.
+
+        Raises:
+            MoveFailed: as :meth:`move`.
+            ValueError: the message has not waited.
+        """
+
+    @abstractmethod
     def fetch(self, name: str, count: int, on_message: OnMessage, on_done: Fetched = ignore) -> None:
         """Fetch up to ``count`` messages from the waiting queue ``name``, in order.
 
@@ -154,6 +165,13 @@ class Broker(ABC):
     @abstractmethod
     def _wake(self) -> None:
         """Make the consumer, which has no event loop, stop blocking for a moment."""
+
+    @staticmethod
+    def _origin(message: Any) -> Origin:
+        origin = Origin.read(message.headers)
+        if origin is None:
+            raise ValueError("a message that has not waited can't be moved back to its source queue")
+        return origin
 
     def _ensure(self, name: str) -> None:
         """Declare the waiting queue ``name``."""

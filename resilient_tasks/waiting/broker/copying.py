@@ -105,9 +105,11 @@ def original(message: Any, headers: Mapping[str, Any] | None = None) -> Original
     return Original(origin, info, shown)
 
 
-def headers_to_move(headers: Mapping[str, Any] | None, origin: Origin) -> dict[str, Any]:
-    """Return the headers of a moved message."""
-    return {**_without_notes(headers or {}), HEADER: origin.header()}
+def headers_to_move(headers: Mapping[str, Any] | None, origin: Origin | None) -> dict[str, Any]:
+    """Return the headers of a moved message. ``origin`` is None if it goes back to its source queue."""
+    kept = _without_notes(headers or {})
+    kept.pop(HEADER, None)
+    return kept if origin is None else {**kept, HEADER: origin.header()}
 
 
 def _without_notes(headers: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,11 @@ class Publisher:
         self._settling = False
 
     def publish(self, move: Move, body: Any, properties: Mapping[str, Any], headers: dict[str, Any]) -> None:
-        """Publish a message to its waiting queue, in order with the others. Nothing is waited for."""
+        """Publish a message, in order with the others. Nothing is waited for.
+
+        If ``headers`` lack the one of this library, call :meth:`wait_for` before anything else is published. Otherwise
+        it can't be told which message was returned.
+        """
         try:
             self._connect()
         except BrokerUnavailable as error:
@@ -117,9 +121,15 @@ class Publisher:
 
     def close(self, timeout: float) -> None:
         """Wait up to ``timeout`` seconds for the confirms that are under way, and close the connection."""
-        if timeout > 0:
-            self._wait(lambda: not self._unconfirmed and not self._held, timeout)
-        self._lost(None)
+        if timeout > 0 and not self._blocked:
+            self._wait(lambda: not self._unconfirmed, timeout)
+            client = self._client
+            if client is not None:
+                self._forget_reader()
+                with suppress(Exception):
+                    client.connection.sock.settimeout(timeout)
+                    client.close()
+        self._drop()
         self._finish()
 
     def _wait(self, true: Callable[[], bool], timeout: float) -> None:
@@ -162,7 +172,8 @@ class Publisher:
     def _send(self, move: Move, body: Any, properties: Mapping[str, Any], headers: dict[str, Any]) -> None:
         """Write a message. ``basic_publish`` would read the connection first, which another call may be doing."""
         tag = self._tag + 1
-        headers[HEADER]["tag"] = tag  # by which a returned message is known
+        if HEADER in headers:
+            headers[HEADER]["tag"] = tag  # by which a returned message is known
         try:
             message = amqp.Message(body, application_headers=headers, **properties)
             arguments = (0, "", move.to, True, False)  # to the queue of that name, mandatory
@@ -211,7 +222,7 @@ class Publisher:
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         header = message.headers.get(HEADER)
-        move = self._unconfirmed.get(header["tag"])
+        move = self._unconfirmed.get(self._tag if header is None else header["tag"])
         if move is not None:
             move.returned = True
 
@@ -228,26 +239,33 @@ class Publisher:
     def _on_publishing_closed(self, code: int, text: str, class_id: int, method_id: int) -> None:
         raise _PublishingClosed(f"RabbitMQ closed the channel: {code} {text}")
 
-    def _lost(self, error: Exception | None) -> None:
+    def _lost(self, error: Exception) -> None:
+        if self._client is not None:
+            logger.warning("the connection that moves messages was lost, the next move connects: %s", described(error))
+            self._drop()
+
+    def _drop(self) -> None:
         """Drop the connection. What is not confirmed has failed. A copy of it may be in the waiting queue."""
         client, self._client = self._client, None
         if client is None:
             return
-        if error is not None:
-            logger.warning("the connection that moves messages was lost, the next move connects: %s", described(error))
-        if self._heartbeat is not None:
-            self._consumer.timer.cancel(self._heartbeat)
-            self._heartbeat = None
-        if self._hub is not None:
-            with suppress(Exception):
-                self._hub.remove_reader(self._fd)
+        self._forget_reader()
         with suppress(Exception):
-            client.close() if error is None else client.collect()
+            client.collect()
         moves = [*self._unconfirmed.values(), *(each[0] for each in self._held)]
         self._unconfirmed.clear()
         self._held.clear()
         for move in moves:
             self._done(move, False)
+
+    def _forget_reader(self) -> None:
+        if self._heartbeat is not None:
+            self._consumer.timer.cancel(self._heartbeat)
+            self._heartbeat = None
+        if self._fd >= 0:
+            with suppress(Exception):
+                self._hub.remove_reader(self._fd)
+            self._fd = -1
 
     def _done(self, move: Move, moved: bool) -> None:
         move.moved = moved

@@ -84,14 +84,22 @@ class RedisBroker(Broker):
 
     def move(self, message: Any, to: str, origin: Origin, on_done: Moved = ignore) -> None:
         """Move a message by one script."""
+        self._move(message, to, origin, ("", to), on_done)
+
+    def move_back(self, message: Any, on_done: Moved = ignore) -> None:
+        """Move a message by one script. kombu restores it to where its exchange and routing key lead."""
+        origin = self._origin(message)
+        self._move(message, origin.queue, None, (origin.exchange, origin.routing_key), on_done)
+
+    def _move(self, message: Any, to: str, origin: Origin | None, restored_to: tuple[str, str], on_done: Moved) -> None:
         if message.acknowledged:
-            self._copy(message, to, origin)
+            self._copy(message, to, origin, restored_to)
             self._safely(on_done, True)
         elif not self._is_held(message):  # kombu has restored it, or will
             self._safely(on_done, False)
         else:
             try:
-                target, payload = self._moved(message, to, origin)
+                target, payload = self._moved(message, to, origin, restored_to)
                 arguments = [message.delivery_tag, payload]
                 try:
                     moved = self._move_script(keys=[*self._unacked, target], args=arguments)
@@ -108,24 +116,29 @@ class RedisBroker(Broker):
                 message._state = "ACK"
                 self._safely(on_done, bool(moved))
 
-    def _copy(self, message: Any, to: str, origin: Origin) -> None:
+    def _copy(self, message: Any, to: str, origin: Origin | None, restored_to: tuple[str, str]) -> None:
         try:
-            self._client.lpush(*self._moved(message, to, origin))
+            self._client.lpush(*self._moved(message, to, origin, restored_to))
         except Exception as error:
             raise MoveFailed(f"an acknowledged message could not be moved to {to!r}: {described(error)}") from error
 
-    def _moved(self, message: Any, to: str, origin: Origin) -> tuple[str, str]:
+    def _moved(self, message: Any, to: str, origin: Origin | None, restored_to: tuple[str, str]) -> tuple[str, str]:
         """Return the list that a message is moved to, and the message as it is there."""
         raw = message._raw
         properties = properties_to_move(raw["properties"])
         properties["delivery_tag"] = str(uuid.uuid4())
-        properties["delivery_info"] = {**(properties.get("delivery_info") or {}), "exchange": "", "routing_key": to}
+        exchange, routing_key = restored_to
+        info = {**(properties.get("delivery_info") or {}), "exchange": exchange, "routing_key": routing_key}
+        properties["delivery_info"] = info
         moved = {**raw, "headers": headers_to_move(raw.get("headers"), origin), "properties": properties}
         priority = self._channel._get_message_priority(moved, reverse=False)
         return self._key(self._channel._q_for_pri(to, priority)), dumps(moved)
 
     def fetch(self, name: str, count: int, on_message: OnMessage, on_done: Fetched = ignore) -> None:
         """Fetch messages by one script; all callbacks are called before this returns."""
+        if count <= 0:
+            self._safely(on_done, 0, False)
+            return
         tags = [str(uuid.uuid4()) for _ in range(count)]
         try:
             found = self._fetch_script(
@@ -169,8 +182,10 @@ class RedisBroker(Broker):
         return self.count(name) > 0
 
     def _name(self, queue: str, number: int) -> str:
-        declaration_for(self._consumer.app.amqp.queues, queue)  # which raises if its messages can't wait
-        return waiting_name(queue, number)
+        name = waiting_name(queue, number)
+        if name not in self._declared:
+            declaration_for(self._consumer.app.amqp.queues, queue)  # which raises if its messages can't wait
+        return name
 
     def _declare(self, name: str) -> None:
         """Check that both scripts may run: nothing has to be declared in Redis."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from resilient_tasks.waiting.broker import original
 
@@ -109,6 +112,34 @@ def test_a_peek_takes_nothing(place: Place) -> None:
     assert ids_of(worker.fetch(to, 3)) == ids
 
 
+def test_a_message_is_moved_back(place: Place) -> None:
+    """As before an uninstall: a worker without this library sees nothing of the wait."""
+    ids = publish(place, 5)
+    worker = place.start()
+    worker.consume()
+    worker.until(lambda: len(worker.received) == 5)
+    first, *_ = worker.received
+    with pytest.raises(ValueError, match="has not waited"):
+        worker.broker.move_back(first)
+    before = first.headers.copy(), first.properties["correlation_id"], place.is_redis and first.delivery_info
+    worker.pause()
+    to = worker.broker.declare(place.name, 0)
+    for message in worker.received:
+        assert worker.move(message, to, queue=place.name)
+    moved: list[bool] = []
+    for message in worker.fetch(to, 5):
+        worker.broker.move_back(message, moved.append)
+    assert moved == [True] * 5
+    worker.received.clear()
+    worker.consume()
+    worker.until(lambda: len(worker.received) == 5)
+    assert ids_of(worker.received) == ids
+    again = worker.received[0]
+    headers = {name: value for name, value in again.headers.items() if name != "x-delivery-count"}
+    assert (headers, again.properties["correlation_id"], place.is_redis and again.delivery_info) == before
+    assert worker.broker.count(to) == 0
+
+
 def test_without_an_event_loop(place: Place) -> None:
     """As with the pools of threads and greenlets: other threads hand their calls over, and these are made soon."""
     ids = publish(place, 50)
@@ -120,8 +151,10 @@ def test_without_an_event_loop(place: Place) -> None:
     def fetch(worker: Worker = worker) -> None:
         worker.broker.soon(worker.broker.fetch, to, 50, found.append)
 
+    began = time.monotonic()
     thread = in_thread(fetch)
     worker.turn(wait=20.0)  # which blocks until the other thread's call
+    assert time.monotonic() - began < 10
     worker.until(lambda: len(found) == 50)
     thread.join()
     assert ids_of(found) == ids

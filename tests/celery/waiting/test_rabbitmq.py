@@ -314,3 +314,17 @@ def test_nothing_is_there_twice_after_a_clean_stop(amqp_place: Place) -> None:
         worker.broker.move(message, to, origin_of(message))
     worker.close()  # with confirms under way
     assert everywhere(amqp_place) == dict.fromkeys(ids, 1)
+
+
+def test_a_source_queue_that_is_gone(rabbitmq_place: Place) -> None:
+    publish(rabbitmq_place, 1)
+    worker = rabbitmq_place.start()
+    to = worker.broker.declare(rabbitmq_place.name, 0)
+    worker.move_all(to, 1, queue=rabbitmq_place.name)
+    (message,) = worker.fetch(to, 1)
+    worker.pause()
+    delete(rabbitmq_place, rabbitmq_place.name)
+    results: list[bool] = []
+    worker.broker.move_back(message, results.append)
+    assert results == [False]
+    worker.until(lambda: worker.broker.count(to) == 1)
