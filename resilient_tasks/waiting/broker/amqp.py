@@ -17,7 +17,7 @@ from .copying import Origin, headers_to_move, properties_to_move
 from .errors import MoveFailed, WaitingImpossible, described
 from .getter import DECLARE, Getter, declare_arguments
 from .publisher import PATIENCE, Move, Publisher
-from .queues import Declaration, declaration_for, source_and_number, waiting_name
+from .queues import Declaration, as_quorum, declaration_for, source_and_number, waiting_name
 
 
 class AmqpBroker(Broker):
@@ -29,6 +29,7 @@ class AmqpBroker(Broker):
         self._publisher = Publisher(consumer, self._settle)
         self._getter = Getter(consumer.connection.connection, _MessageAsItCame, self._deliver, self._safely)
         self._declared: dict[str, Declaration] = {}
+        self._quorum_by_default: bool | None = None
 
     def close(self) -> None:
         """Wait for the confirms that are under way, if the consumer is still connected, and close the connection."""
@@ -144,10 +145,23 @@ class AmqpBroker(Broker):
             return
         declared = declaration_for(self._consumer.app.amqp.queues, source_and_number(name)[0])
         try:
+            if "x-queue-type" not in declared.arguments and self._is_quorum_by_default(name, declared):
+                declared = as_quorum(declared)
             self._publisher.ask(lambda channel: _declare(channel, name, declared))
         except amqp.ChannelError as error:
             raise WaitingImpossible(f"messages can't wait in {name!r}: RabbitMQ refuses it: {error}") from error
         self._declared[name] = declared
+
+    def _is_quorum_by_default(self, name: str, declared: Declaration) -> bool:
+        """Return whether a queue without a type is a quorum queue. That is up to its virtual host."""
+        if self._quorum_by_default is None:
+            try:
+                self._publisher.ask(lambda channel: _declare(channel, name, as_quorum(declared)))
+            except amqp.PreconditionFailed:
+                self._quorum_by_default = False
+            else:
+                self._quorum_by_default = True
+        return self._quorum_by_default
 
     def _wake(self) -> None:
         self._getter.poke()

@@ -68,6 +68,10 @@ def declaration_for(queues: Mapping[str, Any], name: str) -> Declaration:
     priority = arguments.get("x-max-priority", source.max_priority)
     if priority is not None:
         kept["x-max-priority"] = priority
-    if kind == "quorum":
-        kept["x-delivery-limit"] = _DELIVERY_LIMIT
-    return Declaration(bool(source.durable), kept)
+    declaration = Declaration(bool(source.durable), kept)
+    return as_quorum(declaration) if kind == "quorum" else declaration
+
+
+def as_quorum(declaration: Declaration) -> Declaration:
+    """Return the declaration of a waiting queue that is a quorum queue. RabbitMQ refuses it for a classic queue."""
+    return declaration._replace(arguments={**declaration.arguments, "x-delivery-limit": _DELIVERY_LIMIT})

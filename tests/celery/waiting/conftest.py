@@ -49,6 +49,8 @@ class Place:
         return str(self.queue.name)
 
     def app(self, **settings: Any) -> Any:
+        if not self.is_redis:  # a new quorum queue may lose what is published to it without
+            settings = {"broker_transport_options": {"confirm_publish": True}, **settings}
         return make_app(self.url, self.queue, **settings)
 
     def waiting(self, number: int) -> str:

@@ -6,6 +6,7 @@ import itertools
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import amqp
@@ -304,6 +305,25 @@ def test_what_a_waiting_queue_copies() -> None:
     assert declaration_for(both, "c") == (False, {"x-max-priority": 9})
     assert declaration_for(both, "q") == (True, {"x-queue-type": "quorum", "x-delivery-limit": 2**31 - 1})
     assert declaration_for(both, "p") == (True, {"x-max-priority": 3})
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_the_type_may_be_the_virtual_host_s(rabbitmq_place: Place, kind: str) -> None:
+    vhost = f"{rabbitmq_place.url.rpartition('/')[2]}-{kind}"
+    _rabbitmqctl("add_vhost", vhost, "--default-queue-type", kind)
+    try:
+        _rabbitmqctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
+        place = replace(rabbitmq_place, url=f"{rabbitmq_place.url}-{kind}", queue=Queue(rabbitmq_place.name))
+        ids = publish(place, 3)
+        worker = rabbitmq_place.start(place.app())
+        to = worker.broker.declare(place.name, 0)
+        worker.move_all(to, 3)
+        for _ in range(3):  # a quorum queue without a delivery limit would put the message to its end
+            assert ids_of([worker.broker.peek(to)]) == ids[:1]
+        assert ids_of(worker.fetch(to, 3)) == ids
+        worker.close()
+    finally:
+        _rabbitmqctl("delete_vhost", vhost)
 
 
 def test_nothing_is_there_twice_after_a_clean_stop(amqp_place: Place) -> None:
