@@ -12,7 +12,7 @@ import amqp
 from amqp import spec
 from kombu.transport.pyamqp import Message
 
-from .base import PAUSE, Broker, Fetched, Moved, OnMessage, ignore, logger
+from .base import Broker, Fetched, Moved, OnMessage, ignore, logger
 from .copying import Origin, headers_to_move, properties_to_move
 from .errors import MoveFailed, WaitingImpossible, described
 from .getter import DECLARE, Getter, declare_arguments
@@ -83,7 +83,7 @@ class AmqpBroker(Broker):
         if message.acknowledged:  # it was already when it was moved
             pass
         elif not move.moved:
-            self._put_back(message, 0 if move.returned else PAUSE)
+            self._put_back(message, at_once=move.returned)
         elif self._is_held(message):
             try:
                 message.ack()

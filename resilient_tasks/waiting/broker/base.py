@@ -205,9 +205,9 @@ class Broker(ABC):
         """Return whether the message was delivered by the connection that lives. If not, it is delivered again."""
         return message.channel is not None and message.channel.connection is not None and not self._closed
 
-    def _put_back(self, message: Any, pause: float = PAUSE) -> None:
-        """Give a message back to its queue after ``pause`` seconds, and try until the broker has it."""
-        self._consumer.timer.call_after(pause, self.soon, (self._reject, message))
+    def _put_back(self, message: Any, *, at_once: bool = False) -> None:
+        """Give a message back to its queue after a pause, and try until the broker has it."""
+        self._consumer.timer.call_after(0 if at_once else PAUSE, self.soon, (self._reject, message))
 
     def _reject(self, message: Any) -> None:
         if message.acknowledged or not self._is_held(message):
@@ -215,5 +215,5 @@ class Broker(ABC):
         try:
             message.reject(requeue=True)
         except Exception as error:
-            logger.warning("a message could not be given back to its queue, and will be again: %s", described(error))
+            logger.warning("a message could not be given back to its queue; this is tried again: %s", described(error))
             self._put_back(message)

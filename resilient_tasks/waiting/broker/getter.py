@@ -61,8 +61,8 @@ class Getter:
     def fetch(self, name: str, declared: Declaration, count: int, on_message: OnMessage, on_done: Fetched) -> None:
         """Ask for up to ``count`` messages. Nothing is waited for.
 
-        The queue is declared once more before that: if somebody has deleted it, RabbitMQ would close the channel, and
-        deliver again all that was fetched on it.
+        The queue is declared once more before that. If it was deleted meanwhile, RabbitMQ would otherwise close the
+        channel, and deliver again all that was fetched on it.
         """
         batch = _Batch(name, count, on_message, on_done)
         try:

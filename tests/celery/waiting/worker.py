@@ -15,7 +15,7 @@ from celery.utils.timer2 import Timer as ThreadTimer
 from kombu import Queue
 from kombu.asynchronous import Hub
 
-from resilient_tasks.waiting.broker import Broker, Origin, broker_of
+from resilient_tasks.waiting.broker import Broker, Origin, WaitingImpossible, broker_of
 
 
 def make_app(url: str, queue: Queue, **settings: Any) -> Celery:
@@ -56,7 +56,11 @@ class Worker:
             self.connection, on_decode_error=lambda message, error: self.decode_errors.append((message, error))
         )
         self.task_consumer.on_message = self._received
-        self.broker: Broker = broker_of(self)
+        try:
+            self.broker: Broker = broker_of(self)
+        except WaitingImpossible:
+            self.connection.close()
+            raise
 
     def _received(self, message: Any) -> None:
         self.on_message(message)
