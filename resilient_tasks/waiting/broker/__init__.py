@@ -10,6 +10,7 @@ message is fetched from there and handled like any delivery. This package knows 
 ``copying``     what a moved message keeps, and the header that says where it came from
 ``redis``       Redis and Valkey
 ``amqp``        RabbitMQ; ``publisher`` and ``getter`` are its two directions
+``errors``      what can be raised
 ==============  =======================================================================
 """
 

@@ -386,3 +386,25 @@ def test_a_source_queue_that_is_gone(rabbitmq_place: Place) -> None:
     worker.broker.move_back(message, results.append)
     assert results == [False]
     worker.until(lambda: worker.broker.count(to) == 1)
+
+
+@pytest.mark.parametrize("reader", ["the event loop", "a question"])
+def test_the_channel_that_moves_is_closed(rabbitmq_place: Place, reader: str) -> None:
+    """RabbitMQ does so if a message is larger than it allows."""
+    ids = publish(rabbitmq_place, 10)
+    worker = rabbitmq_place.start()
+    to = worker.broker.declare(rabbitmq_place.name, 0)
+    results: list[bool] = []
+    messages = the_first(worker, 10)
+    own: Any = worker.broker._publisher  # type: ignore[attr-defined]
+    own._publishing.send_method(amqp.spec.Basic.Publish, "Bssbb", (0, "nowhere", "x", False, False), amqp.Message("x"))
+    for message in messages:
+        worker.broker.move(message, to, origin_of(message), results.append)
+    if reader == "a question":
+        with pytest.raises(BrokerUnavailable, match="closed the channel"):
+            worker.broker.count(to)
+    worker.until(lambda: len(results) == 10)
+    assert results == [False] * 10
+    again = the_first(worker, 10)
+    assert [worker.move(message, to) for message in again] == [True] * 10
+    assert sorted(ids_of(worker.fetch(to, 20))) == sorted(ids)
