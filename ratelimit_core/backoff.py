@@ -20,7 +20,7 @@ class Backoff:
     Attributes:
         base: the wait before the first retry.
         factor: the wait grows by this factor with each retry.
-        max: the cap: no computed wait is longer.
+        max: the maximum of the computed wait.
         jitter: how the computed wait is randomised. ``"full"`` draws from 0 to 100 % of the wait, which spreads callers
             best. ``"equal"`` draws from 50 to 100 %. ``"none"`` adds no jitter, so all callers retry together.
     """
@@ -38,7 +38,7 @@ class Backoff:
             and self.factor >= 1
         ):
             raise ConfigurationError(
-                f"{self}: base must be from 0 to max, factor at least 1, and base, factor and max finite numbers"
+                f"{self}: base, factor and max should be finite numbers, with 0 <= base <= max and factor >= 1"
             )
         if self.jitter not in get_args(Jitter):
             raise not_one_of("Backoff: jitter", self.jitter, get_args(Jitter))
@@ -61,4 +61,4 @@ class Backoff:
         return max(wait, floor)
 
 
-_random = random.SystemRandom()  # a forked child would repeat the draws of its parent
+_random = random.SystemRandom()  # with random.Random(), a forked child would repeat the draws of its parent

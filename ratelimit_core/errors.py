@@ -6,7 +6,7 @@ from typing import Self
 
 
 class ResilienceError(Exception):
-    """The base class of this library's errors. ``retry_after`` is in seconds; None means that waiting does not help."""
+    """The base class of this library's errors. ``retry_after`` is in seconds, or None if no suitable wait is known."""
 
     retry_after: float | None = None
 
@@ -33,7 +33,8 @@ class CircuitBreakerError(_Refused):
         failure_count: the number of consecutive failures, as the store counts them.
         last_failure_time: the time of the last failure, in seconds since the epoch on the store's clock; or None.
         next_attempt_time: the time of the next probe, in seconds since the epoch on the store's clock; or None.
-        recovery_time: seconds from the opening of the breaker to its next probe.
+        recovery_time: seconds from the opening of the breaker to its next probe. If the breaker is not open, the last
+            interval of the backoff.
     """
 
     def __init__(
@@ -128,10 +129,10 @@ class BackendError(ResilienceError):
 
 
 class BackendContention(BackendError):
-    """Other requests kept this request waiting for too long, although the store is available.
+    """Other requests prevented this request from being carried out in time, although the store is available.
 
-    They held locks that this request needs, or too many of them came at once. ``retry_after`` is the time in seconds
-    that this request was allowed to take.
+    The other requests held locks that this request needs, or too many requests came at once. ``retry_after`` is the
+    time in seconds that this request was allowed to take.
     """
 
     is_outage = False

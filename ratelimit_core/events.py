@@ -1,8 +1,8 @@
 """Events about breakers and the store: changes of state, mode and availability, and settings that differ.
 
-The process whose call caused an event calls each subscriber at most once, on the calling thread. An error that a
-subscriber raises is logged and not passed on. Only exceptions of signal handlers are passed on. A guard that awaits the
-store also awaits the asynchronous subscribers.
+Only the process that caused an event calls its subscribers, each once, on the thread that caused the event. An error
+that a subscriber raises is logged and not passed on, unless a signal handler raised it. A guard that awaits the store
+also awaits the asynchronous subscribers.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def emit(event: Event) -> None:
 
 
 async def aemit(event: Event) -> None:
-    """Do as :func:`emit` does, without blocking the event loop."""
+    """Do the same as :func:`emit`. Await the asynchronous subscribers."""
     _log(event)
     for subscriber, asynchronous in list(_subscribers):
         try:

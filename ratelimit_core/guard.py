@@ -87,8 +87,8 @@ class Admission:
     def record(self, error: BaseException | None) -> float:
         """Settle the admission of a call that raised ``error``, or that returned if ``error`` is None.
 
-        The lease of a concurrency limit is released in the round trip that reports the outcome. Costs at most one round
-        trip, and one more for the history if the outcome changes the breaker's state.
+        Costs at most one round trip, which also releases the lease of a concurrency limit. The release costs one more
+        if the limiter has another store. The history costs one more if the outcome changes the breaker's state.
 
         Returns:
             The seconds until the breaker's next probe, or 0 if the breaker is not open.
@@ -96,15 +96,15 @@ class Admission:
         return self._settle(lambda permit: permit.record(error)) or 0.0
 
     async def arecord(self, error: BaseException | None) -> float:
-        """Do as :meth:`record` does, without blocking the event loop."""
+        """Do the same as :meth:`record`, without blocking the event loop."""
         return await self._asettle(lambda permit: permit.arecord(error)) or 0.0
 
     def fail(self, error: BaseException) -> float:
-        """Settle as a failure, even if the breaker ignores such an error. Return as :meth:`record` does."""
+        """Settle as a failure, even if the breaker ignores such an error. Return the same as :meth:`record`."""
         return self._settle(lambda permit: permit.failure(error)) or 0.0
 
     async def afail(self, error: BaseException) -> float:
-        """Do as :meth:`fail` does, without blocking the event loop."""
+        """Do the same as :meth:`fail`, without blocking the event loop."""
         return await self._asettle(lambda permit: permit.afailure(error)) or 0.0
 
     def record_result(self, result: object) -> None:
@@ -112,15 +112,15 @@ class Admission:
         self._settle(lambda permit: permit.record_result(result))
 
     async def arecord_result(self, result: object) -> None:
-        """Do as :meth:`record_result` does, without blocking the event loop."""
+        """Do the same as :meth:`record_result`, without blocking the event loop."""
         await self._asettle(lambda permit: permit.arecord_result(result))
 
     def cancel(self) -> None:
-        """Settle without an outcome. The limits still count the call."""
+        """Settle without an outcome. Rates still count the call, and a concurrency limit releases its lease."""
         self._settle(lambda permit: permit.cancel())
 
     async def acancel(self) -> None:
-        """Do as :meth:`cancel` does, without blocking the event loop."""
+        """Do the same as :meth:`cancel`, without blocking the event loop."""
         await self._asettle(lambda permit: permit.acancel())
 
     def _settle(self, settle: Callable[[Permit], R]) -> R | None:
@@ -175,20 +175,21 @@ class Guard:
     ) -> Admission:
         """Acquire the admission of one call, from the breaker and from all limits, or from none of them.
 
-        Costs at most one round trip, and none if the answer is cached. If the breaker becomes half-open, writing the
-        history costs one more.
+        Costs at most one round trip. Costs none if all answers are cached. If the breaker becomes half-open, writing
+        the history costs one more.
 
         Args:
             key: the key that the limits count the call by; by default the limiter's key.
             cost: the number of units that the call uses of each limit.
-            lease_id: the id of the call's leases, in the concurrency limit and as a probe; by default a new id.
+            lease_id: the id of the call's leases, as a holder of a concurrency limit and as a probe; by default a new
+                id.
             reservation: a reservation to redeem.
             probe: whether ``lease_id`` may already hold a probe's lease. If so, no cached verdict is used.
 
         Raises:
             CircuitBreakerError: the breaker rejected the call.
             RateLimitExceeded: a limit denied the call.
-            ConfigurationError: the breaker and the limits have different stores.
+            ConfigurationError: the breaker and the limits have different stores and have to be asked together.
         """
         admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), reservation, probe)
         return admission if store is None else drive(_ask(admission, prepared), store)
@@ -202,7 +203,7 @@ class Guard:
         reservation: Decision | None = None,
         probe: bool = False,
     ) -> Admission:
-        """Do as :meth:`acquire` does, without blocking the event loop.
+        """Do the same as :meth:`acquire`, without blocking the event loop.
 
         If the caller is cancelled while it waits, the admission is cancelled as soon as the store has answered.
         """
@@ -214,10 +215,10 @@ class Guard:
     def _prepare(
         self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
     ) -> tuple[Admission, list[_Prepared], Store | None]:
-        """Return an admission with its cached part, functions that prepare the other questions, and their store.
+        """Return an admission with its cached part, functions that prepare the questions, and the store to ask.
 
-        Without questions the store is None. Preparing a question takes the pending successes. So a question is prepared
-        only when it is asked, and a call that is cancelled before does not lose these successes.
+        If there are no questions, the store is None. Preparing a question takes the breaker's pending successes. So a
+        question is prepared only when it is asked. A call that is cancelled before does not lose the successes.
 
         Raises:
             CircuitBreakerError: the cached verdict rejects the call.

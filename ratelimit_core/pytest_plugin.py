@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def resilience_reset() -> Iterator[None]:
-    """Isolate the test: remove all earlier state and use a new memory backend as the store.
+    """Run the test without the earlier state of this process, and with a new memory backend as the store.
 
     See :func:`ratelimit_core.testing.isolated`.
     """

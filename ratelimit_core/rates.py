@@ -1,4 +1,4 @@
-"""Rates, and how to read them from text such as ``100/h``, ``10/30s``, ``5/minute``, or ``10/s;1000/h`` (two)."""
+"""Rates, and how to read them from text such as ``100/h``, ``10/30s``, ``5/minute``, or ``10/s;1000/h`` (two rates)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _EXPECTED = "write for example '100/h', '10/30s', '5/minute', or several as '10/
 
 @dataclass(frozen=True, slots=True, order=True)
 class Rate:
-    """A rate of at most ``limit`` calls in each ``period``, which is in seconds."""
+    """A rate: at most ``limit`` calls in each ``period`` of seconds."""
 
     limit: int
     period: float
@@ -41,7 +41,7 @@ class Rate:
     def parse(cls, text: str) -> Rate:
         """Read one rate, such as ``100/h`` for 100 in one hour.
 
-        The units are ms, s, m, h and d. All but ms may also be written out, as in ``5/minute``.
+        The units are ms, s, m, h and d. All units except ms may also be written out, as in ``5/minute``.
 
         Raises:
             ConfigurationError: ``text`` is not a rate. The message shows how to write a rate.

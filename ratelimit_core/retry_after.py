@@ -10,10 +10,11 @@ from email.utils import parsedate_to_datetime
 def parse_retry_after(error: BaseException) -> float | None:
     """Return the seconds that an error asks its caller to wait, or None.
 
-    Read the error's attribute ``retry_after``. If that attribute is not a number, read the header ``Retry-After``,
-    which holds seconds or a date. The headers are those of ``error.response`` (requests, httpx) or of the error.
+    Read the error's attribute ``retry_after``. If this attribute is missing or is not a number, read the header
+    ``Retry-After``, which is a number of seconds or a date. The headers are ``error.response.headers`` (requests,
+    httpx) or ``error.headers``.
 
-    Return None if neither exists, or if the wait is not positive or is 30 days or more.
+    Return None if there is neither, or if the wait is not positive, or is 30 days or more.
     """
     try:
         return _asked(error)

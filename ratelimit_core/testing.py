@@ -37,12 +37,13 @@ __all__ = [
 
 @contextmanager
 def isolated(**options: Any) -> Iterator[None]:
-    """Run the block without any earlier state, and remove the block's own state afterwards.
+    """Run the block without the earlier state of this process. Afterwards, remove the block's state from this process.
 
     Inside the block, the configured store is a new memory backend, whatever the project's settings say. ``options`` are
-    passed to :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. Breakers and
-    limiters that the project created at import start without state. After the block, the earlier configuration and
-    breaker definitions are restored.
+    passed to :func:`~ratelimit_core.configure`, as in ``isolated(backend="redis://localhost:6379/15")``. A store that
+    other processes share keeps its records, before and after the block. Breakers and limiters that the project created
+    at import use the block's store, too, unless they have a ``backend`` of their own. After the block, the earlier
+    configuration and breaker definitions are restored.
 
     A breaker reads its settings only once, when it is first used. The block does not change the settings of a breaker
     that was used before.
@@ -109,9 +110,9 @@ def frozen_time() -> Iterator[FrozenTime]:
     """Stop the time of all breakers, limiters and stores of this process. ``advance`` moves the time.
 
     The frozen time starts at the present time. Objects that were created before the block also use the frozen time. A
-    guard that blocks to wait does not block, but moves the time by the length of the wait. ``time.time()``, Celery's
-    countdowns and other processes are not affected. A Redis or database server has its own clock, so use the memory
-    backend of :func:`isolated`.
+    task that has to wait in its worker does not block. It moves the frozen time by the length of the wait instead.
+    ``time.time()``, Celery's countdowns and other processes are not affected. A Redis or database server has its own
+    clock, so use the memory backend of :func:`isolated`.
     """
     frozen = FrozenTime()
     with patch.multiple(clock, time_ns=frozen._ns, monotonic_ns=frozen._ns, sleep=frozen.advance):
@@ -167,7 +168,7 @@ def _as_new(name: str) -> Iterator[CircuitBreaker]:
 
 
 def _open(breaker: CircuitBreaker, seconds: float) -> None:
-    """Report a failure that opens the breaker for ``seconds``, whatever exceptions the breaker expects."""
+    """Report a failure that opens the breaker for ``seconds``, regardless of its ``expected_exception``."""
     cache = cache_of(breaker)
     cache.store.apply([cache.call(BreakerEvent(REPORT, failures=1, duration=clock.microseconds(seconds)))])
     _relearn(breaker)

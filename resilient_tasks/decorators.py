@@ -41,18 +41,20 @@ def breaker_task(
 @overload
 def breaker_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def breaker_task(*args: Any, **options: Any) -> Any:
-    """Make a task that is protected by a circuit breaker and, if they are given, by limits.
+    """Make a task that is protected by a circuit breaker, and by limits if they are given.
 
-    Takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and of
+    The decorator takes every option of ``@shared_task``, of :class:`~resilient_tasks.options.Options` and of
     :class:`~ratelimit_core.CircuitBreakerConfig` except ``fallback_function``::
 
         @breaker_task(breaker="payments", failure_threshold=3, rate="10/s;5000/h", retry_for=(ConnectionError,))
         def charge(order_id): ...
 
-    While the breaker is open the task waits. The task keeps its id, and the wait uses up none of its retries.
+    While the breaker is open the task waits, unless ``on_open`` says otherwise. A task that waits keeps its id, and the
+    wait uses up none of its retries.
 
-    A run costs no round trip while the breaker is closed and there are no limits. With limits it costs one round trip,
-    which asks the breaker as well. A concurrency limit costs one more, to release its slot.
+    Without limits, a run costs as much as a call through a :class:`~ratelimit_core.CircuitBreaker`. With limits, asking
+    them and the breaker together costs one round trip, and reporting the outcome costs as much as without limits. A
+    concurrency limit costs at most one more, to release its slot.
 
     Raises:
         ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
@@ -71,7 +73,7 @@ def rate_limited_task(*args: Any, **options: Any) -> Any:
 
     If a limit is reached, the task reserves the next free time and waits for it. The wait uses up none of its retries.
 
-    A run costs one round trip, and one more to release the slot of a concurrency limit.
+    A run that need not wait costs one round trip, and one more to release the slot of a concurrency limit.
 
     Raises:
         ConfigurationError: when the decorator runs, for an unknown option or a wrong value.
@@ -115,7 +117,7 @@ def _decorator(
 
 
 def _task_class() -> type[Task[..., Any]]:
-    """Return the base class of the app's tasks. With Django, Celery's own class publishes after the commit."""
+    """Return the base class of the app's tasks. With Django, Celery's own class can publish after the commit."""
     app: Any = current_app()
     task_class: type[Task[..., Any]] = Task if app is None else symbol_by_name(app.task_cls)
     return task_class

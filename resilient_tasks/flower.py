@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 tasks_columns = "name,uuid,state,exception,eta,args,retries,received,started,runtime,worker"
-"""The columns for Flower to show. ``exception`` and ``eta`` tell why and until when a task waits."""
+"""The columns for Flower to show. ``exception`` says why a task waits, and ``eta`` says until when."""
 
 _REFUSAL = re.compile(r"(?:CircuitBreakerError|RateLimitExceeded)\((?P<what>.*), retry in (?P<wait>[\d.e+-]+) s\)")
 

@@ -21,8 +21,8 @@ def install(app: Celery) -> None:
     that match no rule are not protected. A second call does nothing.
 
     Raises:
-        ConfigurationError: a worker already runs, or a rule is wrong. Wrong rules may also be found later, but before a
-            worker starts: at the latest when the app is finalized.
+        ConfigurationError: a worker already runs, or a rule is wrong. A wrong rule may also be found later, but before
+            a worker starts. At the latest it is found when the app is finalized.
     """
     registry = app.__dict__["_tasks"]  # app.tasks would finalize the app
     if isinstance(registry, ProtectedRegistry):
@@ -62,7 +62,7 @@ def _derive(task: Any) -> None:
 
 
 def with_protection(base: type[Task[..., Any]]) -> type[Task[..., Any]]:
-    """Return a class that derives from ``ResilientTask`` and ``base``, and whose request class derives from both."""
+    """Return a class that derives from ``ResilientTask`` and ``base``. Its ``Request`` derives from theirs."""
     if issubclass(base, ResilientTask):
         return base
     if base is Task:

@@ -69,7 +69,7 @@ def _limited(sender: Any, **_: Any) -> None:
 
 
 def _ended(task: Any, args: Any, kwargs: Any, **_: Any) -> None:
-    """Export the counts after each run, because an idle child process does not export them later."""
+    """Export the counts after each run, because a child process that is idle afterwards would not export them."""
     protection: Protection | None = getattr(task, "resilience", None)
     with suppress(TypeError, LookupError):  # the arguments do not fit the task, so the run has failed
         if protection is not None and (breaker := protection.subject(args, kwargs).breaker) is not None:

@@ -29,10 +29,10 @@ class Options:
             as ``"payments:{tenant_id}"``, gives each tenant its own breaker.
         rate, algorithm, burst: limits, as in :class:`~ratelimit_core.Limiter`.
         rate_key: the key by which limits are counted: a template over the task's arguments, such as
-            ``"{tenant_id}"``, or a function of the arguments. By default this is the name of the breaker.
+            ``"{tenant_id}"``, or a function of the arguments. By default, limits are counted by the breaker's name.
         concurrency: the maximum number of runs at a time in the whole fleet. A run holds a lease for at most its hard
-            time limit. Without a time limit, the lease lasts five minutes, and the worker renews it. (The worker of a
-            solo pool can't.)
+            time limit. Without a time limit, the lease lasts five minutes, and the worker renews it (except
+            in a solo pool).
         cost: the units of each rate that one run takes: a number, or a function of the task's arguments.
         on_open: what a run does while the breaker is open. ``"defer"``: publish the task again for later.
             ``"pause"``: pause the task's queue, so that messages stay in the broker. ``"fail"``: fail with the error.
@@ -44,11 +44,11 @@ class Options:
             Retries and deferrals are always allowed.
         retry_for: the exceptions after which the task is retried, up to ``max_retries`` times.
         backoff: the waits between these retries.
-        max_wait: the maximum of all waits of a task together. A task that would wait longer fails.
-        max_deferrals: the maximum number of deferrals of a task. A task that would be deferred more often fails. None:
-            no maximum.
-        max_deferred_in_worker: the number of deferred tasks at which a worker pauses their queue. It resumes the queue
-            when it holds fewer than 80 % of this number.
+        max_wait: the maximum of all waits of a task together. A task that would have to wait longer fails.
+        max_deferrals: the maximum number of deferrals of a task. A task that would have to be deferred again fails.
+            None: no maximum.
+        max_deferred_in_worker: the number of deferred tasks at which a worker pauses their queue. The worker resumes
+            the queue when it holds fewer than 80 % of this number.
         dead_letter: a queue for tasks that gave up waiting. ``celery resilience replay`` brings them back.
         coalesce: whether only one of several calls with the same arguments waits. The others end at once, with
             ``skip_result``. Use this for tasks that Celery beat sends.
@@ -108,7 +108,9 @@ class Options:
             raise ConfigurationError(f"cost={self.cost!r} should be a whole number, 1 or more, or a function")
         for option in ("burst", "rate_key") if self.rate is None else ():
             if getattr(self, option) is not None and (option == "burst" or self.concurrency is None):
-                raise ConfigurationError(f"{option}={getattr(self, option)!r} needs a rate; add one, as in rate='10/s'")
+                needed = "a rate" if option == "burst" else "a rate or a concurrency"
+                value = getattr(self, option)
+                raise ConfigurationError(f"{option}={value!r} needs {needed}; add one, as in rate='10/s'")
         if self.algorithm not in get_args(Algorithm):
             raise not_one_of("algorithm", self.algorithm, get_args(Algorithm))
         if not isinstance(self.backoff, Backoff):

@@ -29,7 +29,7 @@ logger = logging.getLogger("resilient_tasks")
 _LONGEST_RUN = 300.0
 """The seconds for which a run without a hard time limit holds its leases. The worker renews the leases."""
 _TOO_LATE = 10
-"""If this many more tasks come back late than in time, tasks make no reservations."""
+"""Tasks make no reservations if at least this many more of them have come back late than in time."""
 _SPACING_MARGIN = 0.02
 """The part of a rate that waiting tasks leave unused, so that a late task does not delay all later tasks."""
 
@@ -87,7 +87,7 @@ class Protection:
             self._subject = Subject(self.breaker, self._name, self._name, options.cost)
 
     def run_for(self, time_limit: float | None) -> None:
-        """Let leases last for ``time_limit`` seconds. The limit is not known before the task is bound to its app."""
+        """Let leases last for ``time_limit`` seconds. This limit is not known before the task is bound to its app."""
         if self.breaker is not None and time_limit:
             self.breaker.extend_probe_timeout(time_limit)
         self.limiter, self.guard = self._limited(time_limit)

@@ -42,12 +42,12 @@ def safe_countdown(app: Celery, seconds: float) -> float:
 
 
 def delays_natively(app: Celery) -> bool:
-    """Return whether RabbitMQ itself delays messages with a countdown. Celery makes it do so with quorum queues."""
+    """Return whether RabbitMQ itself delays messages with a countdown. Celery uses this only with quorum queues."""
     return _scheme(app) in _AMQP and bool(detect_quorum_queues(app, "amqp")[0])
 
 
 def queue_of(app: Celery, delivery_info: Mapping[str, Any] | None) -> str | None:
-    """Return the queue of the app that a message came from, or None if that is unknown."""
+    """Return the name of the app's queue that a message came from, or None if the queue is unknown."""
     exchange, key = (delivery_info or {}).get("exchange") or "", (delivery_info or {}).get("routing_key") or ""
     key, delayed = _NATIVE_DELAY.subn("", key, count=1)
     queues: Mapping[str, Any] = app.amqp.queues

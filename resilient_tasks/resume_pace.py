@@ -13,7 +13,7 @@ _DEFAULT_RATE = "100/s"
 
 
 class ResumePace:
-    """Gives each waiting task a turn, from a leaky bucket that the whole fleet shares.
+    """A pace at which waiting tasks get their turns, from a leaky bucket that the whole fleet shares.
 
     Attributes:
         limiter: the leaky bucket.
@@ -29,7 +29,7 @@ class ResumePace:
     def turn(self, breaker: str, floor: float = 0.0) -> float:
         """Return the seconds until a task that waited for ``breaker`` may resume; at least ``floor``.
 
-        Costs one round trip. Beyond ``max_wait`` there are no turns, and the answer is ``floor``.
+        Costs one round trip. If there is no free turn before ``max_wait``, return ``floor``.
         """
         turn = self.limiter.reserve(self._max_wait, not_before=floor, key=turns_of(breaker))
         return turn.retry_after if turn.allowed else floor
@@ -38,6 +38,6 @@ class ResumePace:
 def _rate(options: Options) -> Rate | str | list[str | Rate]:
     if options.resume_rate is not None:
         return options.resume_rate
-    if options.rate is None or options.rate_key is not None:  # a rate_key's rate is not that of all tasks together
+    if options.rate is None or options.rate_key is not None:  # the rate is not for all tasks together
         return _DEFAULT_RATE
     return options.rate

@@ -17,7 +17,7 @@ from ratelimit_core.errors import ConfigurationError
 _OFF = {"0", "false", "no", "off"}
 
 ENABLED = os.environ.get("RESILIENCE_ENABLED", "1").strip().lower() not in _OFF
-"""False if the environment has ``RESILIENCE_ENABLED=0``. Then tasks run without breakers and limits."""
+"""False if the environment has ``RESILIENCE_ENABLED=0``. If False, tasks run without breakers and limits."""
 
 
 APP_SETTINGS = frozenset(f"resilience_{name}" for name in SETTINGS.keys() - OF_VIEWS)
@@ -43,7 +43,7 @@ def current_app() -> Celery | None:
 
 
 def check_settings(app: Celery) -> None:
-    """Check that each ``resilience_`` setting of the app exists, and that not only Django's views use it.
+    """Check that each ``resilience_`` setting of the app exists, and that it is not a setting of Django's views.
 
     Raises:
         ConfigurationError: the setting is unknown (the error names the nearest one), or belongs in Django's settings.

@@ -10,7 +10,7 @@
 
 A key is a task's name, a pattern as in ``task_routes`` (``*``, ``?``, ``[...]``), a compiled regular expression, or
 ``queue:`` with the name of a queue or a pattern of queue names. The first rule that matches applies. Rules for task
-names take precedence over rules for queues, and a decorator's options over both.
+names take precedence over rules for queues. A decorator's options take precedence over all rules.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The base class of protected tasks, which asks the breaker and the limits before the body runs."""
+"""The base class of protected tasks. It asks the breaker and the limits before the body runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     """A task with a :class:`Protection`. Without a protection it is an ordinary task.
 
     In a worker, a run that a limit denies is deferred. A run that the breaker rejects is deferred too, unless
-    ``on_open`` says otherwise. A task that is called directly or eagerly can't wait, so it raises
+    ``on_open`` says otherwise. A task that is called directly or eagerly can't wait. In place of a deferral, it raises
     :class:`~ratelimit_core.CircuitBreakerError` or :class:`~ratelimit_core.RateLimitExceeded`.
     """
 
@@ -82,7 +82,7 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         try:
             with run.under_way():
                 result = leave.run(self._body, request, run.args, run.kwargs)
-        except Retry as retry:  # the body called `retry()` of another task, or raised its own Retry
+        except Retry as retry:  # from `retry()` of this or of another task, or raised by the body
             run.end(retry.exc)
             raise
         except Reject:
@@ -121,11 +121,12 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
     ) -> Any:
         """Publish the task as Celery does. While the breaker is open, do what ``on_publish_while_open`` says instead.
 
-        This option applies only to callers outside of tasks, so chains and retries are still published. Costs at most
-        one round trip. Costs none with ``"allow"``, or while the cached verdict may be used.
+        This option applies only to callers outside of tasks, so chains and retries are still published. The check costs
+        at most one round trip: none with ``"allow"``, or while the cached verdict may be used.
 
         Raises:
             CircuitBreakerError: the breaker is open, and ``on_publish_while_open`` is ``"raise"``.
+            Exception: Celery can't publish the task, or a function in ``on_publish_while_open`` raises.
         """
         protection = self.resilience
         if (
@@ -155,11 +156,11 @@ class ResilientTask(Task):  # type: ignore[type-arg] # Celery's own class takes 
         max_retries: int | None = None,
         **options: Any,
     ) -> Retry:
-        """Record the failure, and retry as Celery does. While the breaker is open, defer the task instead.
+        """Record the error, and retry as Celery does. While the breaker is open, defer the task instead.
 
-        If the breaker is open after this failure, the task is deferred until the next probe, and ``retries`` does not
-        grow. Otherwise the task is retried, no sooner than a ``Retry-After`` of ``exc`` says. If the countdown is
-        longer than the broker can hold a message, the task waits in parts.
+        If the breaker is open after this error, the task is deferred until the next probe, and ``retries`` does not
+        grow. Otherwise the task is retried. Without ``eta``, it then waits for at least the ``Retry-After`` of the
+        error, and waits in parts if the broker can't hold a message for that long.
         """
         run = Run.of(self)
         error = exc if exc is not None else sys.exc_info()[1]

@@ -55,9 +55,10 @@ class Recorded:
 
 @contextmanager
 def recorded() -> Iterator[Recorded]:
-    """Record the deferrals and failures of protected tasks in this process, eager or in a worker of the test.
+    """Record deferrals, and failures with errors of breakers and limits, of tasks that run in this process.
 
-    With ``task_eager_propagates``, failures are raised and not recorded, because Celery sends no signal for them.
+    The tasks may run eagerly or in a worker of the test. With ``task_eager_propagates``, failures are raised and not
+    recorded, because Celery sends no signal for them.
     """
     seen = Recorded()
     uid = str(uuid4())  # before Celery 5.7, the methods of two objects count as one receiver

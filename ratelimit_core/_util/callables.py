@@ -17,8 +17,9 @@ else:  # before 3.12 only the function of asyncio recognises functions that asgi
 def is_asynchronous(function: Callable[..., Any]) -> bool:
     """Return whether ``function`` is known to return an awaitable.
 
-    True for coroutine functions, for functions that are marked as such, and for a method of an asynchronous view behind
-    ``method_decorator``. Such a method, ``dispatch``, is a plain function that returns a coroutine.
+    True for coroutine functions, for functions that are marked as coroutine functions, and for a method of an
+    asynchronous view behind ``method_decorator``. This method, ``dispatch``, is a plain function that returns a
+    coroutine.
     """
     if iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__):
         return True

@@ -1,6 +1,7 @@
 """Renew objects in a forked child.
 
-A thread of the parent may hold the objects' locks, and their counts belong to the parent.
+In the child, a lock that a thread of the parent held at the fork is never released. Connections and pending counts
+belong to the parent.
 """
 
 from __future__ import annotations

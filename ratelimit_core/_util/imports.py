@@ -9,7 +9,10 @@ from .suggest import did_you_mean, nearest
 
 
 def nearest_path(path: str, known: Iterable[str] = ()) -> str:
-    """Return the end of an error about ``path``: a similar name of the same module or of ``known``, or ``""``."""
+    """Return a suggestion for an error that says that ``path`` does not exist, or ``""``.
+
+    The suggestion is a similar name of the same module, or a similar path in ``known``.
+    """
     module, _, name = path.rpartition(".")
     imported = sys.modules.get(module)
     defined = {} if imported is None else vars(imported)

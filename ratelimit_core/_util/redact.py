@@ -10,9 +10,9 @@ _PASSWORD = re.compile(
     r"""(\\+(['"]).*?\\+\3|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|(?:[^&,'"\s}\\]|\\+.)+)""",
     re.IGNORECASE | re.DOTALL,
 )
-"""A password in a text, in two groups: its name with the ``=`` or ``:``, and the password itself.
+"""A password in a text. Group 1 is its name with the ``=`` or ``:``, and group 2 is the password itself.
 
-If the text was quoted, backslashes escape the quotes around the password.
+In the ``repr()`` of a text, backslashes may escape the quotes around the password. Group 3 is then the quote.
 """
 
 

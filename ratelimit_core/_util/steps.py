@@ -2,7 +2,7 @@
 
 The logic is a generator that does no I/O itself ("sans-I/O", as h11 calls it). The generator yields a step, a value
 that says what to do next. :func:`run` or :func:`arun` performs the step and sends the result into the generator. If the
-step raises an error, the error is raised at the ``yield``. :func:`run` returns what the generator returns.
+step raises an error, the error is raised at the ``yield``. Both functions return what the generator returns.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def run(steps: Steps[R], perform: Callable[[Any], Any]) -> R:
 
 
 async def arun(steps: Steps[R], perform: Callable[[Any], Awaitable[Any]], first: Any = None) -> R:
-    """Do as :func:`run` does, without blocking the event loop.
+    """Do the same as :func:`run`, without blocking the event loop.
 
     Args:
         steps: the generator.
-        perform: performs one step.
+        perform: an asynchronous function that performs one step.
         first: the first step, if the caller has already taken the first step out of ``steps``.
     """
     try:

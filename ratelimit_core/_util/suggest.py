@@ -37,7 +37,7 @@ def not_one_of(option: str, value: object, known: Iterable[str]) -> Configuratio
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """Return the end of an error about ``given``: the nearest of ``known``, or ``""``."""
+    """Return a suggestion for an error about ``given``: the nearest of ``known``, or ``""``."""
     near = nearest(given, known)
     return "" if near is None else f"; did you mean {near!r}?"
 
@@ -63,9 +63,9 @@ def missing_extra(module: str, extra: str, error: ImportError) -> ImportError:
 
 
 def mistyped_argument(error: Exception, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown argument: the nearest of ``known``, or ``""``.
+    """Return a suggestion for an error about an unknown argument: the nearest of ``known``, or ``""``.
 
     ``error`` is the error that Python raised for the argument.
     """
-    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # from 3.13 on Python may suggest a name
+    found = re.search(r"unexpected keyword argument '(\w+)'\Z", str(error))  # Python 3.13 may add its own suggestion
     return did_you_mean(found[1], known) if found else ""

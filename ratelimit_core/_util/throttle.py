@@ -11,19 +11,19 @@ from .clock import monotonic
 from .fork import renewed_after_fork
 
 _RESTS = 10
-"""After a read, the next read waits this many times as long as the last read took."""
+"""The result of a read is reused for this many times as long as the read took."""
 
 
 T = TypeVar("T")
 
 
 class Resting(Generic[T]):
-    """A cache of the result of ``look``, which limits how much of the time ``look`` runs.
+    """A cache of the result of ``look``. It limits the share of the time in which ``look`` runs.
 
     Args:
-        look: the function to call, by one thread at a time.
-        at_least: the shortest time in µs for which a result is reused. Slow reads are reused for longer, see
-            :data:`_RESTS`.
+        look: the function that reads. Only one thread at a time calls it.
+        at_least: the shortest time in µs for which a result is reused. The result of a slow read is reused for longer:
+            see :data:`_RESTS`.
     """
 
     def __init__(self, look: Callable[[], T], at_least: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""Stores that run policies next to their records."""
+"""The backends. Each backend runs policies next to the records of one kind of store."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ __all__ = ["Backend", "Call", "DatabaseBackend", "MemoryBackend", "MultiBackend"
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:  # imported at first use, so that a driver need not be installed unless its store is used
+    if name in _HOMES:  # imported at first use, so that only the drivers of the stores in use have to be installed
         return getattr(import_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,14 +26,15 @@ R = TypeVar("R")
 class Backend(ABC):
     """A backend: it runs policies in one kind of store. It is thread-safe, and usable in a forked child.
 
-    For another kind of store, write a subclass that implements the six abstract methods. They raise
-    :class:`BackendError` if the store does not answer.
+    For another kind of store, write a subclass that implements the six abstract methods. If the store does not answer,
+    these methods raise :class:`BackendError`.
 
-    Callers use the public methods. Each process keeps a circuit breaker for each store. Public methods that ask the
-    store therefore raise two errors besides those in their own documentation:
+    Callers use the public methods. Each backend object has a circuit breaker, whose state is in this process. Methods
+    that ask the store therefore raise two errors besides those in their own documentation:
 
-    * :class:`BackendError` if the store does not answer;
-    * :class:`CircuitBreakerError` at once, without asking the store, while the store's breaker is open.
+    * :class:`BackendError` if the store does not answer, or can't carry out the request;
+    * :class:`CircuitBreakerError` at once, without asking the store, if the breaker rejects the request. The two
+      ``..._unguarded`` methods ask the store even then, so they do not raise this error.
 
     Args:
         name: the name of the store in errors and in its health status. The default is the name of the class.
@@ -79,7 +80,7 @@ class Backend(ABC):
     def _entries(self, key: Key) -> list[str]: ...
 
     async def _aapply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Call :meth:`_apply` in a thread. A store whose driver has an asynchronous client overrides this method."""
+        """Call :meth:`_apply` in a thread. A subclass may override this method to do without a thread."""
         return await asyncio.to_thread(self._apply, calls)
 
     def _apply_each(self, batches: Batches, most: int | None) -> list[list[Verdict]]:
@@ -103,13 +104,15 @@ class Backend(ABC):
         return await asyncio.to_thread(self._apply_each, batches, most)
 
     async def _aappend(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Call :meth:`_append` in a thread. A store that does not block overrides this method."""
+        """Call :meth:`_append` in a thread. A subclass may override this method to do without a thread."""
         await asyncio.to_thread(self._append, key, entry, keep, seconds)
 
     # What callers use
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide ``calls`` atomically, in one round trip. If one call is denied, nothing is written for any call.
+        """Decide ``calls`` together. If one call is denied, nothing is written for any call.
+
+        Usually this is atomic and costs one round trip. The classes of the stores document the exceptions.
 
         Raises:
             ValueError: two calls have the same policy and key.
@@ -122,9 +125,10 @@ class Backend(ABC):
             return await self._aapply(calls)
 
     def apply_unguarded(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Do the same as :meth:`apply`, even while the breaker is open. Callers need a stricter breaker of their own.
+        """Do the same as :meth:`apply`, but ask the store even while the breaker is open.
 
-        The breaker counts a failure as usual. One answer closes the breaker.
+        After a failure, the caller itself has to wait before it calls this method again, as guards do. The breaker
+        counts failures as usual. One answer of the store closes the breaker.
         """
         breaker = self._breaker
         try:  # not `with _Attempt`, which would make a decision in memory a tenth slower
@@ -191,9 +195,9 @@ class Backend(ABC):
             return answers(batches, await self._aapply_each(asked, most))
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """Return a function that decides hits like ``call`` faster than :meth:`apply`, or None if the store has none.
+        """Return a function that decides hits and is faster than :meth:`apply`. Return None if the store has none.
 
-        The function takes the name of a key and a lease id, and returns the verdict.
+        The function takes a name and a lease id, and returns the verdict on ``call`` with this name and lease id.
 
         Args:
             call: a hit with cost 1, of one of the policies :data:`~ratelimit_core.policies.LIMITS`.
@@ -201,14 +205,14 @@ class Backend(ABC):
         return None
 
     def delete(self, policy: Policy, keys: Sequence[Key]) -> None:
-        """Delete these records and their leases, in one round trip."""
+        """Delete these records and their leases. Costs one round trip to each server that has some of the records."""
         self._with_breaker(self._delete, policy, keys)
 
     def keys(self, policy: Policy, most: int | None = None) -> list[Key]:
         """Return the keys of at most ``most`` records of ``policy`` that are in use, without scanning the store.
 
-        If more records are in use, the store chooses some. Redis chooses the records that expire last: of equal token
-        buckets, the most used ones.
+        If more records are in use, the store chooses some of them. A single Redis server chooses the records that
+        expire last.
         """
         return self._with_breaker(self._keys, policy, most)
 
@@ -217,7 +221,7 @@ class Backend(ABC):
         self._with_breaker(self._clear)
 
     def append(self, key: Key, entry: str, keep: int, seconds: int) -> None:
-        """Add ``entry`` to the journal ``key``, in one round trip.
+        """Add ``entry`` to the journal ``key``. Costs one round trip, and in Redis another one about once a day.
 
         Args:
             keep: the maximum number of entries. Older entries are deleted.
@@ -240,12 +244,12 @@ class Backend(ABC):
     # Plain counters
 
     def incr(self, key: str, period: float) -> int:
-        """Count one hit of ``key``, and return how many hits its current window has.
+        """Count one hit of ``key``, and return the number of hits in the key's current window.
 
-        A window begins with the first hit, and ends ``period`` seconds later. No hit is denied. Costs one round trip.
+        A window begins with its first hit, and ends ``period`` seconds later. No hit is denied. Costs one round trip.
 
         Raises:
-            ConfigurationError: ``key`` is not a string, or ``period`` is not above 0 and at most 400 days.
+            ConfigurationError: ``key`` is not a string, or ``period`` is not a number above 0 and up to 400 days.
         """
         if not (type(period) in (int, float) and 0 < period <= LONGEST / SECOND):
             raise ConfigurationError(
@@ -254,16 +258,16 @@ class Backend(ABC):
         return self._counted(key, HIT, microseconds(period))[ANSWER]
 
     def get_count(self, key: str, period: float | None = None) -> int:
-        """Return how many hits of ``key`` the current window has. Costs one round trip.
+        """Return the number of hits in the current window of ``key``. Costs one round trip.
 
         ``period`` is ignored, because the end of the window is stored with the hits.
         """
         return self._counted(key, PEEK)[ANSWER]
 
     def get_reset_time(self, key: str) -> int | None:
-        """Return when the current window of ``key`` ends, in whole seconds since the epoch, or None without a window.
+        """Return the end of the current window of ``key``, in whole seconds since the epoch, rounded up.
 
-        Costs one round trip.
+        Return None if there is no current window. Costs one round trip.
         """
         verdict = self._counted(key, PEEK)
         return -(-verdict[RECORD + 1] // SECOND) if verdict[OTHER_ANSWER] else None
@@ -294,7 +298,10 @@ class Backend(ABC):
         }
 
     def get_circuit_breaker_status(self) -> dict[str, Any] | None:
-        """Return what :meth:`CircuitBreaker.get_status` returns, or None without a breaker. Costs no round trip."""
+        """Return the status of the store's breaker in the form of :meth:`CircuitBreaker.get_status`.
+
+        Return None if the store has no breaker. Costs no round trip.
+        """
         return None if self._breaker is None else self._breaker.status()
 
     def reset_circuit_breaker(self) -> None:

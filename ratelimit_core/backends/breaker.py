@@ -77,7 +77,7 @@ class StoreBreaker:
         return lease_id
 
     def succeeded(self, lease_id: str | None) -> None:
-        """Record that the store answered. If the call did not :meth:`enter` (``None``), close the breaker."""
+        """Record that the store answered. If the call did not :meth:`enter` (``lease_id=None``), close the breaker."""
         self.stats["successes"] += 1
         if lease_id:
             self._apply(REPORT, successes=1, lease_id=lease_id)
@@ -85,7 +85,7 @@ class StoreBreaker:
             self.reset()
 
     def failed(self, lease_id: str | None) -> None:
-        """Record that the store did not answer."""
+        """Record that the store did not answer, or could not carry out the request."""
         self.stats["failures"] += 1
         self._apply(REPORT, failures=1, lease_id=lease_id or "")
 
@@ -102,7 +102,7 @@ class StoreBreaker:
             self.healthy = True
 
     def status(self) -> dict[str, Any]:
-        """Return the same dictionary as :meth:`CircuitBreaker.get_status`. Costs no round trip."""
+        """Return the breaker's status in the form of :meth:`CircuitBreaker.get_status`. Costs no round trip."""
         return status(self._name, self._apply(PEEK), self.config, self.stats)
 
     def _apply(self, op: int, *, successes: int = 0, failures: int = 0, lease_id: str = "") -> BreakerVerdict:

@@ -13,8 +13,8 @@ from ..protocol.call import Call
 class Leases:
     """A lease set: members that each end at their own time.
 
-    ``ends`` maps each member to its end. ``by_end`` lists the same members in the order of their ends, from the index
-    ``first`` on. If a signal handler raises during a change, or the process forks during a change, the set stays
+    ``ends`` maps each member to its end. From the index ``first`` on, ``by_end`` lists the same members in the order of
+    their ends. If a signal handler raises during a change, or the process forks during a change, the set stays
     ``dirty``. The next read of a dirty set rebuilds ``by_end``.
     """
 
@@ -99,7 +99,7 @@ class Leases:
     def first_live_index(self, time: int) -> int:
         """Return the index in ``by_end`` of the first member that ends after ``time``.
 
-        The other methods that read ``by_end`` take this index for the current time as ``ended``.
+        Other methods take this index for the current time as their argument ``ended``.
         """
         if self.dirty:
             self._rebuild()
@@ -114,7 +114,7 @@ class Leases:
         return end if end > now else 0
 
     def nth_last_end(self, skip: int, ended: int) -> int:
-        """Return when the last member ends, without the ``skip`` members that end latest; 0 if no member is left."""
+        """Return when the last member ends, not counting the ``skip`` members that end latest; 0 if none is left."""
         return self.by_end[-1 - skip][0] if skip < len(self.by_end) - ended else 0
 
 

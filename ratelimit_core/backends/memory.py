@@ -17,10 +17,10 @@ from .records import Records
 class MemoryBackend(Backend):
     """A backend that keeps records in the memory of this process. Other processes do not see them.
 
-    A call takes a few µs and no round trip. One lock protects all records.
+    A call takes a few µs and costs no round trip. One lock protects all records.
 
     Args:
-        max_keys: the maximum number of keys of each policy. The key that was written least recently is evicted first.
+        max_keys: the maximum number of keys of each policy. The least recently written key is evicted first.
             The default is the setting ``memory_max_keys``.
         clock: a function that returns the time in µs; for tests.
         options: the other arguments of :class:`Backend`.
@@ -40,9 +40,9 @@ class MemoryBackend(Backend):
         return self._records.apply_each(batches, most)
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict] | None:
-        """Return a function that skips the breaker, because memory does not fail.
+        """Return the function that :meth:`Backend.hit` describes. It does not ask the breaker, as memory does not fail.
 
-        Return None in a subclass that overrides how calls are applied.
+        Return None in a subclass that overrides ``_apply`` or ``_aapply``.
         """
         kind = type(self)
         own = (kind._apply, kind._aapply) == (MemoryBackend._apply, MemoryBackend._aapply)

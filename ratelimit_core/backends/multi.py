@@ -24,7 +24,7 @@ from .batches import Batches, apply_by_place
 
 
 class MultiBackend(Backend):
-    """A backend that combines several stores. Each call asks the first store that answers.
+    """A backend that combines several stores. Each call asks the stores in order, until one store answers.
 
     If a store fails, the call asks the next store at once, and later calls skip the failed store. One call in
     ``store_retry_interval`` seconds (a setting) tries the failed store again, while all other calls skip it.
@@ -32,12 +32,12 @@ class MultiBackend(Backend):
     ``failure_threshold`` failed attempts in a row, and rejects all calls for ``recovery_timeout`` seconds.
 
     The stores do not exchange counts. After a failover, counts begin at zero. Once the first store is available again,
-    the counts of the other store are not used. A call costs one round trip, and one timeout for each store that fails
-    during this call.
+    the counts of the other store are not used. A call costs what the store that answers documents, and one timeout for
+    each store that fails during this call.
 
-    A breaker's override or a deletion must reach the store that its name prefers. If this store is unavailable,
-    :class:`BackendError` is raised. In another store, the change would be lost as soon as the preferred store is
-    available again.
+    An override of a breaker, or a deletion, must reach the store that the name of the record prefers. If this store is
+    unavailable, :class:`BackendError` is raised. In another store, the change would be lost as soon as the preferred
+    store is available again.
 
     Args:
         backends: the stores, in the order of preference.
@@ -131,7 +131,7 @@ class MultiBackend(Backend):
             backend.close()
 
     def get_backend_health_status(self) -> dict[str, Any]:
-        """Return the status that every :class:`Backend` has. Its ``backends`` lists the status of each store.
+        """Return the same keys as every :class:`Backend`, and ``backends``, a list of the status of each store.
 
         ``healthy`` is true if at least one store is healthy and this backend's own breaker is closed.
         """
@@ -140,7 +140,7 @@ class MultiBackend(Backend):
         return whole | {"healthy": whole["healthy"] and any(part["healthy"] for part in parts), "backends": parts}
 
     def reset_circuit_breaker(self) -> None:
-        """Close the breaker of this backend and the breakers of all stores, and ask every store again."""
+        """Close the breaker of this backend and the breakers of all stores. Later calls ask every store again."""
         super().reset_circuit_breaker()
         for member in self._members:
             member.backend.reset_circuit_breaker()
@@ -185,7 +185,7 @@ class MultiBackend(Backend):
         return self._on_first(name, "apply", calls)
 
     def _on_first(self, name: str, method: str, *arguments: Any) -> Steps[Any]:
-        """Call the store that ``name`` prefers. If it does not answer, call the next ones in turn."""
+        """Call the store that ``name`` prefers. If it does not answer, call the next stores in turn."""
         errors: list[Exception] = []
         first = self._primary_index(name)
         for member in self._members[first:] + self._members[:first]:
@@ -197,19 +197,19 @@ class MultiBackend(Backend):
         raise _all_failed(errors)
 
     def _on_primary(self, index: int, method: str, *arguments: Any) -> Steps[Any]:
-        """Call the store at ``index``, even if it has just failed, and call no other store instead."""
+        """Call the store at ``index``, even if it has just failed. If it fails, call no other store."""
         member = self._members[index]
         try:
             result = yield member.backend, method, *arguments
         except (BackendError, CircuitBreakerError) as error:
-            failure = BackendError(f"{member.backend.name} does not answer, so nothing was changed in it: {error}")
+            failure = BackendError(f"{member.backend.name} did not confirm the change; try again later: {error}")
             failure.is_outage = member.is_last(self._members)  # otherwise another store answers other calls
             raise failure from error
         member.unavailable_until = 0
         return result
 
     def _on_all(self, method: str, *arguments: Any) -> Steps[list[Any]]:
-        """Call every store, and return the answers of those that are available."""
+        """Call every store, and return the answers of the stores that are available."""
         answers, errors = [], []
         for member in self._members:
             try:
@@ -267,7 +267,7 @@ class _Member:
         return all(member.unavailable_until for member in members if member is not self)
 
     def health(self) -> dict[str, Any]:
-        """Return the status of the store. A store that calls skip is not healthy."""
+        """Return the status of the store. While calls skip the store, it is not healthy."""
         status = self.backend.get_backend_health_status()
         return status | {"healthy": status["healthy"] and not self.unavailable_until}
 

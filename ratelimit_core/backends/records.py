@@ -25,10 +25,10 @@ def _configured(policy: Policy, config: tuple[int, ...]) -> Callable[..., Verdic
 
 
 def _bounded(key: Key) -> Key:
-    """Return ``key`` with its name shortened if the name is too long, as in other stores.
+    """Return ``key``. If its name is too long, shorten the name as other stores do.
 
-    A shortened name contains a per cent sign. So a name with a per cent sign is escaped, and never equals a shortened
-    name.
+    A shortened name contains a per cent sign. A name that itself contains a per cent sign is escaped, so that it never
+    equals a shortened name.
     """
     name = key[0]
     return key if len(name) <= MAX_KEY and "%" not in name else (escape(name), key[1])
@@ -52,8 +52,8 @@ class _Entry:
 class Records:
     """The records, leases and journals of one store, in dictionaries with one lock.
 
-    For each policy, at most ``max_keys`` keys are kept. The keys that were written least recently are evicted first.
-    At most ``max_keys`` journals are kept, too.
+    For each policy, at most ``max_keys`` keys are kept. The least recently written keys are evicted first. The same
+    holds for journals.
     """
 
     def __init__(self, max_keys: int, clock: Clock) -> None:
@@ -66,7 +66,7 @@ class Records:
         _instances.add(self)
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
-        """Decide ``calls`` under the lock. If a call is denied, nothing is written for any of them."""
+        """Decide ``calls`` under the lock. If one call is denied, nothing is written for any call."""
         with self._lock:
             now = self._clock()
             if len(calls) == 1:  # the usual case
@@ -146,16 +146,17 @@ class Records:
         return self._entries.setdefault(policy.name, OrderedDict())
 
     def _sweep(self, entries: OrderedDict[Key, _Entry], now: int) -> None:
-        # Every 8th write sweeps. A sweep deletes up to 16 entries, so that ended entries do not accumulate.
+        # Every 8th write sweeps, so that ended entries do not accumulate. So does each write that makes a key too many.
+        # A sweep deletes up to 16 of the oldest entries, and stops at the first entry that has to be kept.
         for oldest in list(islice(entries, 16)):
             if entries[oldest].in_use(now) and len(entries) <= self._max_keys:
                 return
             del entries[oldest]
 
     def hit(self, call: Call) -> Callable[[str, str], Verdict]:
-        """Return a function that decides hits like ``call``, with the same result as :meth:`apply`.
+        """Return a function that takes a name and a lease id, and decides ``call`` with this name and lease id.
 
-        The function takes a name and a lease id.
+        The result is the same as that of :meth:`apply`.
         """
         policy, (_, qualifier), event, config, _ = call
         decide, leased = hit_of(policy, event, config)

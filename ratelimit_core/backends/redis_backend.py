@@ -1,4 +1,4 @@
-"""The module that settings name, as in ``ratelimit_core.backends.redis_backend.RedisBackend``."""
+"""The module in the dotted path that settings use, ``ratelimit_core.backends.redis_backend.RedisBackend``."""
 
 from .redis.backend import RedisBackend
 

@@ -25,7 +25,10 @@ __all__ = [
 
 
 class _Decorator(ModuleType):
-    """The type of this module, which can be called: ``from ratelimit_core import circuit_breaker`` may import it."""
+    """The type of this module, which can be called like the decorator.
+
+    ``from ratelimit_core import circuit_breaker`` may import the module instead of the decorator.
+    """
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Decorate as :func:`circuit_breaker` does."""

@@ -21,7 +21,7 @@ from .permit import Permit, probes
 def acquire(cache: BreakerCache, lease_id: str = "") -> Permit:
     """Acquire a permit, as :meth:`CircuitBreaker.acquire` describes.
 
-    Costs at most one round trip, and one more for the history if the breaker's state changes.
+    Costs no round trip if the cached verdict decides, otherwise one. A change of state costs one more, for the history.
     """
     permit = cached_permit(cache)
     return drive(acquire_uncached(cache, lease_id or new_id()), cache.store) if permit is None else permit
@@ -66,7 +66,7 @@ def permit_since(cache: BreakerCache, cached: CachedVerdict, began_at: int) -> P
 def unsolicited_permit(cache: BreakerCache) -> Permit:
     """Return a permit to report a call that was made without a permit.
 
-    The outcome is reported at once, unless permits can be issued from the cached verdict.
+    The outcome is reported at once, as for a probe, unless the cached verdict says closed or shadow mode.
     """
     cached = cache.cached
     return Permit(cache, cached.generation, probe=not cached.fresh_until, local=cached.local)
@@ -90,12 +90,12 @@ def acquire_uncached(cache: BreakerCache, lease_id: str) -> Steps[Permit]:
 
 
 class AcquireQuestion:
-    """A question to the store: may a call be made? It also reports the pending successes.
+    """A question to the store whether a call may be made. The question also reports the pending successes.
 
-    Pass the answer to exactly one of the ``on_`` methods.
+    When the store has answered or failed, call exactly one of the ``on_`` methods.
 
     Attributes:
-        calls: the calls that ask the store, alone or in one round trip with other calls.
+        calls: the calls that ask the store. They may share a round trip with other calls.
     """
 
     __slots__ = ("_cache", "_event", "_lease_id", "calls")
@@ -127,7 +127,7 @@ class AcquireQuestion:
         return None
 
     def on_acquired(self, verdict: BreakerVerdict, *, local: bool = False) -> Steps[Permit]:
-        """Handle a verdict that the store has written, or a rejection. Return the permit.
+        """Handle a verdict whose new record was written, or a rejection. Return the permit.
 
         ``local``: whether the verdict comes from the memory of this process.
 

@@ -14,14 +14,14 @@ from .cache import BreakerCache
 def apply_and_announce(
     cache: BreakerCache, verdict: BreakerVerdict, *, local: bool, written: bool, asked: bool
 ) -> Steps[None]:
-    """Cache the verdict. If this call changed the breaker's state, emit the event and write the history.
+    """Cache the verdict. If the breaker's state changed with it, emit the event and write the history.
 
     Args:
         cache: the breaker's cache in this process.
         verdict: the policy's verdict.
         local: whether the verdict comes from the memory of this process.
-        written: whether the new record was written.
-        asked: whether the verdict answers a question for a permit.
+        written: whether the new record was written. Otherwise, a change of state in the verdict did not happen.
+        asked: whether the verdict answers a request for a permit.
     """
     cache.update(verdict, local=local, asked=asked)
     if written and verdict.previous_state != verdict.state:

@@ -1,4 +1,4 @@
-"""The class :class:`CircuitBreaker`: a handle on a breaker, by its name."""
+"""The class :class:`CircuitBreaker`, a handle on the breaker of a given name."""
 
 from __future__ import annotations
 
@@ -37,13 +37,14 @@ class CircuitBreaker(ManualControl, SeparateReports):
     """A breaker, identified by its name. All objects with one name, in all processes on one backend, share one state.
 
     ``CircuitBreaker("payments", failure_threshold=3)`` defines a breaker, and so does
-    ``CircuitBreaker(CircuitBreakerConfig("payments"))``. ``CircuitBreaker("payments")`` refers to a breaker, whose
-    definition is looked up at first use. Options that a definition leaves out come from the setting
-    ``circuit_breaker``. A process that only refers to a breaker takes all its options from that setting.
+    ``CircuitBreaker(CircuitBreakerConfig("payments"))``, which sets all options. Options that keyword arguments leave
+    out come from the setting ``circuit_breaker``, and otherwise from the defaults. ``CircuitBreaker("payments")``
+    refers to a breaker, whose definition is looked up at first use. Without a definition in this process, all options
+    come from the setting and the defaults.
 
     A name with arguments, such as ``"payments:{tenant_id}"``, is a template for many breakers with the same options,
     one for each tenant. A template can decorate functions that have these arguments. :meth:`bind` returns the breaker
-    of one tenant.
+    of one tenant. On the template itself, methods that need a breaker's state raise :class:`ConfigurationError`.
 
     Guard a call in one of these forms::
 
@@ -52,18 +53,18 @@ class CircuitBreaker(ManualControl, SeparateReports):
         @breaker                             # decorates a function or a coroutine function
         permit = breaker.acquire(); ...; permit.success()
 
-    A call costs no round trip while the breaker is closed and the cached verdict is younger than ``cache_ttl``.
-    Refreshing the verdict costs one round trip, and so does a failure. A change of state costs one more, for the
-    history.
+    A successful call costs no round trip while the breaker is closed and the cached verdict has not expired.
+    Refreshing the verdict costs one round trip. Reporting a failure, a slow call, a probe or the first success after a
+    failure costs one round trip, too. A change of state costs one more, for the history.
 
     Args:
-        breaker: the breaker's name, or a whole configuration.
+        breaker: the breaker's name, a template, or a whole configuration.
         backend: the backend to use instead of the configured one.
-        clock: measures how old verdicts are. Tests may replace it.
+        clock: measures the age of verdicts. Tests may replace the clock.
         options: settings, as in :class:`CircuitBreakerConfig`.
 
     Raises:
-        ConfigurationError: an option is unknown or wrong, or the name is already defined differently.
+        ConfigurationError: the name or an option is wrong, or the breaker is already defined differently.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         return self._cache
 
     def _target(self) -> wrap.Target:
-        """Return what a call needs. This object's own fallback takes precedence over the definition's."""
+        """Return what a call needs. This object's own fallback takes precedence over the definition's fallback."""
         cache = self._cache or self._resolve()
         return cache, self._definition.options.get("fallback_function") or cache.config.fallback_function
 
@@ -104,18 +105,19 @@ class CircuitBreaker(ManualControl, SeparateReports):
         """Return the breaker of a template for these values: ``CircuitBreaker("mail:{tenant}").bind(tenant=7)``.
 
         Raises:
-            ConfigurationError: a value is missing.
+            ConfigurationError: a value is missing, or the template names a part that a value does not have.
         """
         try:
             return self._instance(self.name.format_map(values))
         except (KeyError, AttributeError, IndexError) as error:
-            raise ConfigurationError(
-                f"breaker {self.name!r}: bind({', '.join(values)}) leaves out {error}; pass its value by name"
-            ) from None
+            what = f"leaves out {error}; pass its value by name"
+            if not isinstance(error, KeyError):
+                what = f"has a value that does not fit the template: {error}; pass a value with this part"
+            raise ConfigurationError(f"breaker {self.name!r}: bind({', '.join(values)}) {what}") from None
 
     def _instance(self, name: str) -> CircuitBreaker:
         template = self._definition.lookup()
-        return template.instance(known_by(name), self._make_instance)  # shortened: a client may send a megabyte
+        return template.instance(known_by(name), self._make_instance)  # shortens what a client may send
 
     @staticmethod
     def _make_instance(template: Definition[CircuitBreaker], name: str) -> CircuitBreaker:
@@ -126,7 +128,8 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def extend_probe_timeout(self, seconds: float) -> None:
         """Set ``probe_timeout`` to ``seconds``, the longest duration of a call, unless ``probe_timeout`` is configured.
 
-        Of several durations the longest counts. This has no effect on a breaker that is already in use.
+        If this method is called several times, the longest duration counts. A breaker that is already in use does not
+        change.
         """
         definition = self._definition.lookup()
         definition.longest_run = max(definition.longest_run, seconds)
@@ -144,8 +147,8 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def acquire(self, lease_id: str = "") -> Permit:
         """Acquire a permit for one call. Settle it with ``success()``, ``failure(error)`` or ``cancel()``.
 
-        If the call is a probe, ``lease_id`` is the id of its lease. A caller that acquires twice with one ``lease_id``
-        holds one lease.
+        If the call is a probe, ``lease_id`` becomes the id of the probe's lease. A caller that acquires twice with the
+        same ``lease_id`` holds one lease.
 
         Raises:
             CircuitBreakerError: the breaker rejects the call. ``retry_after`` says in how many seconds to ask again.
@@ -184,6 +187,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
 
         Raises:
             ConfigurationError: ``function`` is a generator function, whose body has not run yet when a call returns.
+                This error is also raised for a malformed template, and for an argument that ``function`` lacks.
         """
         wrap.reject_generators(self.name, function)
         if is_template(self.name):
@@ -205,7 +209,7 @@ class CircuitBreaker(ManualControl, SeparateReports):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         permit = _entered.take(self._resolve())
-        if permit is not None:  # otherwise this process was forked in the block, and its parent settles the permit
+        if permit is not None:  # otherwise this process was forked inside the block, and the parent settles the permit
             permit.record(error)
 
     async def __aenter__(self) -> Permit:
@@ -223,13 +227,16 @@ class CircuitBreaker(ManualControl, SeparateReports):
     def report_external(
         self, error: BaseException | None, *, started_ago: float, lease_id: str = "", extra_calls: Sequence[Call] = ()
     ) -> None:
-        """Report the outcome of a call whose own process was killed. Costs one round trip.
+        """Report the outcome of a call whose own process was killed.
 
-        A failure counts if the breaker's state has not changed since the call began. The probe's lease is released in
-        any case. While the store is unavailable, nothing is reported.
+        A failure counts if the breaker's state has not changed since the call began. The probe's lease is released even
+        if the failure does not count. While the store is unavailable, nothing is reported or released.
+
+        Costs one round trip, and one more for the history if the breaker's state changes.
 
         Args:
-            error: a failure, whichever exceptions the breaker expects. None: report no outcome, only release the lease.
+            error: an error, which counts as a failure even if the breaker does not expect such an exception. None:
+                report no outcome, and only release the lease.
             started_ago: the seconds since the call began.
             lease_id: the id of the probe's lease, if the call was a probe.
             extra_calls: calls to the store to send in the same round trip.
@@ -252,7 +259,7 @@ def definition_of(breaker: CircuitBreaker) -> Definition[CircuitBreaker]:
 
 
 def refer_to(name: str) -> CircuitBreaker:
-    """Return a handle on the breaker ``name``, without defining the breaker for this process or putting it in use."""
+    """Return a handle on the breaker ``name``, without defining the breaker or putting it in use."""
     breaker = CircuitBreaker(name)
     breaker._cache = breaker._definition.make_cache(compared=False)
     return breaker

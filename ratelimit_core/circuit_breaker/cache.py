@@ -1,8 +1,8 @@
 """A breaker's state as one process knows it: the store's latest verdict, and the outcomes that are not reported yet.
 
-Each process has one :class:`BreakerCache` for each breaker. Permits are issued from a :class:`CachedVerdict`, an
-immutable object that is replaced atomically, so no lock is needed. If two threads replace it at the same time, the cost
-is one more round trip, and no permit is wrong.
+All objects of a defined breaker share one :class:`BreakerCache` in a process. Permits are issued from a
+:class:`CachedVerdict`, an immutable object that is replaced atomically, so no lock is needed. If two threads replace it
+at the same time, the cost is at most one more round trip, and no permit is wrong.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class BreakerCache:
 
     Args:
         config: the breaker's settings.
-        store: a function that returns the store, called at the first question.
+        store: a function that returns the store. It is called when the store is first needed.
         clock: measures how old the verdict is.
         compared: whether to notice processes that define the breaker differently.
 
@@ -60,7 +60,7 @@ class BreakerCache:
         last: the latest verdict, or None.
         pending_successes: the number of successes of the cached generation that are not reported yet.
         last_success_at: when the newest pending success happened.
-        failure_count: the breaker's failures while it is closed. The next success has to reset them.
+        failure_count: the failures of the closed breaker, which the next success has to reset.
         reject_until: until this time calls are rejected without a round trip.
         retry_at: when the breaker may be probed, as far as this process knows.
         shadowing: whether the breaker is open or half-open in shadow mode, so that all calls are permitted.
@@ -107,7 +107,7 @@ class BreakerCache:
         self._store = None
 
     def _after_fork(self) -> None:
-        """Leave pending outcomes and counts to the parent. The child still knows that a breaker is open."""
+        """Leave pending outcomes and counts to the parent. The child still knows whether the breaker is open."""
         self.cached = _NOTHING
         self.pending_successes = 0
         self.successes = self.failures = self.rejections = self.shadow_rejections = self.probes = 0
@@ -135,7 +135,7 @@ class BreakerCache:
     # The verdict
 
     def update(self, verdict: BreakerVerdict, *, local: bool, asked: bool) -> None:
-        """Cache the verdict. ``asked``: whether it answers a question for a permit."""
+        """Cache the verdict. ``asked``: whether the verdict answers a request for a permit."""
         if not verdict.generation:  # the store has no record: no process has asked yet, or the breaker was reset
             self.forget()
             return
@@ -145,7 +145,7 @@ class BreakerCache:
         self.failure_count = verdict.failure_count if verdict.state == CLOSED and verdict.mode != DISABLED else 0
         self.shadowing = state != CLOSED and verdict.in_shadow_mode(self.config.shadow)
         if state == CLOSED or self.shadowing:
-            # In slow start every call has to ask. Only answers to questions for a permit say when slow start is over.
+            # In slow start every call has to ask. Only answers to requests for permits say when slow start is over.
             ttl = 0 if verdict.wait or (self.config.slow_start and not asked) else self._ttl
             fresh_until = now + int(ttl * random.uniform(0.8, 1.0))  # so that processes do not refresh all at once
             fast = state == CLOSED and not self.failure_count and self._is_plain
@@ -164,7 +164,10 @@ class BreakerCache:
         self.cached = CachedVerdict(0, 0, 0, self.cached.generation, self.cached.local)
 
     def extend_while_asking(self, now: int) -> int:
-        """Let other threads use the cached verdict while this one asks, unless it is too old. Return its generation."""
+        """Let other threads use the cached verdict while this thread asks, unless the verdict is too old.
+
+        Return the verdict's generation.
+        """
         cached = self.cached
         if now < cached.valid_until:
             self.cached = CachedVerdict(0, now + self._ttl, cached.valid_until, cached.generation, cached.local)
@@ -183,7 +186,7 @@ class BreakerCache:
         return self.retry_at - now
 
     def override_allows(self) -> bool:
-        """Return whether an override permits every call. It stays in force while the store is unavailable."""
+        """Return whether an override permits every call. The override stays in force while the store is unavailable."""
         last = self.last
         if last is None or last.mode not in (FORCED_CLOSED, DISABLED, SHADOW):
             return False
@@ -207,7 +210,7 @@ class BreakerCache:
     # The outcomes
 
     def add_pending_success(self, generation: int, local: bool) -> bool:
-        """Keep a success for the next report. Return False if it does not belong to the cached generation."""
+        """Keep a success for the next report. Return False if its generation is not the cached one."""
         cached = self.cached
         if generation != cached.generation or local != cached.local:
             return False
@@ -216,7 +219,7 @@ class BreakerCache:
         return True
 
     def take_pending(self) -> int:
-        """Return the number of successes to report. Return 0 in half-open: these calls were part of a probe."""
+        """Return the number of successes to report. In half-open it is 0, as these calls were part of a probe."""
         successes, self.pending_successes = self.pending_successes, 0
         return 0 if successes and self.last is not None and self.last.effective_state == HALF_OPEN else successes
 

@@ -19,7 +19,7 @@ def circuit_breaker(name: Any = None, *, backend: Backend | None = None, **optio
     """Guard a function by the breaker ``name`` (default: the function's own dotted name).
 
     Write ``@circuit_breaker`` or ``@circuit_breaker("name", ...)``. Give a name if you decorate a method of a
-    class-based view, because Django passes the decorator a function of its own instead of your method. The decorated
+    class-based view, because Django passes its own function to the decorator instead of your method. The decorated
     function has an attribute ``circuit_breaker``, which is the breaker.
 
     Args:
@@ -28,7 +28,8 @@ def circuit_breaker(name: Any = None, *, backend: Backend | None = None, **optio
         options: settings, as in :class:`CircuitBreakerConfig`.
 
     Raises:
-        ConfigurationError: an option is unknown or wrong. The decorator raises it, not the first call.
+        ConfigurationError: an option is wrong, the breaker is already defined differently, or the function can't be
+            guarded. The decorator raises the error, not the first call.
     """
     if callable(name):
         return circuit_breaker()(name)

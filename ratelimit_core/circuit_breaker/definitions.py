@@ -20,7 +20,7 @@ from .cache import BreakerCache
 
 H = TypeVar("H")
 MAX_INSTANCES = 1000
-"""The maximum number of a template's instances in memory. Beyond that the least recently used instance is dropped.
+"""The maximum number of a template's instances in memory. If there are more, the least recently used one is dropped.
 
 The store keeps the state of all instances.
 """
@@ -37,7 +37,7 @@ class Definition(Generic[H]):
         clock: measures how old verdicts are.
         cache: the breaker's cache in this process; None before the first use.
         longest_run: upper bound of a call's duration, in seconds; 0 if unknown.
-        is_instance: whether this defines an instance of a template. The registry lists only the template.
+        is_instance: whether this defines an instance of a template. Only the template is in :data:`definitions`.
         instances: the instances of a template that are in use, by name. The one that was used last comes last.
     """
 
@@ -109,7 +109,7 @@ class Definition(Generic[H]):
     def make_cache(self, *, compared: bool = True) -> BreakerCache:
         """Make the breaker's cache, with the settings in force now.
 
-        ``compared``: whether to notice processes with other settings, if this process has any settings of its own.
+        ``compared``: whether to compare settings with other processes. A process that sets no options never compares.
         """
         store = functools.partial(configured.get_store, self.backend)
         compared = compared and bool(self.options or setting("circuit_breaker"))
@@ -143,7 +143,7 @@ class Definition(Generic[H]):
         return config if known or not self.longest_run else replace(config, probe_timeout=self.longest_run)
 
     def written(self) -> CircuitBreakerConfig:
-        """Return the settings as written: this object's options, or else those of the setting ``circuit_breaker``."""
+        """Return this object's options. Missing ones come from the setting ``circuit_breaker`` or the defaults."""
         defaults = CircuitBreakerConfig(self.name).with_options(setting("circuit_breaker") or {})
         return defaults.with_options(self.options)
 

@@ -15,7 +15,7 @@ from ..protocol.breaker import MODES
 from ..protocol.call import Key
 
 MAX_ENTRIES = 100
-"""The maximum number of entries for each breaker. Beyond that the oldest are dropped."""
+"""The maximum number of entries for each breaker. If there are more, the oldest are dropped."""
 TTL_S = 90 * 24 * 3600
 """The seconds for which the journal is kept after its last entry."""
 _OVERRIDE_TTL_S = 3650 * 24 * 3600
@@ -23,7 +23,7 @@ _MAX_TEXT = 1000
 
 Entry = dict[str, Any]
 _EMPTY: Entry = {"author": "", "reason": "", "failure_count": 0, "retry_after": 0.0, "ttl": None, "shadow": False}
-"""The default values of an entry. They also complete entries of earlier versions."""
+"""The default values of an entry. They also complete entries that earlier versions wrote."""
 
 EVENTS = {"open": "opened", "closed": "closed", "half_open": "half_open"}
 """The ``event`` of an entry, by the breaker's new state."""
@@ -77,7 +77,10 @@ def read(backend: Backend, name: str) -> list[Entry]:
 
 
 def current_override(backend: Backend, name: str, mode: int) -> dict[str, str]:
-    """Return the author and the reason of the override in force. Costs one round trip if there is an override."""
+    """Return the author and the reason of the override in force, or empty strings if they are unknown.
+
+    Costs one round trip if there is an override, otherwise none.
+    """
     entries: list[Entry] = []
     if mode != AUTOMATIC:
         with suppress(BackendError, CircuitBreakerError):
@@ -87,7 +90,7 @@ def current_override(backend: Backend, name: str, mode: int) -> dict[str, str]:
 
 
 def _parse(texts: list[str]) -> list[Entry]:
-    """Parse the entries. Skip those that are damaged."""
+    """Parse the entries. Skip damaged entries."""
     entries = []
     for text in texts:
         with suppress(ValueError, TypeError):

@@ -14,7 +14,7 @@ _unreported = PermitStack("unreported", most=100)
 
 
 class SeparateReports(ABC):
-    """The methods of a caller that asks and reports by separate calls."""
+    """The methods for callers that ask and report by separate calls."""
 
     @abstractmethod
     def _resolve(self) -> BreakerCache:

@@ -31,11 +31,11 @@ class ManualControl(ABC):
         """Reject every call in the whole fleet, for ``ttl`` seconds or until another operation ends this mode.
 
         Other processes notice the override within ``cache_ttl`` seconds. A process that is rejecting calls notices it
-        within a second. Every mode costs three round trips.
+        within a second. Setting any mode costs three round trips.
 
         Raises:
-            BackendError: the store is unavailable. Nothing was changed.
-            ConfigurationError: ``ttl`` is not between 0 and 400 days, or ``author`` or ``reason`` is not a string.
+            BackendError: the store is unavailable. If it only answered too late, the mode may be set nevertheless.
+            ConfigurationError: ``ttl`` is not more than 0 and at most 400 days, or an argument has a wrong type.
         """
         self._force(FORCED_OPEN, author, reason, ttl)
 
@@ -73,7 +73,8 @@ class ManualControl(ABC):
         list of all token buckets in the store.
 
         Raises:
-            BackendError: the store is unavailable. Only this process has forgotten the breaker's state.
+            BackendError: the store is unavailable. Perhaps only this process has forgotten the breaker's state.
+            ConfigurationError: ``author`` or ``reason`` is not a string.
         """
         cache = self._resolve()
         entry = history.override_entry(self.name, "reset", author, reason, None)
@@ -98,7 +99,7 @@ class ManualControl(ABC):
         * ``failure_count``: the breaker's failures at that time.
         * ``retry_after``: for how many seconds the breaker opened, or 0 if it did not open.
         * ``shadow``: whether shadow mode kept the breaker from rejecting calls.
-        * ``author``, ``reason``, ``ttl``: the arguments of the operator. They are empty or None if calls caused it.
+        * ``author``, ``reason``, ``ttl``: the operator's arguments, empty or None if calls caused the change.
 
         A change is missing if the process that caused it was killed before it wrote the entry.
 
@@ -112,11 +113,11 @@ class ManualControl(ABC):
         """Return the state, and for how many seconds calls are rejected, without making a call.
 
         If the state is open or half-open and the time is 0, the next call may be a probe. This method does not use up a
-        probe, and there is no outcome to record. A breaker in shadow mode is returned as closed.
+        probe, and there is no outcome to record. The state of a breaker in shadow mode is returned as closed.
 
         Costs one round trip if ``refresh`` is true or the cached verdict has expired, and none otherwise. If the store
-        is unavailable, a breaker that this process knows to be open stays open until its deadline. Every other breaker
-        is returned as closed.
+        is unavailable, a breaker that this process knows to be open stays open until its deadline. The state of every
+        other breaker is returned as closed.
         """
         cache = self._resolve()
         now = cache.clock()
@@ -146,7 +147,7 @@ class ManualControl(ABC):
         * ``next_attempt_time``: when the breaker may be probed, if it is open.
         * ``backoff_time``: for how many seconds the breaker is open now, or was open last.
         * ``half_open_calls``: how many probes are running.
-        * ``stats``: what this process counted, see :attr:`stats`.
+        * ``stats``: the counts of this process, see :attr:`stats`.
         * ``shadow``: whether shadow mode keeps the breaker from rejecting calls.
         * ``mode``, ``mode_until``: the mode, and when the mode ends.
         * ``author``, ``reason``: the arguments of the operator that set the mode.

@@ -20,12 +20,12 @@ class Permit:
     """The breaker's permission for one call. Settle it once, with the call's outcome. Later outcomes are ignored.
 
     Attributes:
-        generation: the breaker's generation that issued the permit. An outcome counts only in that generation.
+        generation: the breaker's generation when the permit was issued. The store counts outcomes of no other one.
         lease_id: the id of the lease that the call holds if it is a probe.
         probe: whether the call is a half-open probe, so that its outcome is reported at once.
         local: whether the permit was issued without the store.
         settled: whether the permit has been settled.
-        extra_calls: calls to the store to send when the permit is settled, in the report's round trip if there is one.
+        extra_calls: calls to the store that are sent when the permit is settled. They share the report's round trip.
         began_at: when the call began, in µs on the breaker's clock.
     """
 
@@ -46,7 +46,8 @@ class Permit:
     def success(self) -> None:
         """Record a success.
 
-        Costs no round trip while the breaker is closed, unless the call was slow or the success resets failures.
+        Costs no round trip while the breaker is closed, unless the call was slow or the success resets failures. Such a
+        success, and the success of a probe, cost as much as a :meth:`failure`.
         """
         if not self._counted():
             drive(self._settle(successes=1), self.store)
@@ -54,18 +55,20 @@ class Permit:
     def failure(self, error: BaseException | None = None) -> float:
         """Record a failure. Return the seconds until the next probe, or 0 if the breaker is not open.
 
+        For a permit that is already settled, return 0.
+
         Costs one round trip, and one more for the history if the failure changes the breaker's state.
         """
         return drive(self._settle(failures=1, error=error), self.store)
 
     def cancel(self) -> None:
-        """Settle the permit without an outcome. Costs one round trip for a probe, otherwise none."""
+        """Settle the permit without an outcome. Costs one round trip for a probe or ``extra_calls``, otherwise none."""
         drive(self._settle(), self.store)
 
     def record(self, error: BaseException | None) -> float:
-        """Settle the permit with the call's exception, or None. Return the same as :meth:`failure`.
+        """Settle the permit with the exception that the call raised, or None. Return the same as :meth:`failure`.
 
-        The breaker's settings say whether the exception is a failure, a success, or does not count.
+        The breaker's settings say whether the exception is a failure, is a success, or does not count.
         """
         return drive(self.record_steps(error), self.store)
 
@@ -148,7 +151,7 @@ class Permit:
         return self._cache.store is store and self.local == local
 
     def _counted(self) -> bool:
-        """Settle a success without a report, as usual. Return False if the success has to be reported now."""
+        """Settle a success without a report. Return False if the success may have to be reported now."""
         if self.settled:
             return True
         self.settled = not self.probe and not self.extra_calls and count_locally(self._cache, self)
@@ -164,11 +167,11 @@ class Permit:
 
 
 class PermitStack:
-    """The permits that a thread or task holds for one purpose. A forked child starts without any.
+    """The permits that a thread or task holds for one purpose. A forked child starts without permits.
 
     Args:
         name: the name of the context variable.
-        most: the maximum number of permits. Beyond that the oldest are dropped. None: no maximum.
+        most: the maximum number of permits. If there are more, the oldest are dropped. None: no maximum.
     """
 
     def __init__(self, name: str, *, most: int | None = None) -> None:

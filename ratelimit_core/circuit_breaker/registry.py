@@ -1,4 +1,4 @@
-"""The breakers that a process has defined or used, and those that its store lists."""
+"""The breakers that a process has defined or used, and the breakers that the store lists."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class CircuitBreakerRegistry:
         """Return the breaker ``name``. If this process does not know the breaker yet, define it with ``config``.
 
         Raises:
-            ConfigurationError: an option is unknown or wrong, or the name is already defined differently.
+            ConfigurationError: the name or an option is wrong, or the breaker is already defined differently.
         """
         if isinstance(config, CircuitBreakerConfig):
             config = {option: getattr(config, option) for option in OPTIONS}
         breaker = CircuitBreaker(name, **(config or {}))
         if config and config.get("fallback_function"):
-            return breaker  # each function has its own fallback
+            return breaker  # the definition's handle may have another fallback
         return definition_of(breaker).lookup().handle
 
     def get(self, name: str) -> CircuitBreaker | None:
@@ -72,13 +72,14 @@ class CircuitBreakerRegistry:
         return {breaker.name: breaker.get_status() for breaker in self}
 
     def get_fleet_status(self) -> dict[str, dict[str, Any]]:
-        """Return the status of every breaker that the configured store lists, by name, also of other processes.
+        """Return the status of every breaker that the configured store lists, by name.
 
-        Settings that this process does not know are None. Costs one round trip for the list, one for every 500
-        breakers, and one for each override in force.
+        The store also lists the breakers of other processes. Settings that this process does not know are None. Costs
+        one round trip for the list, one for every 500 breakers, and one for each override in force.
 
         Raises:
             BackendError: the store is unavailable.
+            CircuitBreakerError: the store's own breaker is open, so the store was not asked.
         """
         backend = configured.get_store().backend
         names = sorted({name for name, _ in backend.keys(BREAKER)})

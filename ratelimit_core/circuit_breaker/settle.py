@@ -20,7 +20,7 @@ from .cache import BreakerCache
 RECORDED_ATTR = "_resilience_recorded"
 """The attribute of an error that maps each breaker's name to the time at which the breaker recorded the error.
 
-If a guarded call contains another call through the same breaker, an error that passes both is recorded once.
+If a guarded call contains another call through the same breaker, an error that both calls raise is recorded once.
 """
 
 
@@ -53,7 +53,7 @@ def already_recorded(config: CircuitBreakerConfig, error: BaseException, since: 
 def count_locally(cache: BreakerCache, permit: Issued) -> bool:
     """Count a success without reporting it now, and return True.
 
-    Return False, and count nothing, if the caller has to report the outcome now.
+    Return False, and count nothing, if the success may have to be reported now.
     """
     if cache.failure_count or cache.config.slow_call_duration is not None:
         return False
@@ -79,8 +79,8 @@ def settle_steps(
         cache: the breaker's cache in this process.
         permit: the permit of the call.
         took: the duration of the call, in µs.
-        successes, failures: 1 for the outcome, 0 for the other. Both are 0 if the outcome does not count.
-        error: what the call raised.
+        successes, failures: ``1, 0`` for a success, ``0, 1`` for a failure, ``0, 0`` if the outcome does not count.
+        error: the exception that the call raised, or None.
     """
     config = cache.config
     slow_from = config.slow_call_duration
@@ -89,8 +89,8 @@ def settle_steps(
     cache.failures += failures
     if not permit.probe and not failures and not slow_calls:
         if successes and cache.add_pending_success(permit.generation, permit.local) and cache.failure_count:
-            # Report this success now, so that failures in other processes are not counted as consecutive. One report
-            # is enough, so other threads need not report their successes now.
+            # Report this success now, so that later failures in other processes are not counted as consecutive. One
+            # report is enough, so other threads need not report their successes now.
             cache.failure_count = 0
             yield from report_steps(cache, permit)
             return 0.0
@@ -120,7 +120,8 @@ def report_steps(
 ) -> Steps[int]:
     """Report an outcome and the pending successes. Return the µs until the next probe, or 0.
 
-    Costs one round trip, and one more for the history if the report changes the breaker's state.
+    Costs one round trip, and one more for the history if the report changes the breaker's state. A report for a
+    permit that was issued without the store costs none.
     """
     pending = age = 0
     if cache.is_current(permit.generation, permit.local):
@@ -151,7 +152,7 @@ def _report_locally(cache: BreakerCache, permit: Issued, call: Call) -> Steps[in
     If the store has answered since the permit was issued, the store's verdict takes precedence over the outcome.
     """
     outdated = not cache.cached.local  # the store has answered since the permit was issued
-    # Otherwise `available` is not enough: a store that is available may have been too busy to answer this process.
+    # `available` alone does not suffice: a store that is available may have been too busy to answer this process.
     if outdated and cache.store.available:
         wait: int | None = 0
     else:
@@ -165,9 +166,9 @@ def _report_locally(cache: BreakerCache, permit: Issued, call: Call) -> Steps[in
 
 
 def _wait_without_store(cache: BreakerCache, *, honour_opening: bool = True) -> int | None:
-    """Return the µs until the next probe, or 0, if the outcome does not count in this process.
+    """Return None if the outcome counts in this process, otherwise the µs until the next probe, or 0.
 
-    Return None if it counts. With ``honour_opening``, no outcome counts while the breaker is known to be open.
+    With ``honour_opening``, no outcome counts while the breaker is known to be open.
     """
     if cache.config.on_store_failure != "local" or cache.override_allows():
         return 0
@@ -178,7 +179,7 @@ def _wait_without_store(cache: BreakerCache, *, honour_opening: bool = True) -> 
 def _apply_in_present_generation(cache: BreakerCache, event: BreakerEvent) -> BreakerVerdict:
     """Record an outcome in this process, because the store is unavailable. Return the verdict.
 
-    The outcome counts in the present generation of this process, whatever generation issued the permit.
+    The outcome counts in the present generation of this process, even if the permit belongs to another generation.
     """
     memory = cache.store.local
     present = BreakerVerdict._make(memory.apply([cache.peek_call()])[0])

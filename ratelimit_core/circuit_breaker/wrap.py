@@ -21,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Fallback = Callable[..., Any] | None
 Target = tuple[BreakerCache, Fallback]
-"""What a call needs: the breaker's cache in this process, and the function to call if the breaker rejects."""
+"""What a call needs: the breaker's cache in this process, and the function to call if the breaker rejects the call."""
 
 
 def call(target: Target, function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
@@ -69,9 +69,9 @@ def reject_generators(breaker: str, function: Callable[..., Any]) -> None:
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
-            f"breaker {breaker!r} can't guard the generator {function.__qualname__}(), because its body runs after the "
-            "call has returned; guard the functions that the body calls, or write `with CircuitBreaker(...):` around "
-            "the loop over the generator"
+            f"breaker {breaker!r} can't guard the generator {function.__qualname__}(), because the generator's body "
+            "runs after the call has returned; guard the functions that the body calls, or write "
+            "`with CircuitBreaker(...):` around the loop over the generator"
         )
 
 
@@ -114,10 +114,10 @@ def _may_be_view(function: Callable[..., Any]) -> bool:
 
 
 def _wrap_synchronous(function: Callable[P, R], resolve: Callable[[], Target]) -> Callable[P, R]:
-    """Wrap a function at the lowest cost while the breaker is known to be closed.
+    """Wrap a function, so that a call costs little while the breaker is known to be closed.
 
-    Then a successful call takes no lock, no permit and no round trip, because it is only counted. While the breaker is
-    not known to be closed, :func:`call` makes the call.
+    Such a call, if it succeeds, is only counted: it needs no lock, no permit and no round trip. All other calls are
+    made by :func:`call`.
     """
     target: Target | None = None
 

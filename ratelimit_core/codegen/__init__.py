@@ -2,7 +2,7 @@
 
 ``python -m ratelimit_core.codegen`` writes the files in ``policies/generated/``. With ``--check`` the command only
 lists files that are out of date. :mod:`.subset` defines the part of Python in which a policy is written. :mod:`.lua`,
-:mod:`.plpgsql` and :mod:`.python` each write one language.
+:mod:`.plpgsql` and :mod:`.python` each generate one language.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Generate Lua from policies: the policy's function, and an adapter that reads its record, leases and arguments.
 
-The adapter reads only the facts about leases that the policy uses. Lua's doubles represent all numbers of a policy
-exactly, because these are below 2**53.
+The adapter reads only the facts about leases that the policy uses. Lua's numbers are doubles, which represent the
+numbers of a policy exactly, because all of them are below 2**53.
 """
 
 from __future__ import annotations

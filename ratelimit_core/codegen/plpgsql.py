@@ -1,10 +1,10 @@
-"""Generate PL/pgSQL from policies: for each policy a block that decides.
+"""Generate PL/pgSQL from policies: for each policy, a block that decides.
 
 The function in ``backends/database/apply_call.sql`` contains the block. The block reads ``now``, the record's
 ``_fields`` and the function's parameters. It sets ``_verdict`` and ``own_end``.
 
-A function that the block calls would be easier to read, but decisions would take a tenth longer. PostgreSQL prepares
-the expressions of a called function again in each transaction.
+A second function in place of the block would be easier to read, but decisions would take a tenth longer. PostgreSQL
+prepares the expressions of a called function again in each transaction.
 
 The policy's names are quoted, because they may be keywords of SQL. Names that begin with an underscore belong to the
 surrounding function. Columns are always qualified.
@@ -37,7 +37,9 @@ class PlpgsqlFunction(Function):
 
     def check_name(self, name: str, node: ast.AST) -> None:
         if name.startswith("_") or len(name) > 63:
-            raise self.refuse(node, f"the name {name!r} is reserved in SQL or longer than 63 characters: rename it")
+            raise self.refuse(
+                node, f"the name {name!r} is reserved in SQL (it begins with _) or has over 63 characters: rename it"
+            )
         super().check_name(name, node)
 
     def lines(self) -> Iterator[str]:

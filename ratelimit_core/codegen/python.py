@@ -6,8 +6,8 @@ The generated function is the policy's function with these changes:
 * Values that depend only on the configuration are computed once, in an outer function.
 * ``min`` and ``max`` are written as comparisons.
 
-A check of a token bucket in memory then runs at 24 % of the speed of a lock and a dictionary, instead of 16 %. A
-limited Django view takes about 4 µs less.
+Without these changes, a check of a token bucket in memory has 16 % of the speed of a lock and a dictionary. With these
+changes, it has 24 %, and a limited Django view takes about 4 µs less.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _assigned(body: list[ast.stmt]) -> dict[str, list[ast.expr | None]]:
 
 
 def _specialised(body: list[ast.stmt], known: dict[str, int], inputs: Collection[str]) -> list[ast.stmt]:
-    """Fold the known values into ``body``. Repeat with the values that become known, until no new value is found."""
+    """Fill the known values into ``body``. Repeat with the values that become known, until no new value is found."""
     while known:
         body = _Fold(known).block(body)
         known = {}

@@ -1,10 +1,10 @@
 """Read the module of a policy: its constants, and its functions with the calls of helper functions inlined.
 
-A policy may call helper functions of its module. The call is the whole right side of an assignment, as in
+A policy may call helper functions of its module. The call must be the whole right side of an assignment, as in
 ``a, b = helper(x, y)`` or ``a = helper(x)``. A helper is written in the same subset as a policy, and takes positional
-arguments. Every path through a helper ends in a ``return``. A helper may call other helpers, but not itself.
+arguments. Every path through a helper must end in a ``return``. A helper may call other helpers, but not itself.
 
-The generator replaces the call by the statements of the helper, and renames the helper's variables:
+The generator replaces the call with the statements of the helper, and renames the helper's variables:
 
 * A parameter that the helper does not assign becomes the caller's variable or constant.
 * A variable whose value is returned becomes the variable that the call assigns, where possible.
@@ -157,7 +157,8 @@ class Module:
         results = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
         if len(results) != wanted or results[0] is None:
             raise self.refuse(
-                node, f"`{ast.unparse(node)}` does not fit the call: return as many values as it assigns, {wanted}"
+                node,
+                f"`{ast.unparse(node)}` does not fit the call: return as many values as the call assigns, {wanted}",
             )
         return [each for each in results if each is not None]
 
@@ -175,7 +176,7 @@ class Module:
             elif rest and returns(otherwise):
                 then = [*then, *rest]
             elif rest:
-                raise self.refuse(statement, "a branch of this `if` returns in some cases only: let it return in all")
+                raise self.refuse(statement, "a branch of this `if` returns in some cases: let it return in all cases")
             return [*body[:i], ast.copy_location(ast.If(test, self._early(then), self._early(otherwise)), statement)]
         return list(body)
 
@@ -187,7 +188,7 @@ class _Caller:
         self._names = names
 
     def new(self, name: str) -> str:
-        """Return a name that is not in use: ``name``, or ``name`` with a number. From now on the result is in use."""
+        """Return a name that is not in use: ``name``, or ``name`` with a number. The returned name is then in use."""
         if name in self._names:
             name = next(f"{name}_{n}" for n in count(2) if f"{name}_{n}" not in self._names)
         self._names.add(name)
@@ -195,7 +196,7 @@ class _Caller:
 
 
 class _Ends(ast.NodeTransformer):
-    """A transformer that replaces the names of a helper, and replaces each ``return`` by the result of ``end``."""
+    """A transformer that replaces the names of a helper, and replaces each ``return`` with the result of ``end``."""
 
     def __init__(self, replaced: dict[str, ast.expr], end: Callable[[ast.Return], ast.stmt | None]) -> None:
         self._replaced, self._end = replaced, end
@@ -247,10 +248,10 @@ def is_exact(value: int) -> bool:
 def _homes(
     targets: Sequence[str], results: Iterable[Sequence[ast.expr]], names: set[str], given: dict[str, ast.expr]
 ) -> dict[str, str]:
-    """Map the helper's ``names`` to the targets that replace them, because their values are returned to these targets.
+    """Map each of the helper's ``names`` whose value is returned to a target of the call, to this target.
 
-    A target that another argument of the call reads replaces no name: the target would change before that argument is
-    read.
+    If another argument of the call reads the target, the name is left out, because the target would change before the
+    argument is read.
     """
     homes: dict[str, str] = {}
     for values in results:

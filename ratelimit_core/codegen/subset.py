@@ -9,8 +9,8 @@ The subset consists of:
 * ``return`` of a tuple, as the last statement of a block;
 * calls of helper functions, see :mod:`.source`.
 
-All numbers are integers below 2**53. Anything else raises :class:`Untranslatable`, whose message names the file, the
-line, and what to write instead.
+All numbers are integers below 2**53. Anything else raises :class:`Untranslatable`. The error names the file, the line,
+and what to write instead.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Function(ABC):
 
     @abstractmethod
     def assign(self, names: Sequence[str], numbers: Sequence[str]) -> str:
-        """Return the text that assigns ``numbers`` to ``names``. No number is read after a name has changed."""
+        """Return the text that assigns ``numbers`` to ``names``. The numbers use the old values of the names."""
 
     @abstractmethod
     def give(self, numbers: Sequence[str]) -> str:

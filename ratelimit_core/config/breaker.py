@@ -100,14 +100,15 @@ class CircuitBreakerConfig:
             raise self._wrong("exponential_backoff_multiplier", "a number from 1 to 100")
         if max(self.recovery_timeout, self.exponential_backoff_max) * multiplier > 4_000_000:
             raise ConfigurationError(
-                f"breaker {self.name!r}: exponential_backoff_max ({self.exponential_backoff_max}) times "
-                f"exponential_backoff_multiplier ({multiplier}) should be at most 4,000,000 s (46 days)"
+                f"breaker {self.name!r}: recovery_timeout ({self.recovery_timeout}) and exponential_backoff_max "
+                f"({self.exponential_backoff_max}), each multiplied by exponential_backoff_multiplier ({multiplier}), "
+                "should be at most 4,000,000 s (46 days)"
             )
         for name in ("expected_exception", "ignored_exceptions", "success_exceptions"):
             given = getattr(self, name)
             for error in given if isinstance(given, tuple) else (given,):
                 if not (isinstance(error, type) and issubclass(error, BaseException)):
-                    raise self._wrong(name, "an exception class or a tuple of them")
+                    raise self._wrong(name, "an exception class or a tuple of exception classes")
         for name in ("is_failure", "fallback_function"):
             function = getattr(self, name)
             if function is not None and not callable(function):
@@ -132,7 +133,8 @@ class CircuitBreakerConfig:
         """Return this configuration with the settings in ``options`` replaced.
 
         Raises:
-            ConfigurationError: a setting is unknown, or a value is wrong. The error names the nearest known setting.
+            ConfigurationError: a value is wrong, or a setting is unknown. For an unknown setting, the error suggests
+                the nearest known setting.
         """
         for name in options:
             if name not in OPTIONS:
@@ -144,7 +146,8 @@ def check_name(name: object) -> None:
     """Check that the name of a breaker is a string.
 
     Raises:
-        ConfigurationError: the name is not a string. If it is a number, the error suggests to pass it as a setting.
+        ConfigurationError: the name is not a string. For a number, the error suggests a setting such as
+            ``failure_threshold``.
     """
     if not isinstance(name, str):
         hint = (

@@ -15,7 +15,7 @@ class Setting(NamedTuple):
 
     Attributes:
         default: the default value.
-        check: a function that converts a value to the type of the setting, or raises ``ValueError``.
+        check: a function that converts a value to the type of the setting, or raises an error such as ``ValueError``.
         expected: the values that the setting accepts, for error messages.
         words: the possible values, if the setting accepts only a few words.
     """

@@ -29,16 +29,16 @@ sources: list[Source] = []
 
 
 def add_source(source: Source) -> None:
-    """Ask ``source(name)`` for settings before Django and the environment. The source returns None for no value."""
+    """Ask ``source(name)`` for settings before Django and the environment. The source returns None if it has none."""
     if source not in sources:
         sources.append(source)
 
 
 def chosen(*names: str) -> str:
-    """Return the name of the setting that is in force. The first source that sets any of ``names`` decides.
+    """Return which one of the settings ``names`` is in force. The first source that sets any of ``names`` decides.
 
-    If this source sets several of ``names``, the earliest of these names is returned. If no source sets any, the first
-    name is returned. An empty value counts as not set.
+    If this source sets several of ``names``, the earliest of these names is returned. If no source sets any of
+    ``names``, the first name is returned. An empty value counts as not set.
     """
     for source in _in_order():
         for name in names:
@@ -48,7 +48,7 @@ def chosen(*names: str) -> str:
 
 
 def first_set(*names: str) -> str | None:
-    """Do as :func:`chosen` does, but return None if no source sets any of ``names``. An empty value counts as set."""
+    """Do the same as :func:`chosen`, but count an empty value as set, and return None if no source sets any name."""
     return next((name for source in _in_order() for name in names if source(name) is not None), None)
 
 
@@ -70,7 +70,7 @@ def setting(name: str) -> Any:
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return ``value`` converted to the type of the setting, because the environment holds only text.
+    """Return ``value`` converted to the type of the setting. The environment has only text.
 
     Raises:
         ConfigurationError: the value is wrong.

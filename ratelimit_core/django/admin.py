@@ -34,7 +34,7 @@ _SHOWN = 200
 
 @admin.register(Breaker)
 class BreakerAdmin(ModelAdmin):
-    """The breakers of the fleet. They are read from the store; the database is asked only about permissions."""
+    """The breakers of the fleet, read from the store. The database has only permissions and the log of actions."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Return False, because the code that uses a breaker creates it."""

@@ -5,7 +5,7 @@
 ``ratelimit.E002``     a value is wrong, or a handler can't be imported or called
 ``ratelimit.E003``     ``RATELIMIT_CIRCUIT_BREAKER``: an option is unknown or has a wrong value
 ``ratelimit.E004``     an entry of ``RATELIMIT_BACKENDS`` is wrong
-``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` is not a network
+``ratelimit.E005``     an entry of ``RATELIMIT_TRUSTED_PROXIES`` is neither an address nor a network
 ``ratelimit.E006``     ``RATELIMIT_MIDDLEWARE``: an option is unknown or has a wrong value
 ``ratelimit.E007``     the backend can't be created, or its alias is not in ``DATABASES``
 ``ratelimit.E008``     ``DEFAULT_THROTTLE_RATES`` is wrong for the throttles of ``ratelimit_core.django.drf``
@@ -141,7 +141,7 @@ def check_middleware(app_configs: Apps, **_: Any) -> list[CheckMessage]:
 
 @register(TAG)
 def check_throttles(app_configs: Apps, **_: Any) -> list[CheckMessage]:
-    """Check the rates of throttles: E008. Without an import of :mod:`.drf`, nothing is checked."""
+    """Check the rates of throttles: E008. If the settings import no throttle of :mod:`.drf`, no rate is checked."""
     if "rest_framework" not in settings.INSTALLED_APPS:
         return []
     from rest_framework.settings import api_settings

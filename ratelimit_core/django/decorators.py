@@ -58,8 +58,8 @@ def rate_limit(
     ``as_view()``, and works with ``method_decorator``. It does not block the event loop of an asynchronous view.
 
     Functions that are passed as options receive the request of the view. They must be plain functions, also for an
-    asynchronous view, which may call them twice. Their exceptions are passed on, except for ``key``: see
-    :mod:`~ratelimit_core.django.limits.keys`. If ``RATELIMIT_ENABLE`` is False, no request is limited.
+    asynchronous view, for which they may be called twice. Their exceptions are passed on, except those of ``key``:
+    see :mod:`~ratelimit_core.django.limits.keys`. If ``RATELIMIT_ENABLE`` is False, no request is limited.
 
     A request costs one round trip, and one more with ``concurrency``. A repeated denial costs none while this process
     knows the wait. A request counts even if the view raises. The view runs at most once.
@@ -90,7 +90,7 @@ def rate_limit(
         on_store_failure: while the store is unavailable, ``"local"`` counts in this process, ``"allow"`` lets requests
             pass, and ``"deny"`` answers ``503`` with ``Retry-After``. The default is ``RATELIMIT_ON_STORE_FAILURE``.
         scope: the name of the counters. The default is the dotted name of the view, or of the class and the method, so
-            that two views never share counters. Views with the same scope, rate and key share counters.
+            that two views never share counters. Views with the same scope, rate, algorithm and key share counters.
 
     Raises:
         ConfigurationError: an option is wrong, or the decorated object is not a view. Also raised by a call of the view

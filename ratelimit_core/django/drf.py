@@ -1,6 +1,6 @@
 """Throttles for Django REST framework whose limits hold in all processes.
 
-They have the names and the settings of the framework's own throttles, and replace them::
+These throttles have the names and the settings of the framework's own throttles, and take their place::
 
     REST_FRAMEWORK = {
         "DEFAULT_THROTTLE_CLASSES": ["ratelimit_core.django.drf.UserRateThrottle"],
@@ -16,7 +16,7 @@ Differences from the framework's own throttles:
 * As for views, an address on the ``deny_list`` gets ``403``. With ``on_store_failure="deny"``, requests get ``503``
   while the store is unavailable.
 
-The framework asks several throttles one by one, so each throttle counts separately.
+If a view has several throttles, the framework asks them one by one, and each throttle counts separately.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RateThrottle(BaseThrottle):
     Attributes:
         scope: the name of the counters, and of the rate in ``DEFAULT_THROTTLE_RATES``. The default is the dotted name
             of the class.
-        rate: the rate, instead of the one in ``DEFAULT_THROTTLE_RATES``.
+        rate: the rate. It takes precedence over ``DEFAULT_THROTTLE_RATES``.
         options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`, such as ``{"shadow": True}``.
     """
 
@@ -98,7 +98,7 @@ class RateThrottle(BaseThrottle):
         return refusal is None
 
     def wait(self) -> float | None:
-        """Return the seconds, at least 1, until a repeated request makes sense, or None if it can never pass."""
+        """Return the seconds, at least 1, until a repeated request makes sense. None if it passed or never can."""
         return self._wait
 
     def scope_of(self, view: Any) -> str:

@@ -21,10 +21,10 @@ def circuit_breaker_health() -> dict[str, Any]:
     Costs the round trips of ``circuit_breaker_registry.get_fleet_status()``.
 
     Returns:
-        A dictionary. ``total`` is the number of breakers in the store, ``failing`` the number of open ones, also of
-        forced ones. Both are None if the store is unavailable. ``healthy`` is True if the store answers and no breaker
-        is open. ``store`` is a dictionary: ``up``, ``backend`` (the name of the class) and, if the store is
-        unavailable, ``error``.
+        A dictionary. ``total`` is the number of breakers in the store. ``failing`` is the number of open breakers,
+        including forced open ones. Both are None if the store is unavailable. ``healthy`` is True if the store answers
+        and no breaker is open. ``store`` is a dictionary: ``up``, ``backend`` (the name of the class) and, if the store
+        is unavailable, ``error``.
     """
     backend = ""
     try:

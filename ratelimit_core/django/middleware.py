@@ -29,14 +29,14 @@ class SiteLimits:
     For example::
 
         RATELIMIT_MIDDLEWARE = {
-            "rate": "100/m",  # for each client, on all paths without their own rate together
-            "rates": {"/api/": "10/s;1000/h", "/static": None},  # each counts separately; None: no rate
+            "rate": "100/m",  # for each client; all paths without their own rate count together
+            "rates": {"/api/": "10/s;1000/h", "/static": None},  # each path counts separately; None: no rate
             "skip_paths": ["/health/"],
             "key": "user_or_ip",  # "ip" by default
         }
 
     Other options of :func:`~ratelimit_core.django.decorators.rate_limit` apply to all paths. A path stands for itself
-    and everything below it: ``/api`` and ``/api/`` match ``/api/users``, but not ``/apiary``. The longest matching path
+    and all paths below it: ``/api`` and ``/api/`` match ``/api/users``, but not ``/apiary``. The longest matching path
     applies.
 
     Raises:
@@ -94,10 +94,10 @@ class ResilienceMiddleware:
       :class:`RateLimitExceeded` into ``429``, with ``Retry-After``. Without the middleware, Django would answer with
       ``500``. ``RATELIMIT_EXCEPTION_HANDLER``, a function of ``(request, error)``, may make the response instead, or
       return None to leave the response to the middleware.
-    * It adds the headers about limits to these error responses too, and for Django REST framework's throttles.
+    * It adds the headers about limits to these error responses, and to responses of views that have throttles.
 
     Raises:
-        ConfigurationError: ``RATELIMIT_MIDDLEWARE`` is wrong. Raised when Django starts.
+        ConfigurationError: ``RATELIMIT_MIDDLEWARE`` is wrong. The error is raised when Django starts.
     """
 
     sync_capable = True

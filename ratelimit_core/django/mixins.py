@@ -27,11 +27,11 @@ class RateLimitMixin(_Base):
             rate_limit_key = "user"
             rate_limit_options = {"cost": 2}
 
-    ``as_view(rate_limit="5/s")`` works too. All HTTP methods of a view share their counters; each class has
-    its own. ``as_view()`` raises a ConfigurationError for wrong options.
+    ``as_view(rate_limit="5/s")`` works too. All HTTP methods of a view share their counters. Each class has its own
+    counters. ``as_view()`` raises a ConfigurationError for wrong options.
 
     Attributes:
-        rate_limit: the rate, or a function of the request. None: no rate, only the ``concurrency`` option, if set.
+        rate_limit: the rate, or a function of the request. None: no rate, only ``concurrency`` if it is an option.
         rate_limit_key: what to count requests by.
         rate_limit_options: other options of :func:`~ratelimit_core.django.decorators.rate_limit`.
     """

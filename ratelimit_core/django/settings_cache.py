@@ -52,7 +52,7 @@ def handler(name: str) -> Callable[[Any, Any], Any] | None:
     """Return the function of two arguments that a setting names, or None if the setting is not set.
 
     Raises:
-        ConfigurationError: the function can't be imported, or can't be called with one or two arguments.
+        ConfigurationError: the value can't be imported, or can't be called with one or two arguments.
     """
     value = sources.setting(name)
     if isinstance(value, str):

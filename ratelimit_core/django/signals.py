@@ -1,8 +1,9 @@
 """Django signals: a request was limited, a breaker changed, the store became unavailable.
 
-Receivers run in the process and on the thread that caused the event. If that thread runs an event loop, coroutine
-functions run in the loop, and other receivers in Django's thread, where they may use the database. An exception of a
-receiver is logged and does not fail the request.
+Receivers run in the process and on the thread that caused the event. If asynchronous code caused the event, coroutine
+functions run in its event loop, and other receivers in Django's thread, where they may use the database. See
+:func:`send` for events that synchronous code causes in the thread of an event loop. An exception of a receiver is
+logged and does not fail the request.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ _OF_STATE = {"open": breaker_opened, "half_open": breaker_half_open, "closed": b
 def send(signal: Signal, sender: Any, **values: Any) -> None:
     """Call the receivers of ``signal``. Raise nothing.
 
-    A plain function can't call coroutine functions or the database in the thread of an event loop. There, another
-    thread calls the receivers while this one waits, so prefer :func:`asend`.
+    In the thread of an event loop, this function can call neither coroutine functions nor the database. So another
+    thread calls the receivers, and the loop is blocked meanwhile. Prefer :func:`asend` there.
     """
     if signal.receivers:
         call = partial(_call, signal, sender, values)
@@ -90,11 +91,11 @@ def _call(signal: Signal, sender: Any, values: dict[str, Any]) -> None:
     try:
         signal.send_robust(sender, **values)
     except Exception:  # send_robust() logs the errors of receivers itself
-        logger.exception("the receivers of a signal were not called, because Django's dispatcher raised")
+        logger.exception("some receivers of a signal may not have been called, because Django's dispatcher raised")
 
 
 def _and_close(call: Callable[[], None]) -> None:
-    """Call the receivers, and close the database connections that they opened, because the thread ends then."""
+    """Call the receivers. Then close the database connections that they opened, because the thread ends."""
     try:
         call()
     finally:

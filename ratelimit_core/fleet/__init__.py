@@ -1,1 +1,1 @@
-"""The state of the fleet, in a form for people to read."""
+"""The state of the fleet, in a form that people can read."""

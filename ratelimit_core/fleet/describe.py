@@ -25,7 +25,7 @@ def _are(number: int) -> str:
 
 
 def probe_of(status: Mapping[str, Any]) -> str:
-    """Return in words when the next probe runs, or ``""`` if no probe is planned. A due probe is the next call."""
+    """Return in words when the next probe runs, or ``""`` if none is planned. A due probe needs a call."""
     if status["state"] == "half_open":
         return "now"
     due = status["next_attempt_time"]
@@ -35,7 +35,7 @@ def probe_of(status: Mapping[str, Any]) -> str:
 
 
 def word_of(status: Mapping[str, Any]) -> str:
-    """Return the manual override of a breaker in words, or ``""`` without an override."""
+    """Return in words the manual override or the shadow mode of a breaker, or ``""`` if it has neither."""
     if status["mode"] == "automatic":
         return "shadow mode: no call is rejected" if status["shadow"] else ""
     by = f" by {status['author']}" if status["author"] else ""

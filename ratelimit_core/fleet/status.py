@@ -24,8 +24,7 @@ class Fleet(NamedTuple):
         limits, waiting: see :class:`Overview`.
         histories: the histories by the breaker's name, with the newest entry first. Only breakers with an override and
             the breakers that changed last have a history here.
-        unavailable: why the store is unavailable. If the store is available, ``""``; otherwise all other fields are
-            empty.
+        unavailable: why the store is unavailable, so that all other fields are empty; ``""`` if the store is available.
     """
 
     breakers: dict[str, dict[str, Any]]
@@ -62,7 +61,7 @@ class Fleet(NamedTuple):
 
 
 def look() -> Fleet:
-    """Read the state of the whole fleet from the configured store.
+    """Read the state of the whole fleet from the configured store. Do not raise if the store is unavailable.
 
     Costs the round trips of :func:`overview` and ``get_fleet_status()``, and one for each history.
     """

@@ -1,4 +1,4 @@
-"""Derive the states that callers saw, and their times, from a breaker's history."""
+"""Derive from a breaker's history which states callers saw, and when."""
 
 from __future__ import annotations
 

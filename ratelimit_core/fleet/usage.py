@@ -55,7 +55,7 @@ def overview(
 ) -> Overview:
     """Return the limits in use that ``backend`` lists, and the number of waiting tasks.
 
-    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out of the limits. Each task that waits for a
+    The internal limits of :mod:`~ratelimit_core.protocol.internal_keys` are left out. Each task that waits for a
     breaker has reserved a time to resume after the next probe. So the number of tasks follows from the time that all
     reservations take up. Costs a round trip for each algorithm, and one for every 500 limits.
 
@@ -96,7 +96,9 @@ def overview(
 def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
     """Return the key, the limit as it is written, and the algorithm of every limit that ``backend`` lists.
 
-    The limiters of :mod:`~ratelimit_core.protocol.internal_keys` are left out. Costs a round trip for each algorithm.
+    The internal limits of :mod:`~ratelimit_core.protocol.internal_keys` are left out.
+
+    Costs a round trip for each algorithm.
 
     Raises:
         ResilienceError: the store is unavailable.

@@ -20,11 +20,11 @@ from .denials import KnownDenials
 from .limit import Limit, reservation_holders
 
 _new = tuple.__new__
-"""Makes a named tuple faster than its own constructor, which matters because every check makes one."""
+"""Makes a named tuple. The constructor of the class is slower, which matters because every check makes a tuple."""
 
 
 class LimitSet(Protocol):
-    """The attributes of a :class:`Limiter` that this package uses."""
+    """A :class:`Limiter`, reduced to the attributes that this package uses."""
 
     @property
     def key(self) -> str:
@@ -72,7 +72,7 @@ class LimitCheck(NamedTuple):
     def ask(self, *, counts: bool = False) -> Steps[Decision]:
         """Ask the store. If the store is unavailable, decide by ``on_store_failure``. Costs one round trip.
 
-        ``counts``: whether to count a denial, and to remember it for as long as it holds.
+        ``counts``: whether to count a denial, and to remember it for up to a second.
         """
         try:
             verdicts = yield "apply", self.calls
@@ -169,7 +169,7 @@ class LimitCheck(NamedTuple):
         )
 
     def remember(self, decision: Decision) -> None:
-        """Remember a denial of a shared store, unless the key is so long that it would take much memory."""
+        """Remember a denial by a shared store. A very long key is not remembered, because it takes much memory."""
         if not decision.allowed and not decision.local and len(self.key) <= MAX_KEY and self.limiter.store.shared:
             self.limiter.known_denials.remember(self.key, decision)
 
@@ -185,14 +185,14 @@ def hit_check(
 ) -> LimitCheck:
     """Return the check that takes ``cost`` from every limit.
 
-    The limits that hold ``reservation`` redeem it.
+    The limits that hold ``reservation`` redeem it, unless ``cost`` is higher than the reserved cost.
 
     Raises:
-        ConfigurationError: ``cost`` is larger than a limit.
+        ConfigurationError: ``cost`` is not a whole number from 1 to the smallest limit.
     """
     limits = limiter.limits
     calls = [limit.call(key, HIT, cost, lease_id) for limit in limits]
-    # If the cost is higher than what was reserved, redeeming would allow units that no limit has counted.
+    # If the cost is higher than the reserved cost, redeeming would allow units that no limit has counted.
     redeemed: Sequence[int] = ()
     if reservation is not None and cost <= reservation.cost:
         redeemed = reservation_holders(limits, reservation.denied_by)
@@ -208,14 +208,14 @@ def peek_check(limiter: LimitSet, key: str, cost: int) -> LimitCheck:
 
 
 def refund_calls(limiter: LimitSet, limits: Sequence[Limit], key: str, decision: Decision) -> list[Call]:
-    """Return the calls that give back the cost to ``limits``. Forget a known denial, which may no longer hold."""
+    """Return the calls that give back the cost to ``limits``. Forget a known denial that may no longer hold."""
     if limits:
         limiter.known_denials.forget(key, decision.cost)
     return [limit.call(key, REFUND, decision.cost, decision.lease_id) for limit in limits]
 
 
 def refund(limiter: LimitSet, key: str, decision: Decision) -> Steps[None]:
-    """Give back the cost of ``decision`` to every limit that took it. Costs one round trip."""
+    """Give back the cost of ``decision`` to every limit that took it. Costs at most one round trip."""
     if decision.allowed:
         limits = limiter.limits
         if not decision.consumed:

@@ -1,7 +1,7 @@
 """Concurrency slots: leases that end by themselves if their holder dies.
 
-Callers that know the id of a lease can acquire, renew and release it here, also for another process. Callers that hold
-a decision use :meth:`Limiter.release`.
+Callers that know the id of a lease can acquire, renew and release the lease here, even if another process holds it.
+Callers that have a decision use :meth:`Limiter.release`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def release_lease_calls(limiter: LimitSet, lease_id: str, *, key: str | None = N
 
 
 def release_calls(limiter: LimitSet, decision: Decision, *, key: str | None = None) -> list[Call]:
-    """Return the calls that release the slot of ``decision``, if it is allowed and there is a concurrency limit."""
+    """Return the calls that release the slot of ``decision``: none if it is denied or has no slot."""
     if not decision.allowed:
         return []
     limits = [limit for limit in limiter.limits if limit.policy is CONCURRENCY]

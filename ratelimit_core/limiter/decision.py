@@ -6,21 +6,23 @@ from typing import NamedTuple
 
 
 class Decision(NamedTuple):
-    """The answer of a limiter. It is true if the call is allowed. Times are in seconds.
+    """The answer of a limiter. A decision is true if the call is allowed. Times are in seconds.
 
     Attributes:
-        allowed: whether the call may be made; for a reservation, whether it may be made after ``retry_after``.
+        allowed: whether the call may be made. For a reservation: whether the call may be made after ``retry_after``.
         limit: the size of the limit at index ``binding``.
         remaining: the units that the limit at index ``binding`` has left.
-        reset_after: the time until no hit counts as used any more: the longest of all limits.
-        retry_after: the time until asking again makes sense, or until the reservation is due: the longest of all.
+        reset_after: the time until no hit counts as used any more. Of several limits, the longest time.
+        retry_after: the time until asking again makes sense, or until the reservation is due. Of several limits, the
+            longest time.
         lease_id: the id of the hit or reservation.
-        binding: the index of the limit with the fewest units left. Among equals it is the one with the longest wait.
-        denied_by: the index of the limit with the longest wait.
+        binding: the index of the limit with the fewest units left. Among equals it is the one with the longest wait. If
+            the call is denied, only the limits that deny it are compared.
+        denied_by: the index of the limit with the longest wait. If the call is denied, this limit denies it.
         cost: the units that the call asked for.
         reservation_kept: after a denied redemption, whether the reservation is still held and due after
             ``retry_after``.
-        consumed: whether every limit has counted the call. Then an allowed reservation need not be redeemed.
+        consumed: whether every limit has counted the call. If so, an allowed reservation need not be redeemed.
         local: whether this process decided alone, because the store was unavailable.
     """
 

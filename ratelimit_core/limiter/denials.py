@@ -1,4 +1,4 @@
-"""The denials of this process: their number, and those that still hold."""
+"""The number of denials in this process, and the denials that still hold."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .._util.clock import SECOND, Clock, microseconds
 from .decision import Decision
 
 denials: Counter[tuple[str, str]] = Counter()
-"""The number of hits that were denied in this process, by the limit as it is written and the name of its policy."""
+"""The number of denied hits in this process. A key is the limit as it is written, and the name of its policy."""
 _MAX_COUNTED_LIMITS = 1000
 """The maximum number of limits whose denials are counted, because a program may create limits without end."""
 _MAX_KNOWN = 1024
@@ -51,7 +51,7 @@ class KnownDenials:
         )
 
     def forget(self, key: str, cost: int) -> None:
-        """Forget one denial, because something was given back."""
+        """Forget one denial, because units were given back."""
         self._known.pop((key, cost), None)
 
     def clear(self) -> None:

@@ -1,4 +1,4 @@
-"""One limit: a policy with its configuration, and the calls that ask it."""
+"""One limit: a policy with its configuration, and the calls that ask the policy."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ _POLICIES: dict[Algorithm, Policy] = {
     "leaky_bucket": TOKEN_BUCKET,
 }
 _new = tuple.__new__
-"""Makes a named tuple faster than its own constructor, which matters because every check makes one."""
+"""Makes a named tuple. The constructor of the class is slower, which matters because every check makes a tuple."""
 _MAX_LOG = 100_000
 _MIN_TOLERANCE_US = SECOND // 4
-"""How late a bucket's reservation can be redeemed, in µs, unless the spacing is longer."""
+"""How late a reservation of a bucket can be redeemed, in µs. If the spacing is longer, the spacing applies."""
 
 
 class Limit:
-    """One limit: a policy, its configuration, and the calls that ask it.
+    """One limit: a policy with its configuration. It makes the calls that ask the policy.
 
     Attributes:
         policy: the policy that decides.
         allowance: the maximum number of units or slots that can be in use at once.
         spacing_us, period_us: the spacing and the period of the rate, in µs; 0 for a concurrency limit.
-        reservable: whether the limit can be reserved.
+        reservable: whether the limit takes reservations.
     """
 
     __slots__ = ("_config", "_events", "_qualifier", "allowance", "period_us", "policy", "reservable", "spacing_us")
@@ -137,7 +137,7 @@ class Limit:
 
     @property
     def allowance_returns(self) -> bool:
-        """Whether time alone makes room again. Concurrency slots have to be released."""
+        """Whether room comes back at a known time. A concurrency slot comes back when its holder releases it."""
         return self.policy is not CONCURRENCY
 
     def count_denial(self) -> None:
@@ -152,7 +152,7 @@ class Limit:
         """Return the call that asks for ``cost``, or for one slot if this is a concurrency limit. Times are in µs.
 
         Raises:
-            ConfigurationError: ``cost`` is larger than the limit.
+            ConfigurationError: ``cost`` is not a whole number from 1 to the limit.
         """
         plain = cost == 1 and type(cost) is int and not (not_before or max_wait)
         event = self._events.get(op) if plain else None
@@ -162,8 +162,8 @@ class Limit:
             cost = 1
         elif type(cost) is not int or not 1 <= cost <= self.allowance:
             raise ConfigurationError(
-                f"cost={cost!r} of {name!r} should be a whole number from 1 to the limit, {self.allowance}: "
-                "waiting would never help"
+                f"cost={cost!r} of {name!r} should be a whole number from 1 to the limit, {self.allowance}; for any "
+                "other cost, waiting would never help"
             )
         spare = self.allowance - cost
         values = {"op": op, "cost": cost, "spare_leases": spare, "not_before": not_before, "max_wait": max_wait}

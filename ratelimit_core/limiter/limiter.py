@@ -44,27 +44,26 @@ class Limiter:
 
     Args:
         rate: one or several rates; None if there is only a ``concurrency``.
-        key: the name of what is limited. Limiters with one key, rate and algorithm share one count.
+        key: the name of what is limited. Limiters with the same key, rate and algorithm share one count.
         algorithm: ``sliding_window`` (the default) never allows more than the limit in any period, and stores every
-            hit. ``sliding_window_counter`` never allows more either, in constant memory. But a caller that is always at
-            the limit gets only 80 % of the limit. ``fixed_window`` allows up to twice the limit across a boundary.
+            hit. ``sliding_window_counter`` never allows more either, and needs constant memory. But a caller that is
+            always at the limit gets only 80 % of it. ``fixed_window`` allows up to twice the limit around a boundary.
             ``token_bucket`` allows up to ``burst + limit`` in a period. ``leaky_bucket`` is a token bucket of size 1,
             which spaces calls evenly. A reservation of a bucket may be redeemed a quarter of a second late, or one
-            spacing late if that is longer. The calls that fit into this time may pass in addition.
+            spacing late if that is longer. The rate may be exceeded by the calls that fit into this time.
         burst: the size of a token bucket; by default the limit.
         concurrency: the maximum number of calls that run at a time. A call takes one slot, whatever its cost.
-        timeout: the seconds after which a slot ends by itself, for example because its holder has died.
+        timeout: the seconds after which a slot ends by itself if nothing releases it, as when its holder has died.
         backend: the backend to use instead of the configured one.
         on_store_failure: what to do while the store is unavailable: ``"local"`` (this process decides alone),
             ``"allow"`` (allow every call) or ``"deny"`` (deny every call).
         spacing_margin: with ``sliding_window``, how much farther apart reservations are than the rate requires; 0.03 is
-            3 %. The rate is kept without a margin, too. With a margin, one late caller does not make all later callers
-            late.
-        local_quota: the size of a block that this process takes from the shared limit in one round trip and spends
-            without asking. A block counts as used when it is taken. So in any period, each process may exceed the
+            3 %. The rate is kept even without it. With it, one late caller does not make all later callers late.
+        local_quota: the size of a block that this object takes from the shared limit in one round trip and spends
+            without asking. A block counts as used when it is taken. So in any period, each object may exceed the
             algorithm's maximum by one block for each key. A block ends with its window, or with :meth:`return_unused`.
             If there is no room for a whole block, each hit asks the store.
-        clock: measures ages. Tests may replace it.
+        clock: measures ages. Tests may replace the clock.
 
     Raises:
         ConfigurationError: an option is wrong.
@@ -110,10 +109,11 @@ class Limiter:
     def hit(self, cost: int = 1, *, key: str | None = None) -> Decision:
         """Take ``cost`` from every limit, or take nothing if one of them denies.
 
-        Costs one round trip. Costs none if the denial is already known, or if the local quota has a unit left.
+        A hit costs one round trip. It costs none if a denial is already known or the local quota has a unit left, and
+        two if the local quota finds no room for a new block.
 
         Raises:
-            ConfigurationError: ``cost`` is larger than a limit, so waiting would never help.
+            ConfigurationError: ``cost`` is not a whole number from 1 to the smallest limit.
         """
         name = self.key if key is None else key_of_call(self, key)
         fast_hit = self._fast_hit
@@ -146,7 +146,7 @@ class Limiter:
         return hit_check(self, name, cost, new_id()).ask(counts=True)
 
     async def _acquire(self, steps: Steps[Decision], key: str | None) -> Decision:
-        """Take steps that may acquire a concurrency slot. If cancelled, release the slot."""
+        """Run steps that may acquire a concurrency slot. If cancelled, release the slot."""
         if any(limit.policy is CONCURRENCY for limit in self.limits):
             return await acquired(adrive(steps, self.store), partial(self.arelease, key=key))
         return await adrive(steps, self.store)
@@ -184,19 +184,19 @@ class Limiter:
         limits that do not hold the reservation. If the concurrency limit has the longest wait, nothing is reserved,
         because it is unknown when a slot will be free.
 
-        Costs one round trip if there is room now, otherwise two. With ``denied_by`` or ``not_before`` it costs one.
-        Giving back a part costs one more.
+        A reservation costs one round trip if there is room now, otherwise two. With ``denied_by`` or ``not_before``, it
+        always costs one. Giving back a part costs one more.
 
         Args:
             max_wait, not_before: seconds from now.
             cost, key: as for :meth:`hit`.
             lease_id: the id of the reservation. A sliding window that already holds a reservation with this id keeps
-                it, unless it is due sooner than ``not_before``. A bucket makes a new one.
-            denied_by: the index of the limit that has just denied a hit, from the hit's decision. Then the limits are
-                not asked again for room now.
+                it, unless it is due sooner than ``not_before``. A bucket makes a new reservation.
+            denied_by: the index of the limit that has just denied a hit, from the hit's decision. If it is given, the
+                limits are not asked again for room now.
 
         Raises:
-            ConfigurationError: no limit can be reserved, or ``cost`` is larger than a limit.
+            ConfigurationError: the limits take no reservations, or an argument is wrong.
         """
         return drive(reservations.reserve(self, max_wait, cost, key, not_before, lease_id, denied_by), self.store)
 
@@ -217,8 +217,8 @@ class Limiter:
     def redeem(self, reservation: Decision, *, key: str | None = None) -> Decision:
         """Redeem a reservation that is due. Costs at most one round trip.
 
-        Before ``retry_after`` this is denied, and the reservation is kept. If the reservation has ended or was redeemed
-        already, this is a new hit.
+        Before ``retry_after`` the call is denied, and the reservation is kept. If the reservation has ended or was
+        redeemed already, the call is a new hit.
         """
         return drive(reservations.redeem(self, reservation, key=key), self.store)
 
@@ -227,7 +227,7 @@ class Limiter:
         return await self._acquire(reservations.redeem(self, reservation, key=key), key)
 
     def refund(self, decision: Decision, *, key: str | None = None) -> None:
-        """Give back the cost of ``decision``, as far as the algorithm can. Do so only once. Costs one round trip."""
+        """Give back the cost of ``decision`` (only once), as far as the algorithm can. Costs at most one round trip."""
         drive(self._refund(decision, key), self.store)
 
     async def arefund(self, decision: Decision, *, key: str | None = None) -> None:
@@ -267,9 +267,9 @@ class Limiter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Blocks may end in any order, thread and context. Releasing the oldest slot is safe: the slots that remain end
-        # no sooner than those of the blocks that still run.
-        if self._entered:  # otherwise this process was forked in the block, and its parent releases the slot
+        # Blocks may end in any order, thread and context. Releasing the oldest slot is safe, because the remaining
+        # slots end no sooner than the slots of the blocks that still run.
+        if self._entered:  # otherwise this process was forked inside the block, and the parent has the slot
             self.release(self._entered.popleft())
 
     async def __aenter__(self) -> Decision:

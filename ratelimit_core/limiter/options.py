@@ -1,4 +1,4 @@
-"""The options of a limiter: checked, and made into limits."""
+"""Check the options of a limiter, and make its limits from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The local quota: blocks of a shared limit that one process takes in advance and spends without asking."""
+"""The local quota: blocks of a shared limit that one limiter takes in advance and spends without asking."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .decision import Decision
 from .limit import Limit
 
 _MAX_BLOCKS = 10_000
-"""The maximum number of blocks. Beyond that the oldest is dropped. Its unused units count until its window ends."""
+"""The maximum number of blocks. If there are more, the oldest is dropped, and the store still counts all its units."""
 
 
 class Block(NamedTuple):
-    """The unused units of a block, which ends at ``until`` (µs). Threads take units from the deque without a lock."""
+    """A block, which ends at ``until`` (µs), with its unused units. Threads take units without a lock."""
 
     units: deque[None]
     until: int
@@ -73,7 +73,10 @@ class LocalQuota:
         return block.decision
 
     def hit(self, limiter: LimitSet, key: str) -> Steps[Decision]:
-        """Hit ``key`` at a cost of 1. Take a new block, or a single unit if there is no room for a block."""
+        """Hit ``key`` at a cost of 1. Take a new block, or a single unit if there is no room for a block.
+
+        Costs at most one round trip for the block, and one for the single unit.
+        """
         unit = yield from self._take_block(limiter, key)
         if unit is not None:
             return unit
@@ -86,7 +89,7 @@ class LocalQuota:
         """Take a block for ``key`` and spend its first unit. Return None if there is no room for a block.
 
         Also return None if ``key`` is too long to be remembered, or while another caller takes a block for ``key``.
-        Costs one round trip.
+        Costs at most one round trip.
         """
         if len(key) > MAX_KEY or limiter.known_denials.get(key, self.size) is not None:
             return None
@@ -120,7 +123,7 @@ class LocalQuota:
         return decision
 
     def put_back(self, key: str, decision: Decision) -> bool:
-        """Put back one unit. Return False if this process no longer holds the unit's block."""
+        """Put back one unit. Return False if this limiter no longer holds the unit's block."""
         block = self._blocks.get(key)
         if block is None or block.decision.lease_id != decision.lease_id:
             return False

@@ -30,7 +30,10 @@ def reserve(
     lease_id = lease_id or new_id()
     which = next((i for i, limit in enumerate(limits) if limit.reservable), None) if denied_by is None else denied_by
     if which is None or not limits[which].reservable:
-        raise ConfigurationError("reserve() needs algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'")
+        raise ConfigurationError(
+            "reserve() needs a rate with algorithm='sliding_window', 'token_bucket' or 'leaky_bucket'; if denied_by is "
+            "given, it should be the index of such a rate"
+        )
     earliest, latest = _duration("not_before", not_before), _duration("max_wait", max_wait)
     if denied_by is None and earliest == 0:
         decision = yield from hit_check(limiter, name, cost, lease_id).ask()

@@ -1,5 +1,5 @@
 """Metrics to alert on, for Prometheus and OpenTelemetry. A program imports the exporter that it uses.
 
-Gauges show the state that the fleet shares. They are read from the store when metrics are collected (:mod:`.fleet`).
+Gauges show the state that the fleet shares, which is read from the store at each collection (:mod:`.fleet`).
 Counters and histograms show what one process counts (:mod:`.counters`).
 """

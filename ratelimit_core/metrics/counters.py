@@ -48,7 +48,7 @@ class Counts:
             return self._take(caches() if only is None else only)
 
     def take_some(self) -> Counter[tuple[str, str]]:
-        """Do as :meth:`take` does for the next :data:`_AT_A_TIME` breakers, because there may be very many."""
+        """Do as :meth:`take` does for the next :data:`_AT_A_TIME` breakers, because all breakers may be too many."""
         with self._lock:
             if not self._round:
                 self._round = caches()

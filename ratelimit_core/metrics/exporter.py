@@ -76,14 +76,14 @@ class Exporter(ABC):
         """Record one value in seconds in the histogram ``metric``, one of :data:`HISTOGRAMS`."""
 
     def flush(self, *only: BreakerCache) -> None:
-        """Add the counts since the last flush, of all limits and of all breakers or ``only`` these.
+        """Add the counts since the last flush, of all limits, and of all breakers or of ``only`` these.
 
         If a process is killed, the counts since its last flush are lost.
         """
         self._hand_over(self.counts.take(only or None))
 
     def flush_if_due(self) -> None:
-        """Do as :meth:`flush` does, at most once a second. If there are very many breakers, flush the next part."""
+        """Do as :meth:`flush` does, at most once a second. If there are very many breakers, flush only some."""
         if self.counts.due():
             self._hand_over(self.counts.take_some())
 
@@ -99,7 +99,7 @@ _exporters: list[Exporter] = []
 
 
 def install(exporter: Exporter) -> None:
-    """Export the counts of this process and its forks through ``exporter``. A second call does nothing."""
+    """Export the counts of this process and its forks through ``exporter``, unless it is installed already."""
     if exporter in _exporters:
         return
     if not _exporters:

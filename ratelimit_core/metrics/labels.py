@@ -17,13 +17,13 @@ def label_of(name: str) -> str:
     """Return the label of a breaker: its name, or the template that its name was made from.
 
     If this process does not define the breaker and the name has a colon, the label is the part before the first colon,
-    and ``:*``.
+    followed by ``:*``.
     """
     return labelling()(name)
 
 
 def labelling() -> Callable[[str], str]:
-    """Return a function that returns the same as :func:`label_of`, and is faster for many names."""
+    """Return a function that returns the same as :func:`label_of`, but is faster for many names."""
     known = dict.fromkeys(list(definitions))
     templates = [template for template in known if is_template(template)]
 

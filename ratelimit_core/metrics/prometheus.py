@@ -55,7 +55,7 @@ instruments = Instruments()
 
 
 def install() -> None:
-    """Count in this process and in its forks. A second call does nothing."""
+    """Count for Prometheus in this process and in its forks. A second call does nothing."""
     exporter.install(instruments)
 
 
@@ -94,7 +94,7 @@ class Exposition(Collector):
 def exposition(accept: str = "") -> tuple[bytes, str]:
     """Return all metrics as text for Prometheus, and the content type of the text.
 
-    ``accept`` is the header ``Accept`` of the request, which chooses the content type.
+    ``accept`` is the request's header ``Accept``, which chooses the content type.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Exposition())

@@ -1,8 +1,8 @@
 """The policies. Each policy decides calls with pure functions over integers, in its own module.
 
-A policy is written once and runs in every store: as Python in the process, as generated Lua inside Redis, and as
-generated SQL inside PostgreSQL. So a policy is written in a small subset of Python (see :mod:`ratelimit_core.codegen`),
-reads no clock and does no I/O. Times and durations are in µs.
+A policy is written once and runs in every store: as generated Lua inside Redis, as generated SQL inside PostgreSQL, and
+for other stores as Python in the process. So a policy is written in a small subset of Python (see
+:mod:`ratelimit_core.codegen`), reads no clock and does no I/O. Times and durations are in µs.
 
 The parameters of a policy's function are its inputs::
 
@@ -29,7 +29,7 @@ The verdict of a policy with a lease set also has:
 * ``add``: the number of leases to add. A negative number adds leases without an id, so that the id can't be used again;
 * ``ends``: the end of the added leases, or if the call is denied, the end of the caller's lease.
 
-If leases are added to an id that still has leases after the removal, those leases stay and lose their id.
+If leases are added to an id that still has leases after the removal, the old leases stay and lose their id.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Policy:
     answers: int
     """The number of integers in a verdict."""
     spare: str
-    """The parameter with the maximum number of other leases that leave room for the call, or ``""``."""
+    """The parameter that says how many other leases leave room for the call, or ``""`` if the policy has none."""
 
     @classmethod
     def of(cls, decide: Callable[..., Verdict], version: int = 1) -> Policy:

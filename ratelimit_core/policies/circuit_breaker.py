@@ -13,7 +13,7 @@ Times and durations are in µs. Rates and chances are in thousandths.
 This module has over 300 lines because it lists the fields of the record and of the configuration one by one. The helper
 functions follow in the order in which ``breaker`` calls them.
 
-Source: M. Nygard, "Release It!", ch. 5; the generation is gobreaker's, the window counter Cloudflare's.
+Source: M. Nygard, "Release It!", ch. 5. The generation is taken from gobreaker, and the window counter from Cloudflare.
 """
 
 # States.
@@ -107,7 +107,7 @@ def breaker(
     * ``FORCED_OPEN`` rejects every call.
     * ``FORCED_CLOSED`` rejects no call and counts outcomes, but never opens the breaker.
     * ``DISABLED`` rejects no call and counts no outcomes.
-    * ``SHADOW`` changes the state as usual, but rejects no call. So does ``shadow=1`` in the configuration.
+    * ``SHADOW`` changes the state as usual, but rejects no call. Without an override, ``shadow=1`` does the same.
 
     ``spare_probes`` is ``half_open_max_calls - 1``. With ``window=0``, no rates are computed. ``random_permille`` is a
     random number below 1000, for ``slow_start``.
@@ -118,7 +118,7 @@ def breaker(
     ``wait`` depends on the operation and the state:
 
     * While the breaker is open: the time until the next probe may run.
-    * In half-open, for a rejected ``ASK`` or the failure of another generation: the time until another probe may run.
+    * In half-open, for a rejected ``ASK`` or a failure of another generation: the time until another probe may run.
     * During slow start, for an allowed ``ASK``: the time for which every call still has to ask.
 
     If the clock goes back to before the opening, a probe is allowed at once.

@@ -29,7 +29,8 @@ def concurrency(
     * ``HIT`` acquires or renews ``cost`` leases.
     * ``PEEK`` changes nothing.
     * ``REFUND`` releases the leases.
-    * ``RENEW`` renews leases that have not ended, and acquires no new leases. Other processes than the holder use it.
+    * ``RENEW`` renews leases that have not ended, and acquires no new leases. It is for processes that are not the
+      holder.
 
     ``spare_leases`` is ``limit - cost``. ``timeout`` is in µs. Answers: the number of leases that are left, and µs
     until ``cost`` leases are available.

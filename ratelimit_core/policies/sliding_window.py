@@ -39,12 +39,12 @@ def sliding_window(
     * ``PEEK`` changes nothing.
     * ``REFUND`` removes the hits or the reservation of the lease id.
     * ``RESERVE`` reserves the first free time that is at least ``not_before`` and at most ``max_wait`` µs from now. If
-      the lease id already has a reservation, it is kept, or moved if its time is earlier than ``not_before``.
+      the lease id already has a reservation, the reservation is kept, or moved if it is earlier than ``not_before``.
     * ``REDEEM`` uses the reservation of the lease id, or hits if the lease id has no reservation. If the call is denied
       and the reservation is kept, ``ends`` is the end of its lease.
 
-    A reservation can be redeemed once, until one period after its time. Consecutive reservations are ``spacing`` µs
-    apart, ``period / limit`` or more, so that waiting callers do not all wake at the same time.
+    A reservation can be redeemed once, until one period after its time. Consecutive reservations are at least
+    ``spacing`` µs apart (``period / limit``, rounded up), so that waiting callers do not all wake at the same time.
 
     ``spare_leases`` is ``limit - cost``. Answers: the number of hits that are left, and µs until the log is empty.
     """

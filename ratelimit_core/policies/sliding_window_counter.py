@@ -30,9 +30,9 @@ def sliding_window_counter(
 ) -> tuple[int, ...]:
     """Decide one call. ``HIT`` counts ``cost``, ``PEEK`` counts nothing, and ``REFUND`` subtracts ``cost``.
 
-    ``quarter`` is a quarter of the period in µs, rounded up. ``c0`` is the count of the current slice, and ``c4`` the
-    count of the oldest. Do not refund a hit that is older than a period, because the refund would be subtracted from
-    later hits.
+    ``quarter`` is a quarter of the period in µs, rounded up. ``c0`` is the count of the current slice, and ``c4`` is
+    that of the oldest slice. Do not refund a hit that is older than a period, because the refund would be subtracted
+    from later hits.
 
     Answers: the number of hits that are left, and µs until no hit is counted.
     """

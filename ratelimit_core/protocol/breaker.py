@@ -224,7 +224,7 @@ def error_details(verdict: BreakerVerdict | None) -> dict[str, Any]:
 def status(
     name: str, verdict: BreakerVerdict, config: CircuitBreakerConfig | None, stats: dict[str, int]
 ) -> dict[str, Any]:
-    """Return the result of :meth:`CircuitBreaker.get_status`. Values that depend on ``config`` are None without it."""
+    """Return the result of :meth:`CircuitBreaker.get_status`. If ``config`` is None, values that need it are None."""
     shadow = verdict.in_shadow_mode(config is not None and config.shadow)
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""The keys of the limiters that this library uses internally. Listings of limits leave these limiters out."""
+"""The keys of the limiters that this library uses internally. Listings of limits do not show these limiters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..policies import CONCURRENCY, FIXED_WINDOW, TOKEN_BUCKET, Policy
 _TURNS, _WAITING, _COMMAND = "release:", "waiting:", "control:"
 _CALL = re.compile(rf"{_WAITING}.*:[0-9a-f]{{32}}", re.DOTALL)
 COMMAND_RATE = "1/2s"
-"""The rate of each command: one worker of the fleet carries the command out, and the others skip it for 2 s."""
+"""The rate of each command: one worker of the fleet carries out the command, and for 2 s the other workers skip it."""
 
 
 def turns_of(breaker: str) -> str:
@@ -28,7 +28,7 @@ def command(words: str) -> str:
 
 
 def is_bookkeeping(policy: Policy, key: str, limit: str) -> bool:
-    """Return whether this is an internal limiter.
+    """Return whether a limit with this policy, key and size belongs to an internal limiter.
 
     Where possible, the limit and the form of the key are checked too, because a user's key may begin in the same way.
     """

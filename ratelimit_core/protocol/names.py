@@ -48,7 +48,8 @@ def hashed(stored: str) -> Hashed:
 def escape(text: str) -> str:
     """Escape the characters of ``text`` that are not safe in a key.
 
-    Spaces, control characters and braces are not safe. In a Redis Cluster, braces in a key choose the cluster slot.
+    Printable ASCII characters are safe, except spaces, colons, per cent signs and braces. In a Redis Cluster, braces in
+    a key choose the cluster slot.
 
     Different texts have different results. A result longer than :data:`MAX_KEY` is shortened and ends in a hash.
     """
@@ -65,7 +66,7 @@ def escape(text: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Return the name that was escaped, or a :class:`Hashed` for a name that was too long."""
+    """Return the name whose escaped form is ``text``, or a :class:`Hashed` if the name was too long."""
     if "%%" in text:
         return Hashed(text)
     if "%" not in text:

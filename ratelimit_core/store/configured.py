@@ -37,7 +37,7 @@ def configure(**settings: Any) -> None:
     ``circuit_breaker`` (defaults for every breaker) and ``key_prefix``.
 
     Settings that are not given keep their values. None removes a value, so that the next source decides. Guards that
-    have already used a store keep this store.
+    have already used a store keep using it.
 
     Raises:
         ConfigurationError: a setting is unknown or its value is wrong, or the backend can't be made.
@@ -88,10 +88,12 @@ def get_store(backend: Backend | str | None = None) -> Store:
 
 
 def get_backend(name: str | None = None) -> Backend:
-    """Return the configured backend, or the backend ``name``. The same name returns the same object.
+    """Return the configured backend, or the backend ``name``.
+
+    The same name returns the same object until :func:`configure` is called.
 
     Args:
-        name: the name of an entry of ``RATELIMIT_BACKENDS``, or any string that the setting ``backend`` may have.
+        name: the name of an entry of ``RATELIMIT_BACKENDS``, or any string that the setting ``backend`` accepts.
 
     Raises:
         ConfigurationError: no backend has this name, or the backend can't be made.

@@ -28,7 +28,7 @@ _registered: dict[str, Callable[..., Backend]] = {}
 
 
 def register_backend(name: str, factory: Callable[..., Backend]) -> None:
-    """Register ``factory`` under ``name``. The setting ``backend`` can then have this name.
+    """Register ``factory`` under ``name``. The setting ``backend`` then accepts this name.
 
     Args:
         name: a Python identifier.
@@ -81,7 +81,10 @@ def from_entry(entry: Any) -> Backend:
 
 
 Members = Callable[[], Mapping[str, Callable[[], Backend]]]
-"""Returns a function for each entry of ``RATELIMIT_BACKENDS``, by name. That function returns the entry's backend."""
+"""A function that returns one function for each entry of ``RATELIMIT_BACKENDS``, by the entry's name.
+
+The function for an entry returns the entry's backend.
+"""
 
 
 def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, members: Members = dict) -> Backend:
@@ -94,7 +97,7 @@ def make_backend(backend: Any, options: Mapping[str, Any] | None = None, *, memb
               ``rediss+sentinel://``, ``redis+cluster://``, ``rediss+cluster://`` and ``django-db://ALIAS``.
             * Names: ``memory``, ``redis``, ``database``, ``multi`` and registered names.
         options: arguments of the backend's class.
-        members: returns the stores of ``multi``.
+        members: a function that returns the stores of ``multi``: see :data:`Members`.
 
     Raises:
         ConfigurationError: the name is unknown, or the backend can't be made.
@@ -162,7 +165,7 @@ def _factory(backend: str, shown: str, members: Members) -> tuple[Callable[..., 
             said = f"{type(error).__name__}: {error}{nearest_path(backend, _PATHS)}"
             raise ConfigurationError(f"{shown} can't be imported: {said}") from error
     names = [*_NAMES, *_registered, *members()]
-    known = f"known are {', '.join([*_URLS, *names])}, and dotted paths of a class"
+    known = f"known are {', '.join([*_URLS, *names])}, and the dotted path of a class"
     meant = nearest(scheme, [url.partition("://")[0] for url in _URLS], 0.7) if "://" in backend else None
     hint = did_you_mean(backend, names) if meant is None else f"; did you mean '{meant}://'?"
     raise ConfigurationError(f"{shown}: {known}{hint}")

@@ -57,15 +57,15 @@ class Store:
 
     @property
     def available(self) -> bool:
-        """Whether the backend answered the last call that reached it."""
+        """Whether the backend is available: False from an outage until the backend answers again."""
         return not self._unavailable_until
 
     def apply(self, calls: Sequence[Call]) -> list[Verdict]:
         """Do the same as :meth:`Backend.apply`.
 
         Raises:
-            BackendError: the backend is unavailable, and is tried again in ``retry_after`` seconds. Or only this call
-                failed: then ``is_outage`` is false.
+            BackendError: the backend is unavailable, and is tried again in ``retry_after`` seconds. If ``is_outage`` is
+                false, only this call failed.
         """
         if self._unavailable_until or observer is not None:
             return run(self._try("apply_unguarded", calls), call)
@@ -97,10 +97,10 @@ class Store:
     def apply_best_effort(self, calls: Sequence[Call], local: bool) -> None:
         """Apply ``calls``. They are lost if the store is unavailable. A lease that is not released ends by itself.
 
-        Costs one round trip, or none without calls.
+        Costs one round trip. Costs none if ``calls`` is empty or ``local`` is true.
 
         Args:
-            local: whether to apply the calls in the memory of this process instead. Costs no round trip.
+            local: whether to apply the calls in the memory of this process.
         """
         run(self._try_best_effort(calls, local), call)
 
@@ -109,7 +109,10 @@ class Store:
         await arun(self._try_best_effort(calls, local), acall)
 
     def append_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
-        """Do the same as :meth:`Backend.append`. The entry is lost if the store is unavailable."""
+        """Do the same as :meth:`Backend.append`, in the memory of this process if ``local``.
+
+        The entry is lost if the store is unavailable.
+        """
         run(self._append_history(key, entry, keep, seconds, local), call)
 
     async def aappend_history(self, key: Key, entry: str, keep: int, seconds: int, local: bool) -> None:
@@ -202,7 +205,7 @@ class Store:
                 raise
             except Exception:  # a guard must not fail because of metrics
                 observer = None
-                logger.exception("measuring a round trip to the store failed, so this process stops measuring them")
+                logger.exception("measuring a round trip to the store failed, so this process stops measuring")
 
     def _try_best_effort(self, calls: Sequence[Call], local: bool) -> Steps[None]:
         if calls:

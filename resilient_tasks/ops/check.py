@@ -41,8 +41,8 @@ class Finding:
 def check(name: str | None) -> list[Finding]:
     """Check the store, the app ``name`` (as for ``celery -A``) with its broker, and Django's settings if there are any.
 
-    This function connects to the store and to the broker, but changes neither. It does not raise errors of a broken
-    configuration, but returns them as findings.
+    Without a ``name``, no app is checked. This function connects to the store and to the broker, but changes neither.
+    It returns the errors of a broken configuration as findings, and does not raise them.
     """
     found = [Finding(INFO, _versions())]
     app = None
@@ -67,7 +67,7 @@ def check(name: str | None) -> list[Finding]:
         try:
             found += look()
         except ConfigurationError as error:
-            found.append(Finding(ERROR, _said(error), "the first task that runs reads this setting", "fix the setting"))
+            found.append(Finding(ERROR, _said(error), "tasks that need this setting fail", "fix the setting"))
         except Exception as error:  # a project may break in any way
             where = getattr(look, "__name__", "").removeprefix("_of_")
             found.append(Finding(ERROR, f"{where} can't be checked: {_said(error)}", instead="fix this error first"))
@@ -133,7 +133,7 @@ def _of_redis(role: str, info: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             INFO,
             f"the {role}'s Redis has no maxmemory",
-            "Redis grows until the machine has no memory left",
+            "Redis may grow until the machine has no memory left",
             "maxmemory, below the memory of the machine",
         )
     if role == "broker" and not info.get("aof_enabled"):
@@ -204,7 +204,7 @@ def _of_broker(app: Celery) -> Iterator[Finding]:
         return
     holds = holding_time(app)
     if delays_natively(app):
-        yield Finding(INFO, "RabbitMQ itself delays deferred tasks", "its queues are quorum queues")
+        yield Finding(INFO, "RabbitMQ itself delays deferred tasks", "the app has quorum queues")
     else:
         yield Finding(
             INFO,

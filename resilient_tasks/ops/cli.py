@@ -68,7 +68,7 @@ def _said(function: Any) -> Any:
 
 @resilience.command()
 @_said
-@click.option("--ttl", type=float, help="End it after this many seconds.")
+@click.option("--ttl", type=float, help="End the override after this many seconds.")
 def open(name: str, author: str, reason: str, ttl: float | None) -> None:
     """Reject every call of breaker NAME, in the whole fleet."""
     with _store_errors():
@@ -78,7 +78,7 @@ def open(name: str, author: str, reason: str, ttl: float | None) -> None:
 
 @resilience.command()
 @_said
-@click.option("--ttl", type=float, help="End it after this many seconds.")
+@click.option("--ttl", type=float, help="End the override after this many seconds.")
 def close(name: str, author: str, reason: str, ttl: float | None) -> None:
     """Permit every call of breaker NAME, in the whole fleet, even if all calls fail."""
     with _store_errors():
@@ -111,7 +111,7 @@ def history(name: str) -> None:
 
 @resilience.command()
 @click.argument("queue")
-@click.option("--limit", type=click.IntRange(1), help="Bring back at most this many.")
+@click.option("--limit", type=click.IntRange(1), help="Bring back at most this many tasks.")
 @click.pass_context
 def replay(context: click.Context, queue: str, limit: int | None) -> None:
     """Bring tasks that gave up waiting back from their dead-letter QUEUE."""

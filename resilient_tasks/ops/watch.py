@@ -30,7 +30,7 @@ except ImportError as error:
     raise missing_extra(__name__, "cli", error) from None
 
 _STYLES = {"open": "bold red", "half_open": "yellow", "closed": "green"}
-_MOST = 5  # the maximum number of limits and of events, which leaves room for the breakers
+_MOST = 5  # the maximum number of limits, and of events, so that there is room for the breakers
 _NAMES = 12  # the minimum number of columns for a name
 
 Keys = Callable[[float], str]
@@ -72,7 +72,7 @@ def _asleep(seconds: float) -> str:
 
 @contextmanager
 def _keys() -> Iterator[Keys]:
-    """Yield a function that waits up to a number of seconds for a key. The terminal does not echo keys meanwhile."""
+    """Yield a function that waits for a key, for a number of seconds at most. Keys are not echoed meanwhile."""
     if not sys.stdin.isatty():
         yield _asleep
         return
@@ -81,7 +81,7 @@ def _keys() -> Iterator[Keys]:
 
     def pressed(seconds: float) -> str:
         ready, _, _ = select.select([terminal], [], [], seconds)
-        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # no data: it was closed
+        return (os.read(terminal, 1).decode("latin-1").lower() or "q") if ready else ""  # no data: the input was closed
 
     tty.setcbreak(terminal)
     try:
@@ -91,7 +91,7 @@ def _keys() -> Iterator[Keys]:
 
 
 def board(fleet: Fleet, stale: str, width: int, height: int | None) -> Text:
-    """Return the board in ``width`` columns and ``height`` lines. It can be read without colours, too."""
+    """Return the board in ``width`` columns and ``height`` lines. The board needs no colours to be understood."""
     style = "bold red" if fleet.unavailable or stale or "open" in fleet.headline() else "bold"
     top = [
         Text(fleet.headline(), style),

@@ -1,7 +1,7 @@
-"""``celery inspect breakers``, ``celery inspect limits`` and ``celery control breaker_open``, ``_close``, ``_reset``.
+"""``celery inspect breakers`` and ``limits``, ``celery control breaker_open``, ``breaker_close`` and ``breaker_reset``.
 
 A command reaches every worker, but all workers share each breaker. So only one worker carries out a ``control``
-command, and the others say so.
+command, and the other workers answer that another worker has done so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def breakers(state: Any) -> dict[str, Any]:
 
 @inspect_command(signature="")
 def limits(state: Any) -> dict[str, Any]:
-    """Show the limits of this worker's tasks, and the units left of limits that have no ``rate_key``."""
+    """Show the limits of this worker's tasks. For limits without a ``rate_key``, show the remaining units too."""
     found: dict[str, Any] = {}
     for name, task in sorted(state.app.tasks.items()):
         protection: Protection | None = getattr(task, "resilience", None)
@@ -59,13 +59,13 @@ def limits(state: Any) -> dict[str, Any]:
 
 @control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
 def breaker_open(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
-    """Reject every call of a breaker in the whole fleet, until it is closed or reset."""
+    """Reject every call of a breaker in the whole fleet, for TTL seconds or until the breaker is closed or reset."""
     return _once("opened", name, reason, lambda breaker: breaker.force_open(author, reason, ttl))
 
 
 @control_command(args=[*_WORDS, ("ttl", float)], signature="NAME [REASON [AUTHOR [TTL]]]")
 def breaker_close(state: Any, name: str, reason: str = "", author: str = _AUTHOR, ttl: float | None = None) -> Any:
-    """Permit every call of a breaker in the whole fleet, until it is opened or reset."""
+    """Permit every call of a breaker in the whole fleet, for TTL seconds or until the breaker is opened or reset."""
     return _once("closed", name, reason, lambda breaker: breaker.force_closed(author, reason, ttl))
 
 
@@ -76,7 +76,7 @@ def breaker_reset(state: Any, name: str, reason: str = "", author: str = _AUTHOR
 
 
 def _once(done: str, name: str, words: str, act: Callable[[CircuitBreaker], None]) -> dict[str, str]:
-    """Carry out a command in one worker of the fleet."""
+    """Carry out a command, unless another worker of the fleet does."""
     turn = Limiter(COMMAND_RATE, key=command(f"{done}:{name}:{words}"), algorithm="fixed_window")
     try:
         taken = turn.hit()

@@ -46,7 +46,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
         super().__init__(message, headers=without_probe(message.headers if headers is None else headers), **options)
         self.waiting = Waiting.of(self._request_dict)
         self.queue = queue_of(self._app, self._delivery_info)
-        self.had_turn = False  # whether the task was given its turn after the breaker closed
+        self.had_turn = False  # whether the task got its turn after the breaker closed
         self._settled = False
         self._gate: Gate | None = gate_of(self._app)
         if self._gate is not None:
@@ -72,7 +72,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             return None
 
     def revoked(self) -> bool:
-        """Return whether the request must not go to the pool: it is revoked, or the gate keeps it here.
+        """Return whether the request must not go to the pool, because it is revoked or the gate keeps it here.
 
         This is the last method that Celery calls before the request goes to the pool.
         """
@@ -118,7 +118,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             self.settle(TimeLimitExceeded(timeout), timeout)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
-        """Settle a failed run that the pool reports, if the run could not settle itself."""
+        """Handle a failed run that the pool reports. Settle the run if it could not settle itself."""
         error = exc_info.exception
         error = getattr(error, "exc", error) if type(error).__name__ == "ExceptionWithTraceback" else error
         if isinstance(error, Refused) and self._gate is not None:
@@ -143,7 +143,10 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             protection.renew(subject, probe if isinstance(probe, str) else ours)
 
     def settle(self, error: BaseException | None, ran: float) -> None:
-        """Settle a run that can't settle itself, and release its leases. Costs at most two round trips.
+        """Settle a run that can't settle itself, and release its leases.
+
+        Costs one round trip for each lease, of which there are at most two, and one for the history if the breaker's
+        state changes.
 
         ``ran``: for how many seconds the run lasted.
         """
@@ -155,7 +158,7 @@ class ResilientRequest(_Request):  # type: ignore[misc] # see above
             self._settle(protection, subject, error, ran)
         except ResilienceError:
             logger.warning(
-                "%s[%r] could not be settled, so its leases last until they end", self.name, self.id, exc_info=True
+                "%s[%r] could not be settled, so its leases stay until they end", self.name, self.id, exc_info=True
             )
 
     def _settle(self, protection: Protection, subject: Subject, error: BaseException | None, ran: float) -> None:

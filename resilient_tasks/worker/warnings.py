@@ -1,4 +1,4 @@
-"""Warnings at the start of a worker: configurations that work, but not as you may expect."""
+"""Warnings at the start of a worker about configurations that work, but not as you may expect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..task import ResilientTask
 
 
 def advise(app: Celery) -> Iterator[str]:
-    """Yield the warnings about the app's tasks and queues, each with what to write instead."""
+    """Yield the warnings about the app's tasks and queues. Each says what to write instead."""
     table = table_of(app)
     if table is not None:
         for key in table.idle(app.tasks, app.amqp.queues):
@@ -47,18 +47,19 @@ def _of_task(app: Celery, task: Any, protection: Protection) -> Iterator[str]:
     if backoff > longest:
         yield (
             f"{task.name}: the broker holds a message for {holds:g} s, so retries with backoff.max={backoff:g} wait in "
-            f"parts of {longest:g} s: set broker_transport_options['visibility_timeout'] to {2 * backoff:g} or more"
+            f"parts of {longest:g} s: with Redis or SQS, set broker_transport_options['visibility_timeout'] to "
+            f"{2 * backoff:g} or more"
         )
     if task.acks_late and holds < (task.time_limit or 0):
         yield (
             f"{task.name}: acks_late with time_limit={task.time_limit:g}, but the broker delivers a message again "
-            f"after {holds:g} s, even if the task still runs: set broker_transport_options['visibility_timeout'] above "
-            "the time limit"
+            f"after {holds:g} s, even if the task still runs: set the broker's visibility_timeout (in RabbitMQ, "
+            "consumer_timeout) above the time limit"
         )
     if protection.options.on_open == "pause" and not task.acks_late:
         yield (
-            f"{task.name}: on_open='pause' without acks_late, so prefetched calls are already acknowledged when the "
-            "breaker rejects them, and are published again for later: write acks_late=True if the task may run twice"
+            f"{task.name}: on_open='pause' without acks_late. A prefetched call is already acknowledged when the "
+            "breaker rejects it, so it is published again for later: write acks_late=True if the task may run twice"
         )
 
 

@@ -168,7 +168,7 @@ def test_what_a_person_wants_done_reaches_the_store_that_counts_or_is_an_error(
     stores[place].fault = GONE
     for _ in range(6):  # never the whole's own breaker, since the others answer
         for order in (breaker.force_closed, breaker.reset, limiter.reset):
-            with pytest.raises(BackendError, match="nothing was changed"):
+            with pytest.raises(BackendError, match="did not confirm the change"):
                 order()
     assert round_robin.incr("key", 60) == 1
     assert asyncio.run(round_robin.aapply([call()]))[0][0]

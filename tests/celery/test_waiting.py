@@ -10,7 +10,7 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_tasks.execution.wait_header import HEADER, Waiting
+from resilient_tasks.execution.wait_header import HEADER, SLOT, Waiting
 from resilient_tasks.queues import longest_countdown
 
 JSON = st.recursive(
@@ -36,6 +36,12 @@ def test_a_forged_header_never_raises_and_never_reaches_beyond_its_bounds(forged
         assert 0 <= which < 100
         assert len(lease_id) <= 200
         assert cost > 0
+
+
+@pytest.mark.parametrize(("length", "is_kept"), [(200, True), (201, False)])
+def test_a_slot_is_kept_whose_lease_id_has_at_most_200_characters(length: int, is_kept: bool) -> None:
+    slot = (0, SLOT.rjust(length, "x"), 1)
+    assert Waiting.of({HEADER: Waiting(slot=slot).header()}).slot == (slot if is_kept else None)
 
 
 @pytest.mark.parametrize("headers", [None, {}, {HEADER: None}, {HEADER: "x"}])

@@ -328,19 +328,19 @@ REFUSED = {
     "a return in a part of a branch": (
         "    x = g(a)\n    return x, b\n\ndef g(a):\n    if a > 1:\n        if a > 2:\n            return 1\n"
         "    a += 1\n    return a",
-        "6: a branch of this `if` returns in some cases only: let it return in all",
+        "6: a branch of this `if` returns in some cases: let it return in all cases",
     ),
     "too few results": (
         "    x, y = g(a)\n    return x, y\n\ndef g(a):\n    return a",
-        "6: `return a` does not fit the call: return as many values as it assigns, 2",
+        "6: `return a` does not fit the call: return as many values as the call assigns, 2",
     ),
     "too many results": (
         "    x = g(a)\n    return x, b\n\ndef g(a):\n    return a, a",
-        "6: `return (a, a)` does not fit the call: return as many values as it assigns, 1",
+        "6: `return (a, a)` does not fit the call: return as many values as the call assigns, 1",
     ),
     "no result": (
         "    x = g(a)\n    return x, b\n\ndef g(a):\n    return",
-        "6: `return` does not fit the call: return as many values as it assigns, 1",
+        "6: `return` does not fit the call: return as many values as the call assigns, 1",
     ),
     "too few arguments": (
         "    x = g(a)\n    return x, b\n\ndef g(a, b):\n    return a",

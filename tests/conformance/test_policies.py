@@ -335,6 +335,15 @@ def test_a_place_is_held_longer_by_asking_again_with_its_lease_id_and_not_taken_
     assert one.ask(HIT, "u")[ANSWER] == 0
 
 
+def test_who_finds_no_place_is_told_when_there_is_room_for_what_it_costs() -> None:
+    one = One(CONCURRENCY, limit=2, timeout=10)
+    for lease_id in "ab":
+        assert one.ask(HIT, lease_id)[:EXPIRES] == (1, 0, 1 if lease_id == "a" else 0, 0)
+        one.clock.now += 4
+    assert one.ask(HIT, "c")[:EXPIRES] == (0, 2, 0, 2)
+    assert one.ask(PEEK, "c", cost=2)[:EXPIRES] == (0, 6, 0, 6)
+
+
 def test_refunding_the_newest_future_slot_gives_it_to_the_next() -> None:
     one = One(TOKEN_BUCKET, interval=10, burst=1, tolerance=5)
     waits = [one.ask(RESERVE, str(i))[WAIT] for i in range(4)]
@@ -343,6 +352,45 @@ def test_refunding_the_newest_future_slot_gives_it_to_the_next() -> None:
     assert one.ask(RESERVE, "4")[WAIT] == 30
     one.ask(REFUND, "1")
     assert one.ask(RESERVE, "5")[WAIT] == 40, "a slot in the middle is forfeited"
+
+
+@pytest.mark.parametrize(("hits", "floor", "full_in"), [(2, 0, 20), (0, 50, 50)], ids=["when free", "later"])
+def test_refunding_the_last_slot_gives_its_token_back(hits: int, floor: int, full_in: int) -> None:
+    one = One(TOKEN_BUCKET, interval=10, burst=2, tolerance=5)
+    for _ in range(hits):
+        assert one.ask(HIT)[ALLOWED]
+    assert one.ask(RESERVE, "t", not_before=floor)[OTHER_ANSWER] == full_in + 10
+    assert one.ask(REFUND, "t")[OTHER_ANSWER] == full_in
+
+
+def test_a_lease_id_that_reserves_again_has_one_slot() -> None:
+    one = One(TOKEN_BUCKET, interval=10, burst=1, tolerance=5)
+    assert [one.ask(RESERVE, "t")[WAIT] for _ in range(3)] == [0, 10, 20]
+    assert [lease.ends for lease in one.store.state(TOKEN_BUCKET, KEY).leases] == [one.clock.now + 25]
+
+
+def test_a_refund_takes_its_cost_from_the_slices_and_no_more() -> None:
+    one = One(SLIDING_WINDOW_COUNTER, limit=5, quarter=10)
+    one.ask(HIT)
+    for _ in range(4):
+        one.clock.now += 10
+        one.ask(HIT)
+    assert [one.ask(REFUND)[ANSWER] for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("elapsed", [0, 9, 10, 19, 20, 29, 30, 39, 40, 49])
+def test_a_hit_is_counted_for_five_slices_from_the_beginning_of_its_own(elapsed: int) -> None:
+    one = One(SLIDING_WINDOW_COUNTER, limit=5, quarter=10)
+    one.ask(HIT)
+    one.clock.now += elapsed
+    verdict = one.ask(PEEK)
+    assert (verdict[ANSWER], verdict[OTHER_ANSWER]) == (4, 50 - elapsed)
+
+
+@pytest.mark.parametrize(("now", "allowed"), [(49, 0), (50, 1)])
+def test_what_a_store_keeps_for_longer_than_it_counts_is_void(now: int, allowed: int) -> None:
+    verdict = SLIDING_WINDOW_COUNTER.decide(0, 3, 0, 0, 0, 0, HIT, 1, now, limit=3, quarter=10)
+    assert verdict[ALLOWED] == allowed
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -544,6 +592,17 @@ def test_a_rate_is_of_the_calls_and_not_of_the_failures_alone(bad: int, state: i
     for _ in range(bad):
         breaker.ask(REPORT, failures=1)
     assert breaker.state == state
+
+
+@pytest.mark.parametrize(("closed_for", "wait"), [(0, 11), (89, 11), (95, 5)])
+def test_a_call_that_slow_start_denies_waits_a_tenth_of_it_or_until_its_end(closed_for: int, wait: int) -> None:
+    breaker = Breaker(slow_start=100)
+    breaker.trip()
+    breaker.probe()
+    breaker.ask(REPORT, "probe", successes=1)
+    breaker.clock.now += closed_for
+    verdict = breaker.ask(ASK, random_permille=999)
+    assert (verdict[ALLOWED], verdict[WAIT]) == (0, wait)
 
 
 @pytest.mark.parametrize("calls", [1, 3])

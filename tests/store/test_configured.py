@@ -162,6 +162,23 @@ def test_what_is_not_named_keeps_its_value(clean: pytest.MonkeyPatch) -> None:
     assert (sources.setting("key_prefix"), sources.setting("store_retry_interval")) == ("mine", 1.0)
 
 
+def test_a_backend_is_made_when_it_is_named_or_else_at_its_first_use(clean: pytest.MonkeyPatch) -> None:
+    made: list[Backend] = []
+
+    class Counted(MemoryBackend):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+    clean.setattr(sys.modules[__name__], "Custom", Counted)
+    clean.setenv("RATELIMIT_BACKEND", f"{__name__}.Custom")
+    configure(store_retry_interval=1)
+    assert not made
+    assert get_backend() is made[0]
+    configure(backend=f"{__name__}.Custom")
+    assert len(made) == 2
+
+
 def test_a_backend_may_be_an_object_a_url_or_a_dotted_path(clean: pytest.MonkeyPatch) -> None:
     own = MemoryBackend()
     for backend, kind in (

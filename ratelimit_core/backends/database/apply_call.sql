@@ -4,7 +4,7 @@
 -- The block reads "now", _fields and the leases. It sets _verdict, and sets "own_end" to the end of the owner's lease.
 --
 -- _clock is the time in µs. If it is null, the server's clock is read after the record is locked.
--- _ms is the maximum duration of the call. The wait for a lock may take up to nine tenths of it.
+-- After _ms milliseconds, the call writes nothing and raises an error. The wait for a lock may take nine tenths of _ms.
 create or replace function {name}(
   _id text, _prefix text, _name text, _qualifier text, _clock bigint, _ms bigint, _owner text,
   {parameters}

@@ -32,56 +32,58 @@ from .transaction import Transaction
 R = TypeVar("R")
 
 TIMEOUT_S = 0.3
-"""The default upper bound of a call's duration, in seconds."""
+"""The default of ``timeout``, in seconds."""
 _JOURNAL = "journal"
-"""The name that journals have in rows, in place of a policy's name."""
+"""The value of the column ``policy`` in the rows of journals."""
 
 
 class DatabaseBackend(Backend):
     """A backend for a database in Django's ``DATABASES``. ``manage.py migrate --database ALIAS`` makes the tables.
 
     A call is one short transaction. It locks its records in a fixed order, and then reads the time. So counts are exact
-    across threads, processes and machines. The clock is the database's; with SQLite, this machine's. Denied calls are
-    rolled back.
+    across threads, processes and machines. The clock is the database's. With SQLite, it is the clock of this machine.
+    Denied calls are rolled back.
 
     A call takes 5 statements for any number of records, including BEGIN and COMMIT. It takes up to 3 more for each
     lease set, such as an exact log. It takes up to 7 more if a record is new.
 
-    **PostgreSQL.** A call is one statement for any number of records. Each session creates the policies as functions in
-    its ``pg_temp`` schema at its second call. Calls are transactions as described above in these cases:
+    **PostgreSQL.** A call is one statement for any number of records. The statement calls functions, one for each
+    policy. From its second call on, a session creates the functions that it lacks in its schema ``pg_temp``. Calls are
+    transactions as described above in these cases:
 
     * the first call of a session, or a call inside a transaction of the caller;
-    * the role may not create temporary objects;
+    * the functions can't be created, for example because the role may not create temporary objects;
     * ``default_transaction_isolation`` is not "read committed".
 
-    A crash of the server may lose the decisions of the last half second, as with Redis.
+    A crash of the server may lose the decisions of about the last half second.
 
     **Use a separate alias** for the store (the setting ``database``). Calls join a transaction that is open on the
-    alias. If the caller rolls the transaction back, the decisions are lost, even the failure that caused the rollback.
-    Until the transaction ends, its records stay locked for other processes. If the transaction is broken, calls raise a
-    :class:`BackendError` that does not count as an outage. On SQLite, the same error ("database is locked") is raised
-    if the transaction has read, and another connection has written since. On SQLite, a separate alias is a separate
-    file.
+    alias. If the caller rolls the transaction back, the decisions are lost, and so is the report of the failure that
+    caused the rollback. Until the transaction ends, the records that it used stay locked for other processes. If the
+    transaction is broken, calls raise a :class:`BackendError` that does not count as an outage. On SQLite, calls also
+    raise such an error ("database is locked") if the transaction has read, and another connection has written since.
+    On SQLite, the separate alias needs a separate file.
 
-    **A server that hangs** blocks callers for ``timeout`` at most. Calls run in a few threads of the backend. Their
-    connections are closed after each call, unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``) keeps them.
-    A forked child opens its own connections. Open a pool only after the last fork.
+    **A server that hangs** blocks callers for ``timeout`` at most. Calls run in a few threads of the backend. The
+    threads' connections are closed after each call, unless ``CONN_MAX_AGE`` or a pool (``OPTIONS = {"pool": True}``)
+    keeps them. A forked child opens its own connections. Open a pool only after the last fork.
 
-    In two cases, calls run in the caller's thread and on the caller's connection:
+    In two cases, calls run in the caller's thread and on the caller's connection, unless an event loop runs there:
 
     * The database is SQLite. Calls wait for the lock of SQLite up to ``OPTIONS = {"timeout": ...}`` seconds.
     * A transaction is open on the alias. PostgreSQL and MariaDB then end a statement of the backend that takes too
-      long. If the server hangs, the call waits like the caller's own statements.
+      long. If the server hangs, the call waits as long as the caller's own statements do.
 
-    **Contention.** Calls raise :class:`BackendContention` if other sessions lock a record for the whole ``timeout``, or
-    if there are too many calls for the threads. The database then counts as available. It counts as unavailable if a
-    session locks a whole table, or writes to SQLite, for that long. MySQL does not end the wait for a record in time,
-    so there a locked record counts as unavailable, too.
+    **Contention.** Calls raise :class:`BackendContention` in three cases: other sessions keep a record locked for most
+    of ``timeout``, several attempts end in conflicts with other sessions, or there are too many calls for the threads.
+    The database then counts as available. It counts as unavailable if a session keeps a whole table locked for most of
+    ``timeout``, or SQLite for its own timeout. MySQL does not end the wait for a locked record in time. So with MySQL,
+    the database also counts as unavailable if a record stays locked.
 
     Args:
         alias: the alias in ``DATABASES``. The default is the setting ``database``.
-        timeout: upper bound of a call's duration in seconds, including connecting and waiting for locks. Work on a
-            whole table (``keys``, ``clear``, ``prune``) may take 5 s.
+        timeout: upper bound of a call's duration in seconds, including connecting and waiting for locks. ``keys``,
+            ``prune``, and each step of ``clear`` (500 records) may take 5 s. SQLite has no such bound.
         key_prefix: separates applications that share the tables. The default is the setting ``key_prefix``.
         clock: a function that returns the time in µs, instead of the database's clock; for tests.
         options: the other arguments of :class:`Backend`.
@@ -186,10 +188,14 @@ class DatabaseBackend(Backend):
     def prune(self, batch: int = 1000) -> tuple[int, int]:
         """Delete up to ``batch`` records that have ended, of any prefix, and their leases.
 
-        Locked records are skipped, so other sessions do not delay this method, except on SQLite.
+        Locked records are skipped, so a session that locks records does not delay this method. On SQLite, this method
+        waits for other writers.
 
         Returns:
             The number of deleted records, and the number of deleted leases.
+
+        Raises:
+            BackendError: the database does not answer.
         """
         return self._executor.run(lambda transaction: transaction.remove_ended(transaction.now(), batch), slow=True)
 
@@ -207,7 +213,8 @@ class DatabaseBackend(Backend):
     def _after_fork(self) -> None:
         """Replace the parent's connections in a forked child.
 
-        Closing or freeing a connection of the parent would end the parent's session. So these connections are kept.
+        If the child closed or freed a connection of the parent, the parent's session would end. So the child keeps
+        these connections without using them.
         """
         _leaked_on_fork.extend([self._executor.renew(), self._sessions])
         self._sessions = Sessions()
@@ -218,7 +225,7 @@ class DatabaseBackend(Backend):
 
 
 def _journal(data: str) -> list[str]:
-    """Return the entries of the journal in ``data``. Return none if ``data`` is invalid."""
+    """Return the entries of the journal in ``data``, or an empty list if ``data`` is invalid."""
     try:
         entries = json.loads(data)
     except ValueError:

@@ -16,9 +16,12 @@ class Dialect(NamedTuple):
     begin: str
     """The statements that begin a transaction."""
     join: str
-    """The first statement of the backend in a transaction of the caller. It returns two settings, and changes them."""
+    """The first statement of the backend in a transaction of the caller.
+
+    On PostgreSQL, it returns two timeouts, and changes them. On SQLite, it takes the write lock.
+    """
     leave: str
-    """The last statement of the backend in a transaction of the caller. It restores the two settings."""
+    """The last statement of the backend in a transaction of the caller. It restores the two timeouts."""
     within_ms: str
     """The beginning of a statement that may wait. It limits the statement's duration."""
     clock: str
@@ -36,12 +39,12 @@ class Dialect(NamedTuple):
     functions: bool = False
     """Whether policies can be functions of the database: see :mod:`.functions`."""
     ms: int = 0
-    """Upper bound of the duration of such a function, in milliseconds."""
+    """The time in milliseconds after which such a function writes nothing and raises an error."""
 
     def with_timeout(self, seconds: float) -> Dialect:
-        """Return a dialect that has the database end a statement after ``seconds``, and a wait for a lock even earlier.
+        """Return a dialect with which the database ends a statement after ``seconds``.
 
-        The timeouts have no effect on SQLite. MySQL ignores the timeout of statements.
+        PostgreSQL ends the wait for a lock even earlier. MySQL and SQLite ignore the timeouts.
         """
         ms = max(2, round(seconds * 1000))
         spans = {"ms": ms, "s": ms / 1000, "lock_ms": ms * 9 // 10}
@@ -87,7 +90,7 @@ DIALECTS = {
         begin="START TRANSACTION",
         join="",
         leave="",
-        # MySQL reads this text as a comment. Only MySQL's innodb_lock_wait_timeout ends the wait for a lock.
+        # MariaDB executes this text. MySQL reads it as a comment, so only innodb_lock_wait_timeout ends a wait there.
         within_ms="/*M! SET STATEMENT max_statement_time={s} FOR */ ",
         clock="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))",
         lock=" FOR UPDATE",

@@ -27,20 +27,20 @@ FastPath = Callable[[BaseDatabaseWrapper, Dialect], R | None]
 SLOW_TIMEOUT_S = 5.0
 """Upper bound of the duration of work on a whole table, in seconds."""
 SERVER_SHARE = 0.8
-"""The share of a timeout after which the server ends a statement, so that none is executed after the caller gave up."""
+"""The share of a timeout after which the server ends a statement. So the server usually gives up before the caller."""
 MAX_ATTEMPTS = 5
-"""The maximum number of attempts if transactions end in a deadlock."""
+"""The maximum number of attempts if transactions end in a deadlock or a serialization failure."""
 
 
 class Executor:
     """Executes work on the database of an alias, within a timeout.
 
-    Work runs in one of the backend's threads, on the thread's connection. On SQLite, and while a transaction is open on
-    the alias, work runs in the caller's thread: see :class:`DatabaseBackend`.
+    Work runs in one of the backend's threads, on the thread's connection. In some cases, work runs in the caller's
+    thread: see :class:`DatabaseBackend`.
 
     Args:
         clock: a function that returns the time in µs, or None for the database's clock.
-        timeout: upper bound of the duration of work, in seconds. For slow work it is :data:`SLOW_TIMEOUT_S`.
+        timeout: upper bound of the duration of work, in seconds. Slow work has :data:`SLOW_TIMEOUT_S` instead.
     """
 
     def __init__(self, alias: str, dialect: Dialect, clock: Clock | None, timeout: float) -> None:
@@ -75,7 +75,7 @@ class Executor:
             raise self._too_late(seconds) from error
 
     def read(self, text: str, parameters: Sequence[str], *, slow: bool = False) -> list[tuple[Any, ...]]:
-        """Return the rows of one SELECT. Begin no transaction for it.
+        """Return the rows of one SELECT, without beginning a transaction.
 
         Raises:
             BackendError: the driver raised an error, or the database did not answer in time.
@@ -93,12 +93,12 @@ class Executor:
         return self._execute(read, SLOW_TIMEOUT_S if slow else self._timeout)
 
     def renew(self) -> Threads:
-        """Start with new threads in a forked child. Return the parent's threads."""
+        """Replace the parent's threads in a forked child. Return the parent's threads."""
         inherited, self.threads = self.threads, Threads(self._alias)
         return inherited
 
     def _execute(self, operation: Callable[[float, BaseDatabaseWrapper], R], seconds: float) -> R:
-        """Call ``operation`` with a deadline, ``seconds`` from now, and a connection.
+        """Call ``operation`` with a deadline that is ``seconds`` from now, and with a connection.
 
         Raises:
             BackendError: the deadline passed. In the caller's thread, ``operation`` may run past the deadline.
@@ -115,7 +115,7 @@ class Executor:
             raise self._too_late(seconds) from error
 
     def _callers_connection(self) -> BaseDatabaseWrapper | None:
-        """Return the connection of this thread if work has to run on it (see the class), otherwise None."""
+        """Return this thread's connection if work has to run on this connection (see the class), otherwise None."""
         if in_event_loop():
             return None
         connection = this_threads(self._alias)
@@ -130,7 +130,10 @@ class Executor:
         deadline: float,
         connection: BaseDatabaseWrapper,
     ) -> R:
-        """Try the fast path, then a transaction. After a deadlock, try again unless the transaction is the caller's."""
+        """Try the fast path, then a transaction.
+
+        After a deadlock or a serialization failure, try again unless the transaction is the caller's.
+        """
         attempt = 1
         while True:
             broken = _is_broken(connection)
@@ -151,7 +154,7 @@ class Executor:
                 raise unavailable(self._alias, error, of_caller=of_caller) from error
 
     def _can_be_read(self, do: Any, connection: BaseDatabaseWrapper, dialect: Dialect) -> bool:
-        """Return whether the table can be read. If not, the table is locked, and no other call can succeed."""
+        """Return whether the table can be read. If not, the table is probably locked, and no other call can succeed."""
         try:
             do(connection, Transaction.probe_table, dialect, self._clock)
         except Error:
@@ -164,10 +167,10 @@ class Executor:
         return None if self._in_process else seconds
 
     def _with_deadline(self, seconds: float, deadline: float) -> Dialect:
-        """Return the dialect whose statements the server ends before ``deadline``.
+        """Return the dialect with a timeout of statements that fits the time until ``deadline``.
 
         Raises:
-            BackendContention: the work waited for a thread until almost no time was left.
+            BackendContention: almost no time is left, because the work waited for a thread or a connection.
         """
         left = deadline - time.monotonic() - (1 - SERVER_SHARE) * seconds
         if self._in_process or left > 0.95 * SERVER_SHARE * seconds:
@@ -183,10 +186,12 @@ class Executor:
 
     def _too_many(self, seconds: float) -> BackendContention:
         return BackendContention(
-            f"database {self._alias!r}: too many calls at once to answer this one within {seconds:g} s", seconds
+            f"database {self._alias!r}: no thread or no connection was free within {seconds:g} s; "
+            "there may be too many calls at once",
+            seconds,
         )
 
 
 def _is_broken(connection: BaseDatabaseWrapper) -> bool:
-    """Return whether the caller's transaction is broken, so that it takes no more statements."""
+    """Return whether the caller's transaction is broken. It then takes no more statements."""
     return connection.in_atomic_block and (connection.needs_rollback or connection.closed_in_transaction)

@@ -24,8 +24,8 @@ UNDEFINED = frozenset(["42883", "3F000"])
 def code(error: Error) -> object:
     """Return the database's code for ``error``.
 
-    In MariaDB and MySQL, the code is the error number, not the SQLSTATE. Many errors share one SQLSTATE, and some
-    drivers lack it.
+    In MariaDB and MySQL, the code is the error number, not the SQLSTATE, because many errors share one SQLSTATE, and
+    some drivers do not report the SQLSTATE.
     """
     first, cause = next(iter(error.args), None), error.__cause__
     return first if isinstance(first, int) else getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
@@ -35,7 +35,7 @@ def is_callers(error: Error, *, in_process: bool) -> bool:
     """Return whether the caller's transaction, not the database, is the cause of ``error``.
 
     Args:
-        in_process: whether the database is SQLite. There, a transaction that has read can't write any more once another
+        in_process: whether the database is SQLite. A transaction in SQLite that has read can't write after another
             connection has written.
     """
     return "locked" in str(error) if in_process else code(error) in {*BEGIN_AGAIN, ABORTED}
@@ -54,7 +54,7 @@ def unavailable(alias: str, error: Error, *, of_caller: bool) -> BackendError:
     Args:
         of_caller: whether the caller's transaction is the cause.
     """
-    hint = f" (run manage.py migrate --database {alias} to make the tables)" if RECORDS in str(error) else ""
+    hint = f" (if the table is missing, run manage.py migrate --database {alias})" if RECORDS in str(error) else ""
     if of_caller:
         hint = " (in the transaction that is open on the alias; give the store a separate alias)"
     failure = BackendError(f"database {alias!r}: {type(error).__name__}: {error}{hint}")

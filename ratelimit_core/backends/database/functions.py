@@ -36,7 +36,7 @@ _PARAMETERS = {TOGETHER: 9, EACH: 12}
 
 
 class _Function(NamedTuple):
-    """The statements for one function of this package."""
+    """The statements that create and call one function."""
 
     create: str
     ask: str
@@ -101,7 +101,7 @@ class PgStatement(Protocol[R_co]):
 
         Args:
             now: the time in µs, or None for the server's clock.
-            ms: upper bound of the duration, in milliseconds.
+            ms: the time in milliseconds after which the statement writes nothing and raises an error.
         """
 
 
@@ -199,8 +199,8 @@ def _verdict(text: str) -> Verdict:
 class Sessions:
     """The functions that each session of the database has.
 
-    Functions are created at the second call of a session. Without ``CONN_MAX_AGE`` or a pool, Django closes the session
-    after each call, and creating functions would only make that call slower.
+    The first call of a session creates no functions. Without ``CONN_MAX_AGE`` or a pool, Django closes the session
+    after each call, so creating functions would only make this call slower.
     """
 
     def __init__(self) -> None:
@@ -211,9 +211,7 @@ class Sessions:
     def decide(self, connection: BaseDatabaseWrapper, statement: PgStatement[R], now: int | None, ms: int) -> R | None:
         """Execute ``statement`` and return the verdicts, or None if the session lacks its functions.
 
-        Args:
-            now: the time in µs, or None for the server's clock.
-            ms: upper bound of the duration, in milliseconds.
+        ``now`` and ``ms`` are passed to :meth:`PgStatement.execute`.
         """
         for _ in range(2):
             if not self._have(connection, statement.functions):
@@ -227,10 +225,12 @@ class Sessions:
         return None
 
     def _have(self, connection: BaseDatabaseWrapper, functions: set[str]) -> bool:
-        """Return whether ``functions`` exist. At the second call of a session, create those that don't, if possible.
+        """Return whether the session has ``functions``. After its first call, create missing functions if possible.
 
-        They are not created if transactions are not "read committed" by default. A single statement could not change
-        that, and would not see what other transactions committed while it waited for a lock.
+        No function is created if transactions are not "read committed" by default. With another isolation, a statement
+        does not see what other transactions committed while it waited for a lock, and it can't change the isolation.
+
+        After an error or with another isolation, no session of this object creates functions any more.
         """
         made = self._made.get(connection.connection)
         if made is None:
@@ -251,7 +251,7 @@ class Sessions:
         except Error:
             if not connection.is_usable():
                 raise
-            self._wanted = False  # the role may not create functions, which won't change soon
+            self._wanted = False  # usually the role may not create functions, which will not change soon
         return functions <= made
 
     def _cursor(self, connection: BaseDatabaseWrapper) -> CursorWrapper:
@@ -270,8 +270,9 @@ class Sessions:
 def _was_cut(connection: BaseDatabaseWrapper) -> bool:
     """Return whether the server has closed the idle connection.
 
-    Check this before a statement is sent: a later error would not show whether the statement was executed. Unread data
-    on an idle connection shows that it is closed, because the server rarely sends data for another reason.
+    Check this before a statement is sent: a later error would not show whether the statement was executed. Only if an
+    idle connection has unread data, a round trip tests it. The server rarely sends such data unless it closes the
+    connection.
     """
     poll = select.poll()
     poll.register(connection.connection.fileno(), select.POLLIN)

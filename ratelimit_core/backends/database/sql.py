@@ -22,7 +22,7 @@ NO_OWNER = ""
 MAX_OVERSTAY = 10 * 365 * 86400 * SECOND
 """The maximum time in µs that a row is kept longer than needed.
 
-A row that is kept even longer had no end before, as a breaker's override has none.
+If a row is kept even longer, its record had no end before, for example because a breaker's override had no end.
 """
 
 Parameters = list[str | int]
@@ -44,7 +44,7 @@ class Row(NamedTuple):
     def kept(self, until: int, now: int) -> Row:
         """Return the row, kept at least until ``until``.
 
-        It is kept longer, so that ``kept_until`` and its index change less often.
+        The new ``kept_until`` is later than needed, so that the column and its index change less often.
         """
         return self if until <= self.kept_until else self._replace(kept_until=2 * until - now)
 
@@ -58,13 +58,16 @@ _CHANGING = ("version", "expires", "data", "kept_until")
 
 
 def collation_safe(text: str) -> str:
-    """Return ``text`` escaped, or its digest if a collation that ignores case might confuse it with another text."""
+    """Return ``text`` escaped. Return its digest if the escaped text is empty, has over 64 characters, or has capitals.
+
+    A collation that ignores case would confuse two texts that differ only in capitals.
+    """
     safe = escape(text)
     return safe if 0 < len(safe) <= 64 and safe == safe.lower() else _digest(text)
 
 
 def row(prefix: str, policy: str, key: Key) -> Row:
-    """Return the row of a record that was never written.
+    """Return the row of a record, without the record's data.
 
     Args:
         prefix: a result of :func:`collation_safe`.

@@ -23,7 +23,7 @@ DRIVER_TIMEOUTS: dict[str, dict[str, int]] = {
     "postgresql": {"connect_timeout": 2, "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3},
     "mysql": {"connect_timeout": 2, "read_timeout": 10, "write_timeout": 10},
 }
-"""Driver options that end the wait for an unreachable host. Times are in seconds.
+"""Driver options that end the wait for a host that does not answer. Times are in seconds.
 
 ``OPTIONS`` of the alias override these options.
 """
@@ -65,7 +65,7 @@ class Threads:
         return future
 
     def overdue(self) -> bool:
-        """Return whether the database is late with an answer. If not, a late call was waiting for a thread."""
+        """Return whether the database is late with an answer. If it is not, a late call has waited for a thread."""
         now = time.monotonic()
         return any(due <= now for due in list(self._asked.values()))
 
@@ -129,7 +129,7 @@ def in_event_loop() -> bool:
 
 
 def this_threads(alias: str) -> BaseDatabaseWrapper:
-    """Return the connection of this thread, and have it closed when the thread ends."""
+    """Return the connection of this thread. The connection is closed when the thread ends."""
     connection = connections[alias]
     guard = _threads.guards.get(alias)
     if guard is None or guard.connection is not connection:

@@ -60,8 +60,8 @@ def transact(
 def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dialect: Dialect, clock: Clock | None) -> R:
     """Do ``work`` in the transaction that is already open on ``connection``, and return the result.
 
-    The work runs in a savepoint. If the work fails or writes nothing, as when a call is denied, the rollback also
-    restores the timeouts of statements and locks. Otherwise the timeouts are restored explicitly.
+    The work runs in a savepoint. If the work fails, or writes nothing because a call is denied, the rollback of the
+    savepoint also restores the timeouts of statements and locks. Otherwise the timeouts are restored explicitly.
     """
     savepoint = str(connection.savepoint())
     try:
@@ -89,7 +89,7 @@ def join(connection: BaseDatabaseWrapper, work: Callable[[Transaction], R], dial
 def begin(connection: BaseDatabaseWrapper, text: str, parameters: Sequence[str | int | None] = ()) -> CursorWrapper:
     """Execute ``text``, and return the cursor.
 
-    If the connection turns out to be closed, and no transaction is open on it, execute ``text`` on a new connection.
+    If the connection is closed and no transaction is open on it, execute ``text`` on a new connection.
     """
     cursor = connection.cursor()
     try:
@@ -111,7 +111,7 @@ class Transaction:
         cursor: Django's cursor of the transaction's connection.
         dialect: the SQL of the database.
         clock: the clock that decisions use, or None for the database's clock.
-        joined: the caller began the transaction, possibly long ago.
+        joined: whether the caller began the transaction, possibly long ago.
     """
 
     def __init__(self, cursor: Any, dialect: Dialect, clock: Clock | None, *, joined: bool = False) -> None:
@@ -123,8 +123,8 @@ class Transaction:
     def lock(self, rows: Sequence[Row]) -> dict[str, Row]:
         """Lock ``rows`` until the transaction ends, and return them as stored, by id.
 
-        Rows that do not exist yet are created if the database has to lock them. Rows are locked in the order of their
-        ids, so that two transactions never wait for each other.
+        Rows that do not exist yet are created, because the database can't lock them otherwise. SQLite needs no such
+        rows. Rows are locked in the order of their ids, so that two transactions do not wait for each other.
         """
         rows = sorted(rows)
         found = self._found(rows)
@@ -134,15 +134,15 @@ class Transaction:
         if not self._dialect.lock:  # SQLite has one lock, and this transaction holds it
             return {row.id: row for row in rows} | found
         if found and not self._joined:
-            # The INSERT may have to wait for a transaction that creates the same rows. Release all locks before it, so
-            # that the other transaction never waits for this one.
+            # The INSERT may have to wait for a transaction that creates the same rows. Release all locks before the
+            # INSERT, so that the other transaction does not wait for this one.
             self._cursor.execute("ROLLBACK")
             self._cursor.execute(self._dialect.begin)
         self._insert(rows, self._dialect.or_lock)
         return self._found(rows)
 
     def decide(self, calls: Sequence[Call], rows: Sequence[Row]) -> list[Verdict]:
-        """Return the verdicts on ``calls``, whose records are ``rows``. If all are allowed, write the changed rows."""
+        """Return the verdicts on ``calls``, one call for each of ``rows``. If all are allowed, write changed rows."""
         locked = self.lock(rows)
         now = None if self._clock is None else self._clock()
         now, verdicts, changed = self._decide_batch(calls, rows, locked, now)
@@ -215,7 +215,7 @@ class Transaction:
         return int(self._cursor.fetchone()[0])
 
     def probe_table(self) -> None:
-        """Execute a SELECT that returns no rows. It raises if the whole table is locked, not if only records are."""
+        """Execute a SELECT of no rows. It raises if the whole table is locked. Locked records do not matter."""
         self._cursor.execute(f"{self._dialect.within_ms}SELECT 1 FROM {RECORDS} LIMIT 0")
 
     def remove_ended(self, now: int, most: int) -> tuple[int, int]:
@@ -227,7 +227,7 @@ class Transaction:
         return len(found), self._remove(found)
 
     def remove(self, condition: str, parameters: Sequence[str]) -> int:
-        """Delete the records that match ``condition``, ``BATCH`` at most, and their leases.
+        """Delete up to ``BATCH`` records that match ``condition``, and their leases.
 
         Return how many records were deleted.
         """

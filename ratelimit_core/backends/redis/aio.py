@@ -18,9 +18,9 @@ from .servers import Topology
 class LoopSession:
     """A client of one event loop.
 
-    A call takes at most the topology's ``timeout``, and ``discovery_timeout`` more until the first answer. If Redis
-    does not answer a call, the calls that were waiting to be sent fail as well. Otherwise each of them would wait for
-    a timeout of its own.
+    At most ``max_in_flight`` calls are in flight, and further calls wait for a place. After this wait, a call takes at
+    most the topology's ``timeout``, and ``discovery_timeout`` more at first and after a failure. If Redis does not
+    answer a call, the calls that wait for a place fail as well, because each of them would wait for its own timeout.
     """
 
     def __init__(self, topology: Topology, client: Any) -> None:
@@ -86,7 +86,7 @@ class SessionPerLoop:
                 client = self._topology.async_client()
             except TypeError as error:
                 hint = "leave the option out, or give client=redis.Redis(...)"
-                raise ConfigurationError(f"an option is unknown to redis.asyncio: {error}; {hint}") from error
+                raise ConfigurationError(f"redis.asyncio does not accept an option: {error}; {hint}") from error
             session = LoopSession(self._topology, client)
             self._sessions[loop] = weakref.ref(session)
             _close_with(loop, session.aclose)
@@ -94,10 +94,10 @@ class SessionPerLoop:
 
 
 def _close_with(loop: asyncio.AbstractEventLoop, aclose: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Replace ``loop.close`` by a function that calls ``aclose`` first.
+    """Replace ``loop.close`` with a function that calls ``aclose`` first.
 
-    Only the loop that opened the connections can close them, and asyncio has no hook for the end of a loop. Nothing but
-    the loop refers to ``aclose``, so the connections are garbage-collected along with the loop.
+    Only the loop that opened the connections can close them, and asyncio has no hook for the end of a loop. Only the
+    loop refers to ``aclose``, so the connections are garbage-collected along with the loop.
     """
     close = loop.close
 
@@ -116,7 +116,7 @@ async def _deadline(seconds: float | None) -> AsyncIterator[None]:
     """Raise TimeoutError if the ``with`` block takes longer than ``seconds``. None means no limit.
 
     With ``asyncio.timeout(seconds)``, a busy loop would reject an answer that arrived in time and was not read yet.
-    Here the loop reads all answers that have arrived before it checks the deadline.
+    Here the loop first reads all answers that have arrived, and then checks the deadline.
     """
     if seconds is None:
         yield

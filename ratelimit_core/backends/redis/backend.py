@@ -1,4 +1,4 @@
-"""The backend for Redis and Valkey. Generated Lua decides on the server, by the server's clock, in one EVALSHA."""
+"""The backend for Redis and Valkey. Generated Lua decides on the server, by the server's clock."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ class RedisBackend(Backend):
     script yet, one EVAL follows. A failed command is not retried. If the server returns an error, or does not reply
     within the timeout, :class:`BackendError` is raised at once. The guard then decides whether its call may run.
 
-    Connections are redis-py's own. They are safe to use from several threads, and a forked child opens new ones. Each
-    event loop has its own connections, which close with the loop. At most 32 calls of a loop are in flight.
+    A forked child opens new connections. Each event loop has its own connections, which close with the loop. At most 32
+    calls of a loop are in flight, and further calls wait.
 
-    **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` names the master of ``SERVICE``.
-    Each new connection asks the Sentinels for the master, one after the other, each for at most 0.1 s. Until a new
+    **Sentinel.** ``redis+sentinel://:password@host:26379,host2:26379/SERVICE?db=0`` means the master of ``SERVICE``.
+    Each new connection asks the Sentinels for the master, one after the other, with timeouts of 0.1 s. Until a new
     master is elected, calls raise :class:`BackendError`. The user and the password in the URL are for the Redis
-    servers. The option ``sentinel_kwargs``, a dictionary, has the user and the password for the Sentinels.
+    servers. For the Sentinels, give the option ``sentinel_kwargs``, as in ``{"username": ..., "password": ...}``.
 
     **Cluster.** ``redis+cluster://:password@host:6379,host2:6379`` uses 64 of the cluster's slots. The name of a record
     selects the slot. Calls in one slot are decided together in one EVALSHA. If a name has a part in braces, only that
     part selects the slot: ``suppliers:{payments}`` is in the slot of ``payments``.
 
-    Calls in several slots are atomic in each slot, but not across slots. They take two round trips for each slot, minus
-    one. First, all slots except one are asked without writing. If one of them denies, no slot is written. Otherwise the
-    slots are written one after the other, the slot of the last call last. If a later slot then denies the calls or
-    does not answer, the earlier slots stay written.
+    Calls in several slots are atomic in each slot, but not across slots. For ``n`` slots, they take up to ``2n - 1``
+    round trips. First, all slots except one are asked without writing. If one of them denies, no slot is written.
+    Otherwise the slots are written one after the other, and the slot of the last call comes last. If a later slot then
+    denies the calls or does not answer, the earlier slots stay written.
 
     :meth:`apply_each` decides all batches in one slot in one EVALSHA, in their order, when the first of them is due. A
     batch in several slots is decided alone, as by :meth:`apply`. So the order is kept within a slot, and not across
@@ -65,8 +65,8 @@ class RedisBackend(Backend):
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://`` as in redis-py, or one of the URLs above. The default is the
             setting ``redis``, a dictionary of redis-py's options (``host``, ``port``, ``db``, ``password``, ...).
-        client: a ``redis.Redis`` or ``redis.RedisCluster`` of the application, instead of a URL. The client's own
-            timeouts and retries apply. Event loops use the client in threads.
+        client: a ``redis.Redis`` or ``redis.RedisCluster`` of the application, in place of a URL. The client's own
+            timeouts and retries apply. Calls from event loops use the client in threads.
         key_prefix: the beginning of every key. The default is the setting ``key_prefix``. Give applications that should
             not share state different prefixes.
         clock: a function that returns the time in µs, instead of the server's clock; for tests.
@@ -263,9 +263,9 @@ class RedisBackend(Backend):
             self._loops = SessionPerLoop(self._topology)
 
     def info(self) -> dict[str, Any]:
-        """Return the server's answer to ``INFO``. For a cluster, return ``{}``, because its servers differ.
+        """Return the server's answer to ``INFO``. Costs one round trip.
 
-        Costs one round trip.
+        For a cluster, return ``{}`` without a round trip, because the cluster's servers differ.
 
         Raises:
             BackendError: the server does not answer.
@@ -273,7 +273,7 @@ class RedisBackend(Backend):
         return {} if self._clustered else dict(self._session.execute([("info",)])[0])
 
     def close(self) -> None:
-        """Close the connections of threads. Connections of an event loop close with the loop."""
+        """Close the connections that threads use. The connections of an event loop close with the loop."""
         self._session.close()
 
     def _after_fork(self) -> None:
@@ -296,4 +296,4 @@ def _text(member: bytes | str) -> str:
 
 _instances = renewed_after_fork(RedisBackend._after_fork)
 _leaked_on_fork: list[Any] = []
-"""Sessions of the parent process, in a forked child. They are never freed: another thread may have held their locks."""
+"""In a forked child, the sessions of the parent. They are never freed: a thread of the parent may hold their locks."""

@@ -40,8 +40,8 @@ def apply_per_slot(calls: Sequence[Call]) -> Generator[SlotBatch, list[Verdict],
     """Yield batches for :func:`ratelimit_core._util.steps.run`, and return all verdicts.
 
     First, all cluster slots except one are asked without writing. If one of them denies, no slot is written. Otherwise
-    the excepted slot is written first, and the slot of the last call is written last. If other processes use up a limit
-    meanwhile, a later slot may deny. The slots before it then stay written.
+    the slot that was not asked is written first, and the slot of the last call is written last. If other processes use
+    up a limit meanwhile, a later slot may deny. The earlier slots then stay written.
     """
     verdicts: list[Verdict] = [()] * len(calls)
 

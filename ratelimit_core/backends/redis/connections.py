@@ -16,9 +16,9 @@ class Connections:
     redis-py's own methods for commands take more time than the rest of a call.
 
     Connections are configured by the client's pool. So they connect, authenticate, ask the Sentinels and time out as
-    usual. At most ``max_connections`` are made, besides those in the client's pool, which all other commands use. If
-    the server has closed an idle connection, the connection is opened again before a command is sent. No command is
-    sent twice.
+    usual. At most ``max_connections`` are made. The client's pool, which all other commands use, has connections of its
+    own. If the server has closed an idle connection, the connection is opened again before a command is sent. No
+    command is sent twice.
     """
 
     def __init__(self, pool: Any) -> None:
@@ -78,7 +78,7 @@ class Connections:
 
 
 def _is_stale(connection: Any) -> bool:
-    """Return whether the idle connection has unread data or is closed. Usually the server has closed it."""
+    """Return whether the idle connection is closed or has unread data. Such data usually means that it was closed."""
     try:
         return bool(connection.can_read(0))
     except (redis.ConnectionError, OSError):

@@ -9,18 +9,18 @@ from ...protocol.call import Key
 from ...protocol.names import escape, known_by, unescape
 
 BUCKETS = 64
-"""The number of cluster slots in use. If it changes, stored records are no longer found."""
+"""The number of cluster slots in use. If this number changes, most stored records are no longer found."""
 
 JOURNAL = "journal"
-"""The name that journals have in keys, in place of a policy's name."""
+"""The word that takes the place of a policy's name in the key of a journal."""
 
 
 class Keys:
     """Names for a single server.
 
-    A record is stored in ``prefix:{name}:policy:qualifier``, its leases in the same key with ``:leases`` at the end. A
-    policy that has leases and no record stores the leases in the first key. Each policy has one index,
-    ``prefix:index:policy``. The journals have one, too.
+    A record is stored under ``prefix:{name}:policy:qualifier``. The leases of the record are stored under the record's
+    key followed by ``:leases``. If a policy has leases but no record, the leases are stored under the key without
+    ``:leases``. Each policy has one index, ``prefix:index:policy``. All journals share another index.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -30,7 +30,7 @@ class Keys:
         return f"{self.prefix}:{{{escape(name)}}}"
 
     def record(self, policy: Policy, key: Key) -> list[str]:
-        """Return the keys of one record and its leases. The index lists the first key."""
+        """Return the keys of one record and its leases. The index lists only the first of these keys."""
         return self.beside(policy, f"{self._stem(key[0])}:{policy.name}:{escape(key[1])}")
 
     def of(self, policy: Policy, key: Key) -> list[str]:
@@ -38,7 +38,7 @@ class Keys:
         return [*self.record(policy, key), self.index(policy.name, key[0])]
 
     def beside(self, policy: Policy, first: str) -> list[str]:
-        """Return the keys of the record and its leases. The first of them, which an index lists, is ``first``."""
+        """Return ``first``, a key that an index lists, and the key of the leases if it is another key."""
         return [first, f"{first}:leases"] if policy.record and policy.leases else [first]
 
     def journal(self, key: Key) -> str:
@@ -54,7 +54,7 @@ class Keys:
         return [f"{self.prefix}:index:{kind}"]
 
     def parse(self, stored: str) -> Key:
-        """Return name and qualifier of the record whose first key is ``stored``."""
+        """Return the name and the qualifier of the record whose first key is ``stored``."""
         name, _, qualifier = stored[len(self.prefix) :].split(":")[-3:]
         return unescape(name.strip("{}")), unescape(qualifier)
 
@@ -62,8 +62,8 @@ class Keys:
 class ClusterKeys(Keys):
     """Names for a cluster.
 
-    A record is stored in ``prefix:{bucket}:name:policy:qualifier``. The name selects one of :data:`BUCKETS`, so records
-    of one name share a cluster slot. Each bucket has its own indexes.
+    A record is stored under ``prefix:{bucket}:name:policy:qualifier``. The name selects one of :data:`BUCKETS` buckets,
+    so records of one name share a cluster slot. Each bucket has its own indexes.
 
     If a name has a part in braces, only that part selects the bucket, as in Redis itself. ``payments``, ``{payments}``
     and ``eu:{payments}`` share a bucket. In a name that is too long and therefore shortened, braces have no effect.

@@ -31,7 +31,7 @@ def keys(names: Sequence[str]) -> tuple[int, bytes]:
 
 
 _NO_TIME = text("")
-"""The argument without a time, so that the server's clock decides."""
+"""The argument in place of a time. It is empty, so that the server's clock is used."""
 
 
 @lru_cache(maxsize=128)

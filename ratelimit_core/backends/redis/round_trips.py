@@ -43,10 +43,10 @@ class Session:
 
     @property
     def client(self) -> Any:
-        """The client, made at the first use. A client of a cluster then connects.
+        """The client. It is made at the first use, and a cluster's client connects when it is made.
 
-        If connecting fails in one thread, the threads that waited for it fail with the same error. Otherwise each of
-        them would wait for a timeout of its own.
+        If making the client fails in one thread, the threads that waited for the client fail as well, because each of
+        them would wait for its own timeout.
         """
         client, seen = self._client, self._failures
         if client is None and self._topology is not None:
@@ -77,7 +77,7 @@ class Session:
             self._topology.close(client)
 
     def evaluate(self, script: Script) -> Any:
-        """Run the script and return its answer. Costs one round trip, or two if the server lacks the script."""
+        """Run the script and return the answer. Costs one round trip, or two if the server lacks the script."""
         text, sha, arguments = script
         try:
             client = self._client or self.client
@@ -117,7 +117,7 @@ class Session:
         return unavailable(error)
 
     def execute(self, commands: Sequence[Command]) -> list[Any]:
-        """Execute the commands and return their answers. Costs one round trip to each server that has their keys."""
+        """Execute the commands and return the answers. Costs one round trip to each server that has one of the keys."""
         try:
             if len(commands) == 1:
                 return [_call(self.client, commands[0])]
@@ -147,8 +147,8 @@ class Session:
 class ClusterSession(Session):
     """A blocking client of a cluster.
 
-    It sends one pipeline to each server. redis-py's own cluster pipelines are not used: if a server hangs, they repeat
-    each of its commands.
+    It sends one pipeline to each server. redis-py's own cluster pipelines are not used, because they repeat each
+    command for a server that hangs.
     """
 
     def _node(self) -> Any:
@@ -196,7 +196,7 @@ def _pipelined(client: Any, commands: Sequence[Command]) -> list[Any]:
 
 def outdated_pool(client: Any, error: BaseException) -> Any:
     """Return the pool of ``client`` if ``error`` says that the server is no longer the master, otherwise None."""
-    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # in scripts before Redis 7
+    said = isinstance(error, redis.ReadOnlyError) or "READONLY" in str(error)  # the error of a script before Redis 7
     return getattr(client, "connection_pool", None) if said else None
 
 

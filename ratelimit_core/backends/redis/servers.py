@@ -21,15 +21,15 @@ from ...errors import ConfigurationError
 from ..base import Backend
 
 TIMEOUT = 0.25
-"""The default of redis-py's ``socket_timeout`` and ``socket_connect_timeout``, in seconds."""
+"""This library's default for the options ``socket_timeout`` and ``socket_connect_timeout``, in seconds."""
 
 SENTINEL_TIMEOUT = 0.1
-"""The default of both options for connections to Sentinels. The option ``sentinel_kwargs`` overrides it."""
+"""The default of both options for connections to Sentinels, in seconds. ``sentinel_kwargs`` overrides this default."""
 
 _DEFAULTS = {
     "socket_timeout": TIMEOUT,
     "socket_connect_timeout": TIMEOUT,
-    "max_connections": 10_000,  # each thread may need one, and a thread that gets none raises an error
+    "max_connections": 10_000,  # each thread may need a connection, and raises an error if it gets none
     "protocol": 2,  # with 3, redis-py uses connections that the server has closed, and may lengthen the timeouts
 }
 
@@ -56,15 +56,15 @@ Options = Mapping[str, Any]
 
 
 class Topology(ABC):
-    """A factory of clients for one kind of URL. It also closes them."""
+    """A factory of clients for one kind of URL. It also closes the clients."""
 
     clustered = False
     max_in_flight: int
     """The maximum number of calls of one event loop that are in flight."""
     timeout: float | None
-    """Upper bound of a call's duration in an event loop, in seconds, including connecting. None means no bound."""
+    """Upper bound in seconds of a call that is in flight in an event loop, with connecting. None means no bound."""
     discovery_timeout: float = 0.0
-    """Seconds that are added to ``timeout`` until the first answer, because the master has to be found first."""
+    """Seconds that are added to ``timeout`` at first and after a failure, because the master has to be found."""
 
     @abstractmethod
     def client(self) -> Any:
@@ -84,7 +84,7 @@ class Topology(ABC):
 
 
 def topology(url: str, options: Options) -> Topology:
-    """Return the topology for ``url``. It connects later, but wrong options raise here.
+    """Return the topology for ``url``. Nothing is connected yet, but wrong options raise an error.
 
     Raises:
         ConfigurationError: the URL or an option is wrong.
@@ -139,8 +139,8 @@ class Standalone(Topology):
 class _Manager(_sentinel):  # type: ignore[misc] # without types
     """A Sentinel manager that several threads can use at once.
 
-    redis-py moves the Sentinel that answered to the front of the list. A thread that iterates over the list meanwhile
-    would ask a dead Sentinel twice, and skip another Sentinel. So each search iterates over a copy of the list.
+    When a Sentinel names the master, redis-py swaps it with the first Sentinel in the list. A thread that iterates over
+    the list meanwhile could ask one Sentinel twice and skip another. So each search iterates over a copy.
     """
 
     sentinels: list[Any]
@@ -221,11 +221,11 @@ class Cluster(Topology):
         self._options = {**_DEFAULTS, "db": path or 0, **options, **given}
         database = self._options.pop("db")
         if str(database) != "0":
-            raise ValueError("a cluster has one database: end the URL after the hosts; in a password write / as %2F")
+            raise ValueError("a cluster has only database 0: leave out the path and db; in a password write / as %2F")
         self._options.pop("retry", None)
         self.max_in_flight = min(MAX_IN_FLIGHT, self._options["max_connections"])
         each = _longest(self._options)
-        # After a failover, a call waits for three servers: the old master, another server, and the new master.
+        # After a failover, a call may wait for three servers: the old master, another server, and the new master.
         self.timeout = None if each is None else 3 * each
         self.async_client()
 
@@ -243,14 +243,14 @@ class Cluster(Topology):
     async def aclose(self, client: Any) -> None:
         """Close the connections to all members."""
         await client.aclose()
-        for members in ("nodes_cache", "startup_nodes"):  # after an error, redis-py's own aclose() may skip them
+        for members in ("nodes_cache", "startup_nodes"):  # after an error, redis-py's own aclose() may skip members
             await client.nodes_manager.aclose(members)
 
 
 def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, Any]]:
     """Return the addresses, the path and the options in ``url``, which may name several hosts.
 
-    ``port`` is the port of hosts without one.
+    ``port`` is the default port.
     """
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
@@ -258,7 +258,7 @@ def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
     for host in hosts.split(","):
         address = urlsplit(f"//{host}")
         if not address.hostname:
-            raise ValueError("a host is missing: write host or host:port, with commas between several")
+            raise ValueError("a host is missing: write host or host:port, with commas between several hosts")
         addresses.append((address.hostname, _port(address) or port))
     given = _parse_url(f"redis://{credentials}{at}host?{parts.query}")
     del given["host"]
@@ -268,25 +268,25 @@ def _split(url: str, port: int) -> tuple[list[tuple[str, int]], str, dict[str, A
 
 
 def _port(parts: SplitResult) -> int | None:
-    """Return the port, if there is one. The error does not show the text: it may be the beginning of a password."""
+    """Return the port, or None. The error does not show the given port, which may be the beginning of a password."""
     try:
         return parts.port
     except ValueError:
-        raise ValueError("the port should be a number; in a password write /, ? and # as %2F, %3F and %23") from None
+        raise ValueError("the port should be a number up to 65535; in a password write / ? # as %2F %3F %23") from None
 
 
 def _longest(options: Options) -> float | None:
-    """Return the longer timeout, for connecting or for a reply, in seconds; None if one of them is None."""
+    """Return the longer of the timeouts for connecting and for a reply, in seconds; None if one of them is None."""
     waits = options.get("socket_timeout"), options.get("socket_connect_timeout")
     return None if None in waits else max(float(wait) for wait in waits if wait is not None)
 
 
 def _in_loop(options: Options) -> dict[str, Any]:
-    """Return the options for a client of an event loop. Its calls have a deadline instead: see :mod:`.aio`.
+    """Return the options for a client of an event loop. The deadline in :mod:`.aio` replaces redis-py's timeouts.
 
-    redis-py's own timeouts would fail in a busy loop, although the answer has arrived and only waits to be read.
-    ``socket_connect_timeout`` is kept, because it also limits how long a connection takes to close. It is four times as
-    long, so that the deadline usually comes first.
+    In a busy loop, redis-py's timeouts would expire although the answer has arrived and only waits to be read.
+    ``socket_connect_timeout`` also limits how long closing a connection takes, so this timeout is kept. It is made four
+    times as long as the given timeout, so that the deadline usually comes first.
     """
     connect = options["socket_connect_timeout"]
     timeouts = {"socket_timeout": None, "socket_connect_timeout": connect and 4 * connect}
@@ -294,7 +294,7 @@ def _in_loop(options: Options) -> dict[str, Any]:
 
 
 def _check(client: Any) -> Any:
-    """Make an unconnected connection, so that a wrong option raises now. Return ``client``."""
+    """Make a connection object without connecting, so that a wrong option raises an error now. Return ``client``."""
     pool = client.connection_pool
     pool.connection_class(**pool.connection_kwargs)
     return client

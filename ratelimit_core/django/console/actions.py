@@ -17,7 +17,7 @@ class Action(NamedTuple):
 
 ACTIONS = {
     "force_open": Action("Force open", "reject every call", True),
-    "force_closed": Action("Force closed", "permit every call, whatever fails", True),
+    "force_closed": Action("Force closed", "permit every call, even if all calls fail", True),
     "disable": Action("Disable", "permit every call and count nothing", True),
     "shadow": Action("Shadow", "record and report, but reject no call", True),
     "clear_override": Action("Clear override", "end the manual override", False),

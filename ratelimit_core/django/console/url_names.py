@@ -34,7 +34,7 @@ def name_at(address: str) -> str:
     """Return the name of an :func:`address`.
 
     Raises:
-        ValueError: the address is not valid UTF-8, or not the shortened form of a name.
+        ValueError: the address is not valid UTF-8, or begins with ``~~`` but has no shortened form of a name.
     """
     if address == _NAMELESS:
         return ""

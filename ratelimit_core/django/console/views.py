@@ -3,8 +3,8 @@
 Mount the dashboard with ``path("resilience/", include("ratelimit_core.django.urls"))``. Operators need the permission
 ``ratelimit_core.view_breaker`` to see the dashboard, and ``ratelimit_core.change_breaker`` to act.
 
-Each process reads the fleet from the configured backend at most once a second, for all users together. A page of one
-breaker also reads that breaker's history, in one round trip.
+Each process reads the fleet from the configured backend at most once a second for all users together, and once more
+after an operator's action. A page of one breaker also reads the history of this breaker, in one round trip.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _ASSETS = {
 }
 
 looked = Resting(look, at_least=SECOND)
-"""The state of the fleet. A read is reused for 1 s, or for ten times its duration if that is longer."""
+"""Reads the state of the fleet. A result is reused for 1 s, or for ten times the read's duration if that is longer."""
 
 
 def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:
@@ -165,7 +165,7 @@ def breaker(request: HttpRequest, address: str) -> HttpResponse:
 
 @require_safe
 def asset(request: HttpRequest, version: str, name: str) -> HttpResponse:
-    """Return a style sheet, a script or an icon. Browsers may cache it for a year: its URL has a hash."""
+    """Return a style sheet, a script or an icon. Browsers may cache it for a year, as its URL has a hash."""
     if name not in _ASSETS or version != _assets()[name][1]:
         raise Http404
     response = HttpResponse(_assets()[name][0], content_type=_ASSETS[name])

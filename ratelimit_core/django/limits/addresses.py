@@ -23,7 +23,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 UNKNOWN = "unknown"
-"""The group of requests without an address, such as over a Unix socket. They count as one client."""
+"""The group of requests without an address, such as over a Unix socket. These requests count as one client."""
 
 _WORDS = ("unix", "forwarded")
 _MAX_HOPS = 32
@@ -66,7 +66,7 @@ class Hop(NamedTuple):
 class Proxies:
     """The trusted proxies of ``RATELIMIT_TRUSTED_PROXIES``.
 
-    The list may contain two words beside addresses and networks. ``"unix"`` trusts connections over a Unix socket,
+    The list may contain two words besides addresses and networks. ``"unix"`` trusts connections over a Unix socket,
     which have no address. ``"forwarded"`` says that the proxies write ``Forwarded`` (RFC 7239), which is then read
     instead of ``X-Forwarded-For``. Only one of the two headers is read, because a client could forge the header that
     the proxies do not write.
@@ -185,7 +185,7 @@ def _escaped(header: str, i: int) -> bool:
 
 
 def _forwarded_for(element: str) -> str:
-    """Return the ``for`` of one element, or ``""`` if the element is unreadable or has none."""
+    """Return the ``for`` of one element, or ``""`` if the element is unreadable or has no ``for``."""
     found, at = "", 0
     while at < len(element):
         pair = _PAIR.match(element, at)

@@ -18,7 +18,8 @@ def required_arguments(function: Callable[..., Any], option: str, most: int) -> 
     """Return the number of arguments that ``function`` requires, from 1 to ``most``.
 
     Raises:
-        ConfigurationError: the function takes no argument, requires more than ``most``, or is a coroutine function.
+        ConfigurationError: the function takes no argument, requires more than ``most`` or arguments by name, or is a
+            coroutine function.
     """
     if iscoroutinefunction(function):
         raise ConfigurationError(

@@ -19,7 +19,7 @@ View = Callable[..., Any]
 
 
 Passage = tuple[Question | None, Decision | None, Refusal | None]
-"""The question to the limiter, the decision, and the refusal. Each is None if there was none.
+"""The question to the limiter, the decision, and the refusal. Each of the three may be None.
 
 Without a question, the request is not limited, or is denied without asking the limiter.
 """
@@ -59,7 +59,7 @@ async def aask(limit: ViewLimit, request: Any, scope: str, sender: Any) -> Passa
 def run(limit: ViewLimit, view: View, request: Any, scope: str, sender: Any, args: Any, kwargs: Any) -> Any:
     """Return the response of the view, or an error response if the request is denied. The view runs at most once.
 
-    Costs one round trip, and one more to release the lease of a concurrency limit.
+    Costs at most one round trip, and one more to release the lease of a concurrency limit.
     """
     question, decision, refusal = ask(limit, request, scope, sender)
     if refusal is not None:

@@ -107,7 +107,7 @@ def _set(headers: Any, fields: dict[str, tuple[str, str]]) -> None:
     """Set ``fields``, a dictionary of pairs of name and value. The keys are the names in lower case.
 
     This writes Django's private ``_store``. Django's interface checks every name and value, which would add 3 µs to the
-    15 µs that a limited view may cost. The names are constants and the values formatted numbers, so they need no check.
+    15 µs that a limited view may cost. The names are constants and the values are made of numbers, so they are safe.
     """
     if _DJANGO_KEEPS_PAIRS and type(headers) is ResponseHeaders:
         vars(headers)["_store"].update(fields)

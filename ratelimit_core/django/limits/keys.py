@@ -16,12 +16,13 @@ Clients choose headers and parameters freely, and may change them for every requ
 key, or check the value first.
 
 A function may return anything; the key is the ``str()`` of the result. ``None`` means that this request is not limited.
-``""`` is a key like others, and long or unusual keys are allowed. If the function raises, the address counts, and the
-error is logged once for each limit. Exceptions that Django answers by itself (``Http404``, ``PermissionDenied``,
+``""`` is a key like any other, and long or unusual keys are allowed. If the function raises, the address counts, and
+the error is logged once for each limit. Exceptions that Django answers by itself (``Http404``, ``PermissionDenied``,
 ``BadRequest``, ``SuspiciousOperation``) are passed on.
 
-Headers and parameters may be secret or personal, so only a hash of them reaches the store. Addresses and the primary
-keys of users are stored as they are, for as long as the store keeps the limit's record.
+Headers, parameters and form fields may be secret or personal, so only a hash of them reaches the store. Addresses,
+primary keys of users, attributes and results of functions are stored as they are, unless they are long. The store keeps
+them as long as the limit's record.
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def _guarded(find: KeyFunction, label: str) -> KeyFunction:
 
 
 def _bounded(text: str) -> str:
-    """Return ``text``, or the beginning and a hash of a long text."""
+    """Return ``text``, or for a long text its beginning and a hash."""
     return text if len(text) <= _MAX_KEY else f"{text[:32]}~{_hash(text)}"
 
 

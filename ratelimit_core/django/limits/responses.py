@@ -76,7 +76,7 @@ def default_response(request: HttpRequest, refusal: Refusal) -> HttpResponse:
 
 
 def finished(request: HttpRequest, refusal: Refusal, response: Any, made_by: object) -> HttpResponseBase:
-    """Add the headers of a refusal to ``response`` and return it. Headers that are already set stay.
+    """Add the headers of a refusal to ``response`` and return it. A ``Retry-After`` that is already set stays.
 
     Raises:
         ConfigurationError: ``response`` is not an HttpResponse.

@@ -34,7 +34,7 @@ _MAX_LIMITERS = 1000
 
 
 class Limited(NamedTuple):
-    """A limiter for views, the names of its limits, and the highest cost that it can ever allow."""
+    """A limiter for views, its limits as headers show them, and the highest cost that the limiter can ever allow."""
 
     limiter: Limiter
     policies: Policies
@@ -110,7 +110,7 @@ class ViewLimit:
                 raise ConfigurationError(f"cost={cost!r} can never be allowed by {rate!r}; write at most {most}")
 
     def limiter(self, scope: str) -> Limiter | None:
-        """Return the limiter of a scope, or None if the rate is a function, which may need many limiters."""
+        """Return the limiter of a scope. Return None if the rate is a function, because it may need many limiters."""
         return None if callable(self._rate) else self.limited(scope, self._rate).limiter
 
     def limited(self, scope: str, rate: Any) -> Limited:
@@ -132,7 +132,7 @@ class ViewLimit:
         return limited
 
     def question(self, request: HttpRequest, scope: str) -> Question | Refusal | None:
-        """Return the question about ``request``, None if the request is not limited, or a refusal without asking."""
+        """Return the question about ``request``, or None if it is not limited, or a refusal if it is denied at once."""
         if not view_settings().enabled:
             return None
         if self._makes_exceptions:
@@ -157,7 +157,7 @@ class ViewLimit:
             return None
         try:
             limited = self.limited(scope, rate)
-        except ConfigurationError as error:  # from a function; a constant rate is checked when the limit is made
+        except ConfigurationError as error:  # the rate is from a function; a constant rate was checked before
             denies = self._options["on_store_failure"] == "deny"
             self._complain(f"{scope}: {error}; such requests {'get 503' if denies else 'are not limited'}")
             return Refusal("unavailable") if denies else None
@@ -168,7 +168,7 @@ class ViewLimit:
     def _checked(self, cost: Any, scope: str) -> int:
         if type(cost) is int and cost >= 0:
             return cost
-        self._complain(f"{scope}: cost={cost!r} should be a whole number, 0 or more; it counts as 1")
+        self._complain(f"{scope}: cost={cost!r} should be a whole number, 0 or more; this cost counts as 1")
         return 1
 
     def _complain(self, message: str) -> None:
@@ -187,7 +187,7 @@ class ViewLimit:
             return self.refuses(request, None)
         if self._shadow:
             logger.info(
-                "rate_limit: shadow mode lets a request of %r pass, which would be denied for %.1f s",
+                "rate_limit: shadow mode lets a request of %r pass; without shadow mode it would be denied for %.1f s",
                 limiter.key,
                 decision.retry_after,
             )

@@ -1,4 +1,4 @@
-// Refreshes the page: fetches it again, and changes only what differs, in place, so that nothing else moves.
+// Refreshes the page: fetches it again, and changes in place only the nodes that differ, so that nothing else moves.
 "use strict";
 
 (() => {
@@ -48,7 +48,7 @@
         document.title = fresh.title;
         stale.hidden = true;
       } catch {
-        if (stale.hidden) { // an alert is read out once
+        if (stale.hidden) { // a screen reader reads an alert once
           stale.querySelector("time").textContent = main.dataset.now;
           stale.hidden = false;
         }

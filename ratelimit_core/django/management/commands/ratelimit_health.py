@@ -18,12 +18,13 @@ BREAKER_OPEN = 2
 
 
 class Command(BaseCommand):
-    """A command whose exit code says whether the store answers and, on request, whether a breaker is open."""
+    """A command whose exit code says whether the store answers and, if asked to, whether a breaker is open."""
 
     help = (
         "Print whether the store answers and how many breakers are open. Exit code 0: the store answers; "
-        f"{STORE_AWAY}: the store does not answer in time; {BREAKER_OPEN}, only with --fail-on-open: a breaker is "
-        "open. Do not use this as a container's liveness probe, because a process works on without its store."
+        f"{STORE_AWAY}: the store does not answer in time, or an option is wrong; {BREAKER_OPEN}, only with "
+        "--fail-on-open: a breaker is open. Do not use this as a container's liveness probe, because a process works "
+        "without its store, too."
     )
     requires_system_checks = ()
 
@@ -64,7 +65,7 @@ class Command(BaseCommand):
 
 
 def _within(timeout: float) -> dict[str, Any]:
-    """Return :func:`circuit_breaker_health`, or an error after ``timeout`` seconds. A hanging thread is left behind."""
+    """Return :func:`circuit_breaker_health`, or an error after ``timeout`` seconds. The thread may still hang then."""
     found: list[dict[str, Any]] = []
 
     def ask() -> None:

@@ -25,8 +25,9 @@ class Command(BaseCommand):
     """A command that resets the named breakers and limits. If a name is wrong, it resets nothing."""
 
     help = (
-        "Reset breakers and limits in the whole fleet: close breakers, end manual overrides, and forget what is used. "
-        "Other processes see the change within a second. `manage.py ratelimit_status` lists the names."
+        "Reset breakers and limits in the whole fleet: close breakers, end manual overrides, and forget all counts. "
+        "Other processes notice this within a second, or within cache_ttl if that is longer. "
+        "`manage.py ratelimit_status` lists the names."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -51,7 +52,7 @@ class Command(BaseCommand):
         interactive: bool,
         **options: Any,
     ) -> None:
-        """Print what was reset. Raise CommandError if a name is not in use or the store does not answer."""
+        """Print what was reset. Raise CommandError if an argument is wrong or the store does not answer."""
         if not reason.strip():
             raise CommandError("--reason is empty: write why, for the readers of the history")
         if not (names or all_breakers or limits):
