@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from ._util.aio import acquired
 from ._util.ids import new_id
@@ -16,49 +16,17 @@ from .errors import BackendError, ConfigurationError, ResilienceError
 from .limiter import Decision, Limiter
 from .limiter.batch import hit_check, limit_exceeded, refund
 from .limiter.concurrency import release_calls
-from .policies import ALLOWED, Verdict
-from .protocol.call import Call
+from .policies import ALLOWED
 from .store.drive import Steps, adrive, drive
 from .store.fallback import Store
+from .store.question import Question
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
 
 __all__ = ["Admission", "Guard"]
 
 
-class Question(Protocol[R_co]):
-    """A question of a guard to the store, which is asked in one round trip with the guard's other questions."""
-
-    @property
-    def calls(self) -> Sequence[Call]:
-        """The calls to send to the store."""
-
-    def on_verdicts(self, verdicts: Sequence[Verdict], *, allowed: bool) -> Steps[R_co | None]:
-        """Read the verdicts, and return the permit or the decision.
-
-        Return None if the store allowed the calls of this question, but not those of another question.
-
-        Args:
-            verdicts: the answers to :attr:`calls`.
-            allowed: whether all calls of the round trip were allowed.
-
-        Raises:
-            ResilienceError: the store did not allow the calls of this question.
-        """
-
-    def on_unavailable(self, error: BackendError) -> Steps[R_co]:
-        """Return the permit or the decision while the store is unavailable.
-
-        Raises:
-            ResilienceError: the call is rejected or denied.
-        """
-
-    def on_discarded(self) -> None:
-        """Undo the preparation of this question, because the store did not act on it."""
-
-
-_Prepared = Callable[[], Question[Permit | Decision]]
+_Prepared = Callable[[], Question[Any]]
 
 
 class Admission:
@@ -212,6 +180,21 @@ class Guard:
             return admission
         return await acquired(adrive(_ask(admission, prepared), store), Admission.acancel)
 
+    def steps(
+        self, *, key: str | None = None, cost: int = 1, lease_id: str = "", also: Question[None] | None = None
+    ) -> Steps[Admission]:
+        """Take the steps of :meth:`acquire`, for callers that ask several guards in one round trip.
+
+        Args:
+            key, cost, lease_id: as in :meth:`acquire`.
+            also: another question of the round trip. It is not asked if no round trip is needed.
+        """
+        admission, prepared, store = self._prepare(key, cost, lease_id or new_id(), None, False)
+        if store is None:
+            return admission
+        others: list[_Prepared] = [] if also is None else [lambda: also]
+        return (yield from _ask(admission, [*others, *prepared]))
+
     def _prepare(
         self, key: str | None, cost: int, lease_id: str, reservation: Decision | None, probe: bool
     ) -> tuple[Admission, list[_Prepared], Store | None]:
@@ -272,9 +255,7 @@ def _ask(admission: Admission, prepared: Sequence[_Prepared]) -> Steps[Admission
     return admission
 
 
-def _decide_without_store(
-    admission: Admission, questions: Sequence[Question[Permit | Decision]], error: BackendError
-) -> Steps[None]:
+def _decide_without_store(admission: Admission, questions: Sequence[Question[Any]], error: BackendError) -> Steps[None]:
     """Complete ``admission`` without the store. If the breaker rejects the call, refund what the limits counted."""
     for i, question in enumerate(questions):
         try:

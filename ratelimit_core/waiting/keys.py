@@ -37,12 +37,14 @@ class _Waiting:
         ask_at: the time in µs on the worker's clock before which it need not ask.
         moved: whether tasks were moved there that are not reported yet.
         blocked_by_runs: whether the last question was denied until another run ends.
+        served: the order in which keys were granted something; the key that was served first comes next.
     """
 
     number: int
     ask_at: int = 0
     moved: bool = False
     blocked_by_runs: bool = False
+    served: int = 0
 
 
 class Granted(NamedTuple, Generic[R]):
@@ -69,6 +71,7 @@ class WaitingKeys:
         self.most_numbers = most_numbers
         self.lost: set[str] = set()
         self._known: dict[str, _Waiting] = {}
+        self._served = 0
 
     def number_of(self, key: str) -> int | None:
         """Return the number of the key if it waits, as far as this worker knows."""
@@ -135,9 +138,9 @@ class WaitingKeys:
         return False
 
     def due(self, now: int) -> list[str]:
-        """Return the keys to ask for now. The key that was asked for least recently comes first."""
-        due = [(known.ask_at, key) for key, known in self._known.items() if known.ask_at <= now]
-        return [key for _, key in sorted(due)[:KEYS_AT_A_TIME]]
+        """Return the keys to ask for now. The key that was granted an admission least recently comes first."""
+        due = [(known.served, known.ask_at, key) for key, known in self._known.items() if known.ask_at <= now]
+        return [key for *_, key in sorted(due)[:KEYS_AT_A_TIME]]
 
     def next_due(self) -> int | None:
         """Return the time in µs at which to ask next, or None if no key waits."""
@@ -176,6 +179,8 @@ class WaitingKeys:
                 self._denied(key, answer.error, now, waits[key])
             elif answer.result is not None:
                 granted.setdefault(key, []).append(answer.result)
+                self._served += 1
+                self._known[key].served = self._served
         return [Granted(key, self._known[key].number, each) for key, each in granted.items()]
 
     def _confirm(self, key: str, verdict: PlaceVerdict) -> None:
