@@ -26,6 +26,7 @@ from ratelimit_core.policies import (
     BREAKER,
     CONCURRENCY,
     FIXED_WINDOW,
+    LIMITS,
     POLICIES,
     TOKEN_BUCKET,
     Policy,
@@ -38,7 +39,7 @@ from tests.conformance.reference import Reference
 from tests.conformance.scenarios import Config, Step, plain_config, scenarios
 from tests.conformance.test_agreement import NAMES, calls_together, play
 from tests.conformance.test_each import Round, play_each, rounds_of_batches
-from tests.conformance.test_stores import LIMITS, PEEK, ask, left, use
+from tests.conformance.test_stores import PEEK, ask, left, use
 from tests.servers import PATIENT, eventually, free_port
 
 from . import topology
