@@ -15,6 +15,7 @@ from ..policies.counter import HIT as COUNT
 from ..policies.counter import PEEK as READ
 from ..policies.place import LEAVE, PEEK, TAKE, TOUCH, TURN
 from .call import Call
+from .internal_keys import PLACES
 
 KEEP = 30 * 24 * 3600 * SECOND
 """The time in µs after which an untouched place ends."""
@@ -26,7 +27,7 @@ LEAVE_MARGIN = 500_000
 A process that moves a task to a place reports it within that time. So no task is moved to a place that is just left.
 """
 
-_KEY, _NUMBER, _CHANGES = "key:", "number:", "places"
+_KEY, _NUMBER = "key:", "number:"
 
 
 class PlaceVerdict(NamedTuple):
@@ -68,7 +69,7 @@ def take(queue: str, key: str, number: int) -> list[Call]:
     return [
         _call(queue, _KEY + key, TAKE, number + 1),
         _call(queue, f"{_NUMBER}{number}", TAKE, hash_of(key)),
-        Call(COUNTER, (queue, _CHANGES), (COUNT, 1, KEEP), ()),
+        Call(COUNTER, (queue, PLACES), (COUNT, 1, KEEP), ()),
     ]
 
 
@@ -92,7 +93,7 @@ def turn(queue: str, key: str, number: int) -> Call:
 
 def changes(queue: str) -> Call:
     """Return the call whose answer changes whenever a key gets a number."""
-    return Call(COUNTER, (queue, _CHANGES), (READ, 0, 0), ())
+    return Call(COUNTER, (queue, PLACES), (READ, 0, 0), ())
 
 
 def key_in(qualifier: str) -> str | None:
