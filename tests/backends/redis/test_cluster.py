@@ -253,7 +253,7 @@ def test_every_key_ends(cluster: Cluster, prefix: str) -> None:
         for master in cluster.masters
         for key in master.client.scan_iter(f"{prefix}:*", count=10_000)
     ]
-    assert len(ends) == 3 * (7 + 5 + 2 + 2), "indexes, records, leases, and a journal with its index"
+    assert len(ends) == 3 * (8 + 6 + 2 + 2), "indexes, records, leases, and a journal with its index"
     assert min(ends) > 0
     backend.clear()
     backend.close()
