@@ -22,7 +22,7 @@ def place(
     turned_at: int,
     /,
     op: int,
-    who: int,
+    caller: int,
     margin: int,
     now: int,
     *,
@@ -33,18 +33,18 @@ def place(
     ``op`` is one of:
 
     * ``PEEK`` changes nothing. It is denied if the place is taken, so a newcomer that peeks goes behind the holder.
-    * ``TAKE`` takes the place for ``who``, an integer above 0. It is denied if another holder has the place. If
-      ``who`` already has the place, ``TAKE`` touches it.
-    * ``TOUCH`` says that ``who`` still needs the place. It is denied if ``who`` does not have the place.
-    * ``LEAVE`` frees the place of ``who``. It is denied if the place was taken or touched less than ``margin`` ago.
-    * ``TURN`` assigns the next turn to ask for ``who``. The turns of all processes are ``margin`` apart. It is always
-      allowed, and changes nothing if ``who`` does not have the place.
+    * ``TAKE`` takes the place for ``caller``, an integer above 0. It is denied if another holder has the place. If
+      ``caller`` already has the place, ``TAKE`` touches it.
+    * ``TOUCH`` says that ``caller`` still needs the place. It is denied if ``caller`` does not have the place.
+    * ``LEAVE`` frees the place of ``caller``. It is denied if the place was taken or touched less than ``margin`` ago.
+    * ``TURN`` assigns the next turn to ask for ``caller``. The turns of all processes are ``margin`` apart. It is
+      always allowed, and changes nothing if ``caller`` does not have the place.
 
     ``wait`` is the time until the assigned turn, or until ``LEAVE`` is possible. ``margin`` and ``keep`` are in µs.
     Answers: the holder, or 0 if the place is free; and µs since the place was taken.
 
     If the clock went back, what was noted in the future counts as noted now, until a ``TAKE``, ``TOUCH`` or ``TURN`` of
-    the holder notes the present time. Until then, ``LEAVE`` is denied, and its wait begins anew with each call.
+    the holder notes the present time. Until then, ``LEAVE`` is denied, and its wait does not become shorter.
     """
     allowed = 1
     wait = 0
@@ -60,13 +60,13 @@ def place(
         if holder > 0:
             allowed = 0
     elif op == TAKE and holder == 0:
-        holder = who
+        holder = caller
         taken_at = now
         touched_at = now
         turn = now
         turned_at = now
         expires = now + keep
-    elif holder != who:
+    elif holder != caller:
         if op != TURN:
             allowed = 0
     elif op == LEAVE:

@@ -107,5 +107,5 @@ def hash_of(key: str) -> int:
     return 1 + int.from_bytes(digest[:6], "big")
 
 
-def _call(queue: str, qualifier: str, op: int, who: int = 0, margin: int = 0) -> Call:
-    return Call(PLACE, (queue, qualifier), (op, who, margin), (KEEP,))
+def _call(queue: str, qualifier: str, op: int, caller: int = 0, margin: int = 0) -> Call:
+    return Call(PLACE, (queue, qualifier), (op, caller, margin), (KEEP,))

@@ -107,7 +107,7 @@ def events(policy: Policy, config: Config, lease_id: str, unit: int) -> list[tup
         "not_before": [0, 0, unit, 5 * unit],
         "max_wait": [0, 3 * unit, 20 * unit],
         "period": [unit, 5 * unit],
-        "who": [COSTS[lease_id]],
+        "caller": [COSTS[lease_id]],
         "margin": [0, unit, 3 * unit, 10 * unit],
     }
     return list(itertools.product(*(each[name] for name in policy.event)))

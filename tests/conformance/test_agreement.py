@@ -123,7 +123,7 @@ DAMAGE = [
     ("concurrency", "ends = (now + timeout)", "ends = (now - timeout)"),
     ("fixed_window", "(count + cost) > limit", "(count + cost) >= limit"),
     ("fixed_window", "(start - period)", "(start + period)"),
-    ("place", "holder ~= who", "holder == who"),
+    ("place", "holder ~= caller", "holder == caller"),
     ("place", "((touched_at + margin) - now)", "((taken_at + margin) - now)"),
     ("place", "if wait > 0", "if wait >= 0"),
     ("place", "((turn - turned_at) + now)", "turn"),

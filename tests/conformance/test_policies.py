@@ -383,12 +383,12 @@ class Place(One):
 
     def leave(self, who: int, margin: int = 0) -> tuple[int, int]:
         """Return whether the place was left, and the wait."""
-        verdict = self.ask(LEAVE, who=who, margin=margin)
+        verdict = self.ask(LEAVE, caller=who, margin=margin)
         return verdict[ALLOWED], verdict[WAIT]
 
     def turn(self, who: int, margin: int) -> int:
         """Return the time of the turn."""
-        verdict = self.ask(TURN, who=who, margin=margin)
+        verdict = self.ask(TURN, caller=who, margin=margin)
         assert verdict[ALLOWED]
         return self.clock.now + verdict[WAIT]
 
@@ -414,7 +414,7 @@ def test_a_place_has_at_most_one_holder_which_every_verdict_names(
         now = one.clock.now
         if now >= noted + keep:
             holder = 0
-        verdict = one.ask(op, who=who, margin=margin)
+        verdict = one.ask(op, caller=who, margin=margin)
         if op == SEE:
             assert verdict[ALLOWED] == (holder == 0)
         elif op == TAKE:
@@ -438,25 +438,25 @@ def test_a_place_has_at_most_one_holder_which_every_verdict_names(
 def test_a_place_that_is_taken_is_denied_to_others_and_says_who_has_it_and_since_when() -> None:
     one = Place()
     assert one.ask(SEE)[:EXPIRES] == (1, 0, 0, 0)
-    assert one.ask(TAKE, who=7)[:EXPIRES] == (1, 0, 7, 0)
+    assert one.ask(TAKE, caller=7)[:EXPIRES] == (1, 0, 7, 0)
     one.clock.now += 20
-    assert one.ask(TAKE, who=8)[:EXPIRES] == (0, 0, 7, 20)
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (0, 0, 7, 20)
     assert one.ask(SEE)[:EXPIRES] == (0, 0, 7, 20)
     for op in (TOUCH, LEAVE):
-        assert one.ask(op, who=8)[:EXPIRES] == (0, 0, 7, 20)
+        assert one.ask(op, caller=8)[:EXPIRES] == (0, 0, 7, 20)
     assert one.leave(7) == (1, 0)
     for op in (TOUCH, LEAVE):
-        assert one.ask(op, who=7)[:EXPIRES] == (0, 0, 0, 0), "nobody has it"
-    assert one.ask(TAKE, who=8)[:EXPIRES] == (1, 0, 8, 0)
+        assert one.ask(op, caller=7)[:EXPIRES] == (0, 0, 0, 0), "nobody has it"
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (1, 0, 8, 0)
 
 
 @pytest.mark.parametrize("op", [TAKE, TOUCH])
 def test_a_place_that_was_touched_can_be_left_after_the_margin_and_no_sooner(op: int) -> None:
     one = Place()
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     one.clock.now += 4
     assert one.leave(7, margin=10) == (0, 6)
-    assert one.ask(op, who=7)[:EXPIRES] == (1, 0, 7, 4), "taken as long ago as before"
+    assert one.ask(op, caller=7)[:EXPIRES] == (1, 0, 7, 4), "taken as long ago as before"
     assert one.leave(7, margin=10) == (0, 10)
     one.clock.now += 9
     one.turn(7, margin=3)
@@ -468,7 +468,7 @@ def test_a_place_that_was_touched_can_be_left_after_the_margin_and_no_sooner(op:
 
 def test_turns_are_a_margin_apart_whoever_asks_and_after_a_pause_the_next_is_now() -> None:
     one = Place()
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     begun = one.clock.now
     assert [one.turn(7, margin=10) - begun for _ in range(4)] == [0, 10, 20, 30]
     one.clock.now += 15
@@ -485,14 +485,14 @@ def test_turns_are_a_margin_apart_whoever_asks_and_after_a_pause_the_next_is_now
 )
 def test_turns_are_a_margin_apart_whatever_else_is_asked(asked: list[tuple[int, int]]) -> None:
     one = Place()
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     turns: list[int] = []
     for elapsed, op in asked:
         one.clock.now += elapsed
         if op == TURN:
             turns.append(one.turn(7, margin=5))
         else:
-            one.ask(op, who=7)
+            one.ask(op, caller=7)
     assert all(later - sooner >= 5 for sooner, later in itertools.pairwise(turns))
 
 
@@ -500,11 +500,11 @@ def test_turns_are_a_margin_apart_whatever_else_is_asked(asked: list[tuple[int, 
 def test_a_turn_for_another_holder_is_allowed_and_changes_nothing(holder: int) -> None:
     one = Place()
     if holder:
-        one.ask(TAKE, who=holder)
+        one.ask(TAKE, caller=holder)
         one.turn(holder, margin=10)
     before = one.store.state(PLACE, KEY)
     for _ in range(3):
-        assert one.ask(TURN, who=8, margin=10)[:EXPIRES] == (1, 0, holder, 0)
+        assert one.ask(TURN, caller=8, margin=10)[:EXPIRES] == (1, 0, holder, 0)
     assert one.store.state(PLACE, KEY) == before
     if holder:
         assert one.turn(holder, margin=10) - one.clock.now == 10
@@ -513,23 +513,23 @@ def test_a_turn_for_another_holder_is_allowed_and_changes_nothing(holder: int) -
 @pytest.mark.parametrize(("op", "longer"), [(TAKE, 90), (TOUCH, 90), (TURN, 90), (SEE, 0)])
 def test_a_place_that_its_holder_does_not_ask_for_ends_after_keep(op: int, longer: int) -> None:
     one = Place(keep=100)
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     one.clock.now += 90
     for who in (7, 8):
-        one.ask(op, who=who, margin=1)
+        one.ask(op, caller=who, margin=1)
     one.clock.now += 9 + longer
     assert one.holder() == 7
     one.clock.now += 1
     assert one.ask(SEE)[:EXPIRES] == (1, 0, 0, 0)
-    assert one.ask(TAKE, who=8)[:EXPIRES] == (1, 0, 8, 0)
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (1, 0, 8, 0)
 
 
 @pytest.mark.parametrize("back", BACK)
 def test_a_clock_that_goes_back_frees_no_place(back: int) -> None:
     one = Place(keep=100)
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     one.clock.now -= back
-    assert one.ask(TAKE, who=8)[:EXPIRES] == (0, 0, 7, 0)
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (0, 0, 7, 0)
     for _ in range(3):
         assert one.leave(7, margin=10) == (0, 10), "what was noted in the future counts as noted now"
         one.clock.now += min(10, back // 3)
@@ -539,9 +539,9 @@ def test_a_clock_that_goes_back_frees_no_place(back: int) -> None:
 @pytest.mark.parametrize("back", BACK)
 def test_after_the_clock_went_back_a_place_can_be_left_a_margin_after_its_holder_has_asked(back: int, op: int) -> None:
     one = Place(keep=100)
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     one.clock.now -= back
-    one.ask(op, who=7, margin=1)
+    one.ask(op, caller=7, margin=1)
     one.clock.now += 9
     assert one.leave(7, margin=10) == (0, 1)
     one.clock.now += 1
@@ -551,13 +551,13 @@ def test_after_the_clock_went_back_a_place_can_be_left_a_margin_after_its_holder
 @pytest.mark.parametrize("back", BACK)
 def test_a_clock_that_goes_back_takes_the_turns_with_it(back: int) -> None:
     one = Place()
-    one.ask(TAKE, who=7)
+    one.ask(TAKE, caller=7)
     one.clock.now += 300
     assert [one.turn(7, margin=10) - one.clock.now for _ in range(3)] == [0, 10, 20]
     one.clock.now -= back
     assert [one.turn(7, margin=10) - one.clock.now for _ in range(2)] == [30, 40]
     one.clock.now -= back
-    one.ask(TOUCH, who=7)
+    one.ask(TOUCH, caller=7)
     assert one.turn(7, margin=10) - one.clock.now == 50, "also if the holder asked for something else meanwhile"
 
 

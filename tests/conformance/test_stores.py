@@ -45,7 +45,7 @@ def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, leas
         "cost": 1,
         "spare_leases": config.get("limit", 1) - 1,
         "failures": 1,
-        "who": 1,
+        "caller": 1,
     }
     values["period"] = 4 * UNIT
     return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), lease_id)

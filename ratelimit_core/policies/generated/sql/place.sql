@@ -25,13 +25,13 @@ begin
       "allowed" := 0::bigint;
     end if;
   elsif ("op" = 1::bigint and "holder" = 0::bigint) then
-    "holder" := "who";
+    "holder" := "caller";
     "taken_at" := "now";
     "touched_at" := "now";
     "turn" := "now";
     "turned_at" := "now";
     "expires" := ("now" + "keep");
-  elsif "holder" <> "who" then
+  elsif "holder" <> "caller" then
     if "op" <> 4::bigint then
       "allowed" := 0::bigint;
     end if;
