@@ -96,7 +96,7 @@ def overview(
 def limits_in_use(backend: Backend) -> list[tuple[str, str, str]]:
     """Return the key, the limit as it is written, and the algorithm of every limit that ``backend`` lists.
 
-    The internal limits of :mod:`~ratelimit_core.protocol.internal_keys` are left out.
+    The limiters and counters of :mod:`~ratelimit_core.protocol.internal_keys` are left out.
 
     Costs a round trip for each algorithm.
 

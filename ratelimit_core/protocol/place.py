@@ -15,6 +15,7 @@ from ..policies.counter import HIT as COUNT
 from ..policies.counter import PEEK as READ
 from ..policies.place import LEAVE, PEEK, TAKE, TOUCH, TURN
 from .call import Call
+from .internal_keys import PLACES
 
 KEEP = 30 * 24 * 3600 * SECOND
 """The time in µs after which an untouched place ends."""
@@ -26,7 +27,7 @@ LEAVE_MARGIN = 500_000
 A process that moves a task to a place reports it within that time. So no task is moved to a place that is just left.
 """
 
-_KEY, _NUMBER, _CHANGES = "key:", "number:", "places"
+_KEY, _NUMBER = "key:", "number:"
 
 
 class PlaceVerdict(NamedTuple):
@@ -68,7 +69,7 @@ def take(queue: str, key: str, number: int) -> list[Call]:
     return [
         _call(queue, _KEY + key, TAKE, number + 1),
         _call(queue, f"{_NUMBER}{number}", TAKE, hash_of(key)),
-        Call(COUNTER, (queue, _CHANGES), (COUNT, 1, KEEP), ()),
+        Call(COUNTER, (queue, PLACES), (COUNT, 1, KEEP), ()),
     ]
 
 
@@ -80,9 +81,15 @@ def leave(queue: str, key: str, number: int) -> list[Call]:
     ]
 
 
-def touch(queue: str, key: str, number: int) -> Call:
-    """Return the call that reports that a task was moved to the place. It is denied if the key has another number."""
-    return _call(queue, _KEY + key, TOUCH, number + 1)
+def touch(queue: str, key: str, number: int) -> list[Call]:
+    """Return the calls that report that a task was moved to the place. They are always allowed.
+
+    The verdict of the first call says which number the key has. If it is another one, nothing was touched.
+    """
+    return [
+        _call(queue, _KEY + key, TOUCH, number + 1),
+        _call(queue, f"{_NUMBER}{number}", TOUCH, hash_of(key)),
+    ]
 
 
 def turn(queue: str, key: str, number: int) -> Call:
@@ -92,7 +99,7 @@ def turn(queue: str, key: str, number: int) -> Call:
 
 def changes(queue: str) -> Call:
     """Return the call whose answer changes whenever a key gets a number."""
-    return Call(COUNTER, (queue, _CHANGES), (READ, 0, 0), ())
+    return Call(COUNTER, (queue, PLACES), (READ, 0, 0), ())
 
 
 def key_in(qualifier: str) -> str | None:
@@ -106,5 +113,5 @@ def hash_of(key: str) -> int:
     return 1 + int.from_bytes(digest[:6], "big")
 
 
-def _call(queue: str, qualifier: str, op: int, who: int = 0, margin: int = 0) -> Call:
-    return Call(PLACE, (queue, qualifier), (op, who, margin), (KEEP,))
+def _call(queue: str, qualifier: str, op: int, caller: int = 0, margin: int = 0) -> Call:
+    return Call(PLACE, (queue, qualifier), (op, caller, margin), (KEEP,))

@@ -160,11 +160,11 @@ class WaitingKeys:
         reported = [key for key, known in self._known.items() if known.moved]
         if not keys and not reported:
             return []
-        reports = [[place.touch(self.queue, key, self._known[key].number)] for key in reported]
+        reports = [place.touch(self.queue, key, self._known[key].number) for key in reported]
         turns = [place.turn(self.queue, key, self._known[key].number) for key in keys]
         asked = keys * -(-room // len(keys)) if keys else []
         verdicts, answers = yield from ask_each([turns, *reports], [question(key) for key in asked], room)
-        for key, (verdict,) in zip(reported, verdicts[1:], strict=True):
+        for key, (verdict, _) in zip(reported, verdicts[1:], strict=True):
             self._known[key].moved = False
             self._confirm(key, PlaceVerdict.of(verdict))
         waits = {}

@@ -380,7 +380,7 @@ def test_batches_with_an_override_reach_the_store_that_is_preferred_or_are_an_er
 ) -> None:
     force = Call(BREAKER, ("name", ""), (FORCE, *(0,) * 7, 1), tuple(plain_config(BREAKER, 60_000_000).values()))
     stores[0].fault = GONE
-    with pytest.raises(BackendError, match="nothing was changed"):
+    with pytest.raises(BackendError, match="did not confirm the change"):
         first_healthy.apply_each([[call()], [force]])
     assert asked(stores) == [1, 0, 0]
     stores[0].fault = None

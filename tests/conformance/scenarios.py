@@ -25,12 +25,13 @@ OPERATIONS = {
     "concurrency": 4,
     "counter": 2,
     "fixed_window": 3,
+    "place": 5,
     "sliding_window": 5,
     "sliding_window_counter": 3,
     "token_bucket": 5,
 }
 COSTS = {"a": 1, "b": 1, "c": 2, "d": 3}
-"""The cost of each lease id, which always comes with the same cost."""
+"""The cost of each lease id, which always comes with the same cost. It is also the number of a place's holder."""
 
 CURRENT, STALE, UNKNOWN = -1, -2, -3
 """Stand for the breaker's generation when the event is sent, for one that is not it, and for none."""
@@ -106,6 +107,8 @@ def events(policy: Policy, config: Config, lease_id: str, unit: int) -> list[tup
         "not_before": [0, 0, unit, 5 * unit],
         "max_wait": [0, 3 * unit, 20 * unit],
         "period": [unit, 5 * unit],
+        "caller": [COSTS[lease_id]],
+        "margin": [0, unit, 3 * unit, 10 * unit],
     }
     return list(itertools.product(*(each[name] for name in policy.event)))
 

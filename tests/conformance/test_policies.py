@@ -16,10 +16,11 @@ from ratelimit_core.policies import (
     ANSWER,
     BREAKER,
     CONCURRENCY,
-    COUNTER,
     EXPIRES,
     FIXED_WINDOW,
+    LIMITS,
     OTHER_ANSWER,
+    PLACE,
     POLICIES,
     RECORD,
     SLIDING_WINDOW,
@@ -31,6 +32,8 @@ from ratelimit_core.policies import (
 )
 from ratelimit_core.policies.circuit_breaker import ASK, CLOSED, FORCE, HALF_OPEN, OPEN, REPORT
 from ratelimit_core.policies.circuit_breaker import PEEK as LOOK
+from ratelimit_core.policies.place import LEAVE, TAKE, TOUCH, TURN
+from ratelimit_core.policies.place import PEEK as SEE
 from ratelimit_core.policies.token_bucket import HIT, PEEK, REDEEM, REFUND, RESERVE
 from ratelimit_core.testing import ManualClock
 
@@ -225,9 +228,6 @@ def test_concurrency_is_never_above_the_limit(moves: list[tuple[int, int, str]],
             assert in_use + cost > limit, "refused only for want of room"
 
 
-LIMITS = [policy for policy in POLICIES.values() if policy not in (BREAKER, COUNTER)]
-
-
 @pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
 def test_waiting_as_long_as_told_is_enough_when_nobody_else_comes(policy: Policy) -> None:
     @examples(200)
@@ -406,12 +406,207 @@ def test_what_is_stored_outlasts_now_and_a_look_changes_nothing(policy: Policy) 
             verdict = one.store.apply([step.call(policy, KEY, config, one.store)])[0]
             assert verdict[ALLOWED] in (0, 1)
             assert verdict[WAIT] >= 0
-            assert not policy.record or verdict[EXPIRES] == 0 or verdict[EXPIRES] > one.clock.now
-            if step.event[0] == (LOOK if policy is BREAKER else PEEK):
+            if policy is PLACE and step.event[0] == LEAVE and verdict[ALLOWED]:
+                assert verdict[EXPIRES] == one.clock.now
+            elif policy.record:
+                assert verdict[EXPIRES] == 0 or verdict[EXPIRES] > one.clock.now
+            if step.event[0] == {BREAKER: LOOK, PLACE: SEE}.get(policy, PEEK):
                 assert one.store.state(policy, KEY) == before
             assert all(abs(value) < 2**53 for value in verdict)
 
     check()
+
+
+# The place
+
+
+class Place(One):
+    """One place, of which the tests know the record."""
+
+    def __init__(self, keep: int = 1000) -> None:
+        super().__init__(PLACE, keep=keep)
+
+    def holder(self) -> int:
+        return (self.store.state(PLACE, KEY).record or (0,))[0]
+
+    def leave(self, who: int, margin: int = 0) -> tuple[int, int]:
+        """Return whether the place was left, and the wait."""
+        verdict = self.ask(LEAVE, caller=who, margin=margin)
+        return verdict[ALLOWED], verdict[WAIT]
+
+    def turn(self, who: int, margin: int) -> int:
+        """Return the time of the turn."""
+        verdict = self.ask(TURN, caller=who, margin=margin)
+        assert verdict[ALLOWED]
+        return self.clock.now + verdict[WAIT]
+
+
+BACK = [1, 7, 10**6, AGES]
+asked_of_a_place = st.tuples(
+    st.sampled_from([0, 0, 0, 1, 2, 5, 40]),
+    st.sampled_from([SEE, TAKE, TAKE, TOUCH, LEAVE, TURN]),
+    st.integers(1, 3),
+    st.sampled_from([0, 1, 3, 50]),
+)
+
+
+@examples(400)
+@given(st.lists(asked_of_a_place, max_size=60), st.integers(1, 30))
+def test_a_place_has_at_most_one_holder_which_every_verdict_names(
+    asked: list[tuple[int, int, int, int]], keep: int
+) -> None:
+    one = Place(keep)
+    holder, taken, touched, noted = 0, 0, 0, 0
+    for elapsed, op, who, margin in asked:
+        one.clock.now += elapsed
+        now = one.clock.now
+        if now >= noted + keep:
+            holder = 0
+        verdict = one.ask(op, caller=who, margin=margin)
+        if op == SEE:
+            assert verdict[ALLOWED] == (holder == 0)
+        elif op == TAKE:
+            assert verdict[ALLOWED] == (holder in (0, who))
+            taken = now if holder == 0 else taken
+            holder = holder or who
+        elif op == LEAVE:
+            assert verdict[ALLOWED] == (holder == who and now >= touched + margin)
+            holder = 0 if verdict[ALLOWED] else holder
+        else:
+            assert verdict[ALLOWED]
+        if holder == who and op in (TAKE, TOUCH):
+            touched = now
+        if holder == who and op in (TAKE, TOUCH, TURN):
+            noted = now
+        assert verdict[ANSWER:EXPIRES] == (holder, now - taken if holder else 0)
+        assert one.holder() == holder
+        assert one.store.keys(PLACE) == ({KEY} if holder else set())
+
+
+def test_a_place_that_is_taken_is_denied_to_others_and_says_who_has_it_and_since_when() -> None:
+    one = Place()
+    assert one.ask(SEE)[:EXPIRES] == (1, 0, 0, 0)
+    assert one.ask(TAKE, caller=7)[:EXPIRES] == (1, 0, 7, 0)
+    one.clock.now += 20
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (0, 0, 7, 20)
+    assert one.ask(SEE)[:EXPIRES] == (0, 0, 7, 20)
+    for op, allowed in ((TOUCH, 1), (TURN, 1), (LEAVE, 0)):
+        assert one.ask(op, caller=8)[:EXPIRES] == (allowed, 0, 7, 20)
+    assert one.leave(7) == (1, 0)
+    for op, allowed in ((TOUCH, 1), (TURN, 1), (LEAVE, 0)):
+        assert one.ask(op, caller=7)[:EXPIRES] == (allowed, 0, 0, 0), "nobody has it"
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (1, 0, 8, 0)
+
+
+@pytest.mark.parametrize("op", [TAKE, TOUCH])
+def test_a_place_that_was_touched_can_be_left_after_the_margin_and_no_sooner(op: int) -> None:
+    one = Place()
+    one.ask(TAKE, caller=7)
+    one.clock.now += 4
+    assert one.leave(7, margin=10) == (0, 6)
+    assert one.ask(op, caller=7)[:EXPIRES] == (1, 0, 7, 4), "taken as long ago as before"
+    assert one.leave(7, margin=10) == (0, 10)
+    one.clock.now += 9
+    one.turn(7, margin=3)
+    assert one.leave(7, margin=10) == (0, 1), "a turn does not touch"
+    one.clock.now += 1
+    assert one.leave(7, margin=10) == (1, 0)
+    assert one.holder() == 0
+
+
+def test_turns_are_a_margin_apart_whoever_asks_and_after_a_pause_the_next_is_now() -> None:
+    one = Place()
+    one.ask(TAKE, caller=7)
+    begun = one.clock.now
+    assert [one.turn(7, margin=10) - begun for _ in range(4)] == [0, 10, 20, 30]
+    one.clock.now += 15
+    assert one.turn(7, margin=10) - begun == 40
+    one.clock.now += 35
+    assert one.turn(7, margin=10) - begun == 50, "no sooner than a margin after the last"
+    one.clock.now += 500
+    assert [one.turn(7, margin=10) - one.clock.now for _ in range(2)] == [0, 10]
+
+
+@examples(200)
+@given(
+    st.lists(st.tuples(st.sampled_from([0, 0, 1, 4, 30]), st.sampled_from([SEE, TAKE, TOUCH, TURN, TURN])), max_size=40)
+)
+def test_turns_are_a_margin_apart_whatever_else_is_asked(asked: list[tuple[int, int]]) -> None:
+    one = Place()
+    one.ask(TAKE, caller=7)
+    turns: list[int] = []
+    for elapsed, op in asked:
+        one.clock.now += elapsed
+        if op == TURN:
+            turns.append(one.turn(7, margin=5))
+        else:
+            one.ask(op, caller=7)
+    assert all(later - sooner >= 5 for sooner, later in itertools.pairwise(turns))
+
+
+@pytest.mark.parametrize("holder", [0, 7])
+def test_a_turn_for_another_holder_is_allowed_and_changes_nothing(holder: int) -> None:
+    one = Place()
+    if holder:
+        one.ask(TAKE, caller=holder)
+        one.turn(holder, margin=10)
+    before = one.store.state(PLACE, KEY)
+    for _ in range(3):
+        assert one.ask(TURN, caller=8, margin=10)[:EXPIRES] == (1, 0, holder, 0)
+    assert one.store.state(PLACE, KEY) == before
+    if holder:
+        assert one.turn(holder, margin=10) - one.clock.now == 10
+
+
+@pytest.mark.parametrize(("op", "longer"), [(TAKE, 90), (TOUCH, 90), (TURN, 90), (SEE, 0)])
+def test_a_place_that_its_holder_does_not_ask_for_ends_after_keep(op: int, longer: int) -> None:
+    one = Place(keep=100)
+    one.ask(TAKE, caller=7)
+    one.clock.now += 90
+    for who in (7, 8):
+        one.ask(op, caller=who, margin=1)
+    one.clock.now += 9 + longer
+    assert one.holder() == 7
+    one.clock.now += 1
+    assert one.ask(SEE)[:EXPIRES] == (1, 0, 0, 0)
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (1, 0, 8, 0)
+
+
+@pytest.mark.parametrize("back", BACK)
+def test_a_clock_that_goes_back_frees_no_place(back: int) -> None:
+    one = Place(keep=100)
+    one.ask(TAKE, caller=7)
+    one.clock.now -= back
+    assert one.ask(TAKE, caller=8)[:EXPIRES] == (0, 0, 7, 0)
+    for _ in range(3):
+        assert one.leave(7, margin=10) == (0, 10), "what was noted in the future counts as noted now"
+        one.clock.now += min(10, back // 3)
+
+
+@pytest.mark.parametrize("op", [TAKE, TOUCH, TURN])
+@pytest.mark.parametrize("back", BACK)
+def test_after_the_clock_went_back_a_place_can_be_left_a_margin_after_its_holder_has_asked(back: int, op: int) -> None:
+    one = Place(keep=100)
+    one.ask(TAKE, caller=7)
+    one.clock.now -= back
+    one.ask(op, caller=7, margin=1)
+    one.clock.now += 9
+    assert one.leave(7, margin=10) == (0, 1)
+    one.clock.now += 1
+    assert one.leave(7, margin=10) == (1, 0)
+
+
+@pytest.mark.parametrize("back", BACK)
+def test_a_clock_that_goes_back_takes_the_turns_with_it(back: int) -> None:
+    one = Place()
+    one.ask(TAKE, caller=7)
+    one.clock.now += 300
+    assert [one.turn(7, margin=10) - one.clock.now for _ in range(3)] == [0, 10, 20]
+    one.clock.now -= back
+    assert [one.turn(7, margin=10) - one.clock.now for _ in range(2)] == [30, 40]
+    one.clock.now -= back
+    one.ask(TOUCH, caller=7)
+    assert one.turn(7, margin=10) - one.clock.now == 50, "also if the holder asked for something else meanwhile"
 
 
 # The breaker

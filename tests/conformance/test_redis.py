@@ -19,14 +19,18 @@ from ratelimit_core.policies import (
     CONCURRENCY,
     EXPIRES,
     FIXED_WINDOW,
+    LIMITS,
+    PLACE,
     POLICIES,
     Policy,
     Verdict,
 )
+from ratelimit_core.policies.circuit_breaker import ASK, REPORT
+from ratelimit_core.policies.place import TAKE, TOUCH, TURN
 from ratelimit_core.protocol.names import MAX_KEY, escape
 from tests.servers import PATIENT
 
-from .test_stores import HIT, LIMITS, PEEK, REFUND, ask, every_limit, every_policy, left, use
+from .test_stores import HIT, PEEK, REFUND, ask, every_limit, every_policy, left, use
 
 RESERVE = 3
 CONNECTING = {"HELLO", "CLIENT"}
@@ -161,7 +165,8 @@ def test_listing_deleting_and_clearing_never_scan(
 
 def in_use(backend: RedisBackend, policy: Policy) -> Iterator[Verdict]:
     """The answers to all that can be asked of a policy."""
-    operations = [1, 0, 1] if policy is BREAKER else [HIT, HIT, PEEK, REFUND, HIT]
+    known = {BREAKER: [REPORT, ASK, REPORT], PLACE: [TAKE, TOUCH, TURN, TOUCH]}
+    operations = known.get(policy, [HIT, HIT, PEEK, REFUND, HIT])
     operations += [RESERVE] * 3 if "max_wait" in policy.event else []
     for i, op in enumerate(operations):
         call = ask(policy, op=op, lease_id=str(i))

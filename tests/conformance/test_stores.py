@@ -15,8 +15,10 @@ from ratelimit_core.policies import (
     ANSWER,
     BREAKER,
     CONCURRENCY,
-    COUNTER,
+    EXPIRES,
     FIXED_WINDOW,
+    LIMITS,
+    PLACE,
     POLICIES,
     SLIDING_WINDOW,
     TOKEN_BUCKET,
@@ -30,18 +32,20 @@ from .scenarios import OPERATIONS, plain_config
 pytestmark = pytest.mark.every_store
 
 HIT, PEEK, REFUND = 0, 1, 2
-REPORT = 1
+REPORT = TAKE = 1
+LEAVE = 3
 UNIT = 60 * SECOND
 
 
 def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, lease_id: str = "lease_id") -> Call:
-    """A call that takes one of three (of a breaker: reports a failure), for four minutes."""
+    """A call that takes one of three (of a breaker: reports a failure; of a place: takes it), for four minutes."""
     config = plain_config(policy, UNIT)
     values = dict.fromkeys(policy.event, 0) | {
         "op": op,
         "cost": 1,
         "spare_leases": config.get("limit", 1) - 1,
         "failures": 1,
+        "caller": 1,
     }
     values["period"] = 4 * UNIT
     return Call(policy, key, tuple(values[name] for name in policy.event), tuple(config.values()), lease_id)
@@ -49,14 +53,13 @@ def ask(policy: Policy, key: tuple[str, str] = ("name", ""), op: int = HIT, leas
 
 def use(policy: Policy, key: tuple[str, str] = ("name", ""), lease_id: str = "lease_id") -> Call:
     """A call that leaves something behind."""
-    return ask(policy, key, REPORT if policy is BREAKER else HIT, lease_id)
+    return ask(policy, key, {BREAKER: REPORT, PLACE: TAKE}.get(policy, HIT), lease_id)
 
 
 def left(store: Backend, policy: Policy, key: tuple[str, str] = ("name", "")) -> int:
     return store.apply([ask(policy, key, PEEK)])[0][ANSWER]
 
 
-LIMITS = [policy for policy in POLICIES.values() if policy not in (BREAKER, COUNTER)]
 every_limit = pytest.mark.parametrize("policy", LIMITS, ids=lambda policy: policy.name)
 every_policy = pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 
@@ -143,6 +146,16 @@ def test_what_is_given_back_is_no_longer_listed(store: Backend, policy: Policy) 
     assert store.keys(policy) == []
 
 
+def test_a_place_that_is_left_is_no_longer_listed(store: Backend) -> None:
+    for name in "ab":
+        store.apply([use(PLACE, (name, ""))])
+    assert store.apply([ask(PLACE, ("a", ""), op=LEAVE)])[0][ALLOWED]
+    assert store.keys(PLACE) == [("b", "")]
+    assert store.apply([ask(PLACE, (name, "")) for name in "ab"])[0][:EXPIRES] == (1, 0, 0, 0)
+    assert store.apply([use(PLACE, ("a", ""))])[0][:EXPIRES] == (1, 0, 1, 0)
+    assert sorted(store.keys(PLACE)) == [("a", ""), ("b", "")]
+
+
 def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Backend, clock: ManualClock) -> None:
     config = plain_config(BREAKER, UNIT) | {"failure_threshold": 1, "record_ttl": 100 * UNIT, "spare_probes": 2}
     values = tuple(config.values())
@@ -156,12 +169,13 @@ def test_a_probe_that_outlives_the_record_does_not_shorten_its_listing(store: Ba
 
 
 @every_policy
-def test_delete_forgets_these_and_no_others(store: Backend, policy: Policy) -> None:
+def test_delete_forgets_these_and_no_others(store: Backend, policy: Policy, clock: ManualClock) -> None:
     for name in "abc":
         store.apply([use(policy, (name, "x"))])
     store.delete(policy, [("a", "x"), ("c", "x"), ("never", "stored")])
     store.delete(policy, [])
     assert store.keys(policy) == [("b", "x")]
+    clock.advance(1)
     untouched, forgotten = (store.apply([use(policy, (name, "x"))])[0] for name in "ba")
     assert untouched != forgotten
 

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from ratelimit_core import Limiter
 from ratelimit_core.backends import Backend
+from ratelimit_core.circuit_breaker import circuit_breaker_registry
+from ratelimit_core.fleet import status
 from ratelimit_core.fleet.timeline import timeline
 from ratelimit_core.fleet.usage import limits_in_use, overview
 from ratelimit_core.limiter.batch import hit_check
-from ratelimit_core.policies import LIMITS, SLIDING_WINDOW
+from ratelimit_core.metrics.fleet import readings
+from ratelimit_core.policies import COUNTER, LIMITS, PLACE, SLIDING_WINDOW
+from ratelimit_core.protocol import place
 from ratelimit_core.protocol.internal_keys import COMMAND_RATE, command, turns_of, waiting_call
-from ratelimit_core.testing import ManualClock
+from ratelimit_core.testing import ManualClock, isolated
 
 ALGORITHMS = ["sliding_window", "sliding_window_counter", "fixed_window", "token_bucket", "leaky_bucket"]
 
@@ -78,6 +82,30 @@ def test_what_the_project_counts_for_itself_is_nobodys_limit(store: Backend) -> 
     assert all(limiter.hit() for limiter in mine)
     assert overview(store, {}).limits == []
     assert limits_in_use(store) == []
+
+
+def take_a_place(store: Backend, queue: str) -> None:
+    taken = store.apply([*place.take(queue, "payments 10/s", 3), place.turn(queue, "shared", 1)])
+    assert all(verdict[0] for verdict in taken)
+    assert store.keys(COUNTER) == [(queue, "places")]
+    assert len(store.keys(PLACE)) == 2
+
+
+def test_places_and_their_counter_are_nobodys_limit(store: Backend) -> None:
+    take_a_place(store, "celery")
+    assert overview(store, {}) == ([], {})
+    assert limits_in_use(store) == []
+    store.incr("celery", 60)
+    store.incr("places", 60)
+    assert limits_in_use(store) == [("celery", "", "counter"), ("places", "", "counter")]
+
+
+def test_no_metric_no_console_and_no_list_of_breakers_shows_places(store: Backend) -> None:
+    with isolated(backend=store):
+        before = status.look(), readings()
+        take_a_place(store, "celery")
+        assert (status.look(), readings()) == before
+        assert circuit_breaker_registry.get_fleet_status() == {}
 
 
 def test_a_persons_own_limit_may_be_called_alike(store: Backend) -> None:

@@ -131,7 +131,7 @@ def test_a_database_sweeps_out_what_has_ended(sqlite: str, clock: ManualClock) -
 
 WITHOUT_BOUND = {"cache", "functools.cache", "lru_cache(maxsize=None)", "lru_cache(None)"}
 UNBOUNDED = {
-    "ratelimit_core/backends/redis/backend.py": "sets of policies' names",
+    "ratelimit_core/backends/redis/scripts.py": "sets of policies' names",
     "ratelimit_core/backends/database/functions.py": "policies' names",
     "ratelimit_core/backends/leases.py": "policies",
     "ratelimit_core/django/console/views.py": "no argument",

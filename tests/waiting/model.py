@@ -174,7 +174,7 @@ def canonical(name: str, record: tuple[int, ...], now: int) -> tuple[int, ...]:
     if name == FIXED_WINDOW.name:
         start, count = record
         return start - now, count
-    holder, _, touched_at, turn = record
+    holder, _, touched_at, turn, _ = record
     return holder, max(touched_at - now, -place.LEAVE_MARGIN), max(0, turn - now)
 
 

@@ -272,6 +272,10 @@ DAMAGE = [
     ("sliding_window", "_verdict[7] > 0 then _owner", "_verdict[7] <> 0 then _owner"),
     ("sliding_window", "set owner = ''", "set owner = _owner"),
     ("sliding_window_counter", '"c1" := "c0"; "c0" := 0', '"c0" := 0; "c1" := "c0"'),
+    ("place", '"holder" <> "caller"', '"holder" = "caller"'),
+    ("place", '"wait" > 0', '"wait" >= 0'),
+    ("place", 'least("touched_at", "now")', '"touched_at"'),
+    ("place", '(("turn" - "turned_at") + "now")', '"turn"'),
     ("breaker", '"failure_count" >= "failure_threshold"', '"failure_count" > "failure_threshold"'),
 ]
 

@@ -19,9 +19,9 @@ from asgiref.sync import async_to_sync
 from ratelimit_core.backends import RedisBackend
 from ratelimit_core.backends.redis.servers import MAX_IN_FLIGHT
 from ratelimit_core.errors import BackendError, ConfigurationError
-from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW, POLICIES, SLIDING_WINDOW
+from ratelimit_core.policies import ALLOWED, ANSWER, FIXED_WINDOW, LIMITS, POLICIES, SLIDING_WINDOW
 from ratelimit_core.testing import ManualClock
-from tests.conformance.test_stores import LIMITS, PEEK, ask, use
+from tests.conformance.test_stores import PEEK, ask, use
 from tests.servers import PATIENT, eventually, free_port
 
 from .topology import HOST, Server, one_server, seconds

@@ -26,6 +26,7 @@ from ratelimit_core.policies import (
     BREAKER,
     CONCURRENCY,
     FIXED_WINDOW,
+    LIMITS,
     POLICIES,
     TOKEN_BUCKET,
     Policy,
@@ -38,7 +39,7 @@ from tests.conformance.reference import Reference
 from tests.conformance.scenarios import Config, Step, plain_config, scenarios
 from tests.conformance.test_agreement import NAMES, calls_together, play
 from tests.conformance.test_each import Round, play_each, rounds_of_batches
-from tests.conformance.test_stores import LIMITS, PEEK, ask, left, use
+from tests.conformance.test_stores import PEEK, ask, left, use
 from tests.servers import PATIENT, eventually, free_port
 
 from . import topology
@@ -252,7 +253,7 @@ def test_every_key_ends(cluster: Cluster, prefix: str) -> None:
         for master in cluster.masters
         for key in master.client.scan_iter(f"{prefix}:*", count=10_000)
     ]
-    assert len(ends) == 3 * (7 + 5 + 2 + 2), "indexes, records, leases, and a journal with its index"
+    assert len(ends) == 3 * (8 + 6 + 2 + 2), "indexes, records, leases, and a journal with its index"
     assert min(ends) > 0
     backend.clear()
     backend.close()

@@ -17,6 +17,8 @@ from django.core.management import CommandError, call_command
 from ratelimit_core import BackendError, CircuitBreaker, Limiter, configure
 from ratelimit_core.backends import Backend
 from ratelimit_core.django.management.commands import ratelimit_health
+from ratelimit_core.policies import COUNTER, PLACE
+from ratelimit_core.protocol import place
 from tests import databases
 from tests.django.operators.conftest import Site, patient
 
@@ -97,6 +99,17 @@ def test_status_says_that_memory_is_not_shared(own: Site) -> None:
 
 
 # ratelimit_reset
+
+
+def test_places_are_neither_shown_nor_reset(own: Site, store: Backend) -> None:
+    assert store.apply(place.take("celery", "payments", 3))
+    Limiter("1/h", key="celery", backend=store).hit()
+    assert "place" not in own.manage("ratelimit_status").stdout
+    done = own.manage("ratelimit_reset", "--limits", "celery", "--reason", "it is over")
+    assert done.stdout.splitlines() == ["reset limit 1/h (sliding_window) on celery"], done.stderr
+    assert own.manage("ratelimit_reset", "--limits", "celery", "--reason", "again").returncode == 1
+    assert len(store.keys(PLACE)) == 2
+    assert store.keys(COUNTER) == [("celery", "places")]
 
 
 def test_reset_closes_breakers_and_forgets_limits(own: Site, store: Backend) -> None:

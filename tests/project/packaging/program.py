@@ -14,7 +14,9 @@ from django.core.management import call_command
 import ratelimit_core
 from ratelimit_core import CircuitBreaker, Limiter
 from ratelimit_core.limiter import Algorithm
-from ratelimit_core.policies import POLICIES
+from ratelimit_core.policies import ALLOWED, POLICIES
+from ratelimit_core.protocol import place
+from ratelimit_core.store.configured import get_backend
 from ratelimit_core.testing import breaker_open, isolated
 
 assert Path(sys.prefix) in Path(ratelimit_core.__file__).parents, ratelimit_core.__file__
@@ -51,6 +53,9 @@ for store in ("memory://", sys.argv[1], "django-db://default"):
         for algorithm in ALGORITHMS:  # whose Lua, SQL and quick hits are files of the package
             limiter = Limiter("1/h", key=algorithm, algorithm=algorithm)
             assert [limiter.hit().allowed for _ in range(2)] == [True, False], (store, algorithm)
+        batches = [place.take("queue", key, 7) for key in ("a", "b")]
+        taken = [[verdict[ALLOWED] for verdict in verdicts] for verdicts in get_backend().apply_each(batches)]
+        assert taken == [[1, 1, 1], [1, 0, 1]], (store, taken)
         breaker = CircuitBreaker("packaging")
         breaker.report_failure(ValueError())
         assert breaker.get_status()["failure_count"] == 1, store

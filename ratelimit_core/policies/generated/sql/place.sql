@@ -5,6 +5,7 @@ declare
   "taken_at" bigint := _fields[2];
   "touched_at" bigint := _fields[3];
   "turn" bigint := _fields[4];
+  "turned_at" bigint := _fields[5];
   "allowed" bigint;
   "wait" bigint;
   "expires" bigint;
@@ -15,18 +16,23 @@ begin
   "expires" := 0::bigint;
   "taken_at" := least("taken_at", "now");
   "touched_at" := least("touched_at", "now");
+  if "turned_at" > "now" then
+    "turn" := (("turn" - "turned_at") + "now");
+    "turned_at" := "now";
+  end if;
   if "op" = 0::bigint then
     if "holder" > 0::bigint then
       "allowed" := 0::bigint;
     end if;
   elsif ("op" = 1::bigint and "holder" = 0::bigint) then
-    "holder" := "who";
+    "holder" := "caller";
     "taken_at" := "now";
     "touched_at" := "now";
     "turn" := "now";
+    "turned_at" := "now";
     "expires" := ("now" + "keep");
-  elsif "holder" <> "who" then
-    if "op" <> 4::bigint then
+  elsif "holder" <> "caller" then
+    if ("op" = 1::bigint or "op" = 3::bigint) then
       "allowed" := 0::bigint;
     end if;
   elsif "op" = 3::bigint then
@@ -38,7 +44,8 @@ begin
       "expires" := "now";
     end if;
   elsif "op" = 4::bigint then
-    "turn" := least(greatest("turn", "now"), ("now" + "keep"));
+    "turn" := greatest("turn", "now");
+    "turned_at" := "now";
     "wait" := ("turn" - "now");
     "turn" := ("turn" + "margin");
     "expires" := ("now" + "keep");
@@ -50,5 +57,5 @@ begin
   if "holder" > 0::bigint then
     "since" := ("now" - "taken_at");
   end if;
-  _verdict := array["allowed", "wait", "holder", "since", "expires", "holder", "taken_at", "touched_at", "turn"]; exit decide;
+  _verdict := array["allowed", "wait", "holder", "since", "expires", "holder", "taken_at", "touched_at", "turn", "turned_at"]; exit decide;
 end;
