@@ -67,8 +67,13 @@ def was_delayed_natively(delivery_info: Mapping[str, Any] | None) -> bool:
 def publish_again(
     producer: Any, message: Any, exchange: str, routing_key: str, headers: Mapping[str, Any] | None = None
 ) -> None:
-    """Publish a message again, unchanged or with other ``headers``."""
+    """Publish a message again, unchanged or with other ``headers``.
+
+    kombu has decompressed the body of a compressed message and kept the header that says so. So the body is compressed
+    again.
+    """
     kept = dict(message.headers if headers is None else headers)
+    compression = kept.pop("compression", None)
     kept.pop("x-delivery-count", None)
     names = ("correlation_id", "reply_to", "priority", "delivery_mode")
     producer.publish(
@@ -78,6 +83,7 @@ def publish_again(
         headers=kept,
         content_type=message.content_type,
         content_encoding=message.content_encoding,
+        compression=compression,
         retry=True,
         **{name: message.properties[name] for name in names if message.properties.get(name) is not None},
     )
