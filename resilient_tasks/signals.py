@@ -24,9 +24,9 @@ breaker_opened = Signal(name="breaker_opened", providing_args=["event"])
 breaker_closed = Signal(name="breaker_closed", providing_args=["event"])
 """A breaker closed. The arguments are the same as for :data:`breaker_opened`."""
 task_deferred = Signal(name="task_deferred", providing_args=["request", "reason", "countdown"])
-"""A task was deferred for ``countdown`` seconds. ``sender`` is the task, ``reason`` the error."""
+"""The task ``sender`` was deferred for ``countdown`` seconds, because of the error ``reason``."""
 task_resumed = Signal(name="task_resumed", providing_args=["request", "waited", "deferrals"])
-"""A deferred task runs again, after ``waited`` seconds in ``deferrals`` deferrals."""
+"""The task ``sender`` runs after ``waited`` seconds and ``deferrals`` deferrals."""
 rate_limited = Signal(name="rate_limited", providing_args=["request", "reason"])
 """A limit denied a task. ``sender`` is the task, ``reason`` the :class:`~ratelimit_core.RateLimitExceeded`."""
 

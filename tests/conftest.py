@@ -75,7 +75,7 @@ def pytest_xdist_auto_num_workers() -> int:
 
     Not too many: each has sessions of its own on the machine's servers.
     """
-    return min(8, 2 * len(os.sched_getaffinity(0)))
+    return min(8, 3 * len(os.sched_getaffinity(0)))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

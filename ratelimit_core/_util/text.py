@@ -1,4 +1,4 @@
-"""Format text for people: durations, and names without control characters."""
+"""Format durations for people, and escape control characters in text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def printable(text: str) -> str:
-    r"""Return ``text`` with characters that do not print escaped, as in ``\x1b``: one line, safe for a terminal."""
+    r"""Escape unprintable characters, as in ``\x1b``. The result is one line and safe for a terminal."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 

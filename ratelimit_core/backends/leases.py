@@ -94,12 +94,12 @@ class Leases:
             n += 1
         self.add(f"{lease_id}!{n}", end)
 
-    # Members that have ended may not be removed yet, so every read skips them.
+    # Ended members are removed late, so every read skips them.
 
     def first_live_index(self, time: int) -> int:
         """Return the index in ``by_end`` of the first member that ends after ``time``.
 
-        Other methods take this index for the current time as their argument ``ended``.
+        The argument ``ended`` of other methods is this index, for the current time.
         """
         if self.dirty:
             self._rebuild()

@@ -13,7 +13,7 @@ Differences from the framework's own throttles:
 * Addresses come from ``RATELIMIT_TRUSTED_PROXIES``, not from ``NUM_PROXIES``.
 * ``RATELIMIT_ENABLE``, ``RATELIMIT_ALGORITHM``, ``RATELIMIT_ON_STORE_FAILURE`` and ``RATELIMIT_FAIL_OPEN`` apply.
 * :class:`~ratelimit_core.django.middleware.ResilienceMiddleware` adds the headers about limits to responses.
-* As for views, an address on the ``deny_list`` gets ``403``. With ``on_store_failure="deny"``, requests get ``503``
+* An address on the ``deny_list`` gets ``403``, as in views. With ``on_store_failure="deny"``, requests get ``503``
   while the store is unavailable.
 
 If a view has several throttles, the framework asks them one by one, and each throttle counts separately.
@@ -74,7 +74,7 @@ class RateThrottle(BaseThrottle):
         self._wait: float | None = None
 
     def key(self, request: Request) -> str | None:
-        """Return what to count the request by, or None if the request is not limited."""
+        """Return the key that the request counts for, or None if it is not limited."""
         raise NotImplementedError
 
     def allow_request(self, request: Request, view: Any) -> bool:
@@ -98,7 +98,7 @@ class RateThrottle(BaseThrottle):
         return refusal is None
 
     def wait(self) -> float | None:
-        """Return the seconds, at least 1, until a repeated request makes sense. None if it passed or never can."""
+        """Return the retry after, at least 1 s, or None if the request was allowed or can never be allowed."""
         return self._wait
 
     def scope_of(self, view: Any) -> str:
@@ -133,7 +133,7 @@ class RateThrottle(BaseThrottle):
 
 
 def wrong_rates() -> list[str]:
-    """Return the errors in ``DEFAULT_THROTTLE_RATES``, and of the throttles in ``DEFAULT_THROTTLE_CLASSES``."""
+    """Return the errors in ``DEFAULT_THROTTLE_RATES``; if none, the first in ``DEFAULT_THROTTLE_CLASSES``."""
     wrong = []
     for scope, rate in (api_settings.DEFAULT_THROTTLE_RATES or {}).items():
         try:

@@ -173,9 +173,15 @@ def test_a_turn_is_awaited_no_longer_than_the_broker_leaves_it_here(fleet: Fleet
 def test_to_end_one_that_is_held_ends_no_other(fleet: Fleet) -> None:
     worker = fleet.worker("-c", "1", *BOTH, FLEET_PREFETCH="0")  # so that others come in beside those that are held
     fleet.outage()
-    for n in range(8):
-        fleet.module.settle.delay(n)
-    held = worker.wait_for("ignored").partition("settle[")[2].partition("]")[0]  # for a second, it is
+    breaker = fleet.module.settle.resilience.breaker
+    refused: list[str] = []
+    while not refused:  # until a task is in the pool already when the breaker opens
+        breaker.reset()
+        for n in range(8):
+            fleet.module.settle.delay(n)
+        eventually(lambda: breaker.peek(refresh=True)[0] == "open")
+        refused = [line for line in worker.lines if "ignored" in line]
+    held = refused[-1].partition("settle[")[2].partition("]")[0]  # for a second, it is
     other = fleet.module.alone.delay(1)
     eventually(lambda: fleet.module.alone.resilience.limiter.peek().remaining == 0)
     fleet.app.control.revoke(held, terminate=True, signal="SIGKILL", reply=True)

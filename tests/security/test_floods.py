@@ -7,6 +7,7 @@ import gc
 import logging
 import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from ratelimit_core.circuit_breaker.definitions import MAX_INSTANCES, definition
 from ratelimit_core.django.limits.addresses import Proxies
 from ratelimit_core.policies import POLICIES
 from ratelimit_core.testing import ManualClock
+from tests import databases
 from tests.servers import PATIENT, ROOT
 
 pytestmark = pytest.mark.slow
@@ -116,17 +118,17 @@ def test_every_key_in_redis_ends_and_the_indexes_shrink(valkey_url: str, clock: 
     store.close()
 
 
-def test_a_database_sweeps_out_what_has_ended(sqlite: str, clock: ManualClock) -> None:
-    store = DatabaseBackend(sqlite, key_prefix="flood", clock=clock)
-    limiter = Limiter("1/min", key="x", algorithm="fixed_window", backend=store)
-    for n in range(100):
-        limiter.hit(key=f"first {n}")
-    clock.advance(3600)
-    for n in range(60):
-        limiter.hit(key=f"second {n}")
-    assert store.prune() == (0, 0), "each newcomer swept out two"
-    store.clear()
-    store.close()
+def test_a_database_sweeps_out_what_has_ended(tmp_path: Path, clock: ManualClock) -> None:
+    with databases.sqlite(tmp_path) as alias:  # of its own: newcomers sweep out what other tests have left, too
+        store = DatabaseBackend(alias, key_prefix="flood", clock=clock)
+        limiter = Limiter("1/min", key="x", algorithm="fixed_window", backend=store)
+        for n in range(100):
+            limiter.hit(key=f"first {n}")
+        clock.advance(3600)
+        for n in range(60):
+            limiter.hit(key=f"second {n}")
+        assert store.prune() == (0, 0), "each newcomer swept out two"
+        store.close()
 
 
 WITHOUT_BOUND = {"cache", "functools.cache", "lru_cache(maxsize=None)", "lru_cache(None)"}

@@ -20,14 +20,14 @@ class SlotBatch(NamedTuple):
 
 
 class SlotBatches(NamedTuple):
-    """Batches in one cluster slot. Each of them is decided on its own, until ``most`` are allowed."""
+    """Batches in one cluster slot. Each is decided on its own, until the number ``most`` is allowed."""
 
     batches: Batches
     most: int | None
 
 
 def apply_each_per_slot(batches: Batches, most: int | None) -> Steps[list[list[Verdict]]]:
-    """Do as :func:`apply_per_slot` does, with several batches. Those in one slot are decided together."""
+    """Do as :func:`apply_per_slot` does, for each batch. The batches in one slot are sent together."""
 
     def together(in_slot: Batches, left: int | None) -> Steps[list[list[Verdict]]]:
         verdicts: list[list[Verdict]] = yield SlotBatches(in_slot, left)

@@ -1,4 +1,4 @@
-"""The permissions to see the fleet and to act on it. They are the admin's permissions on breakers."""
+"""The permissions to see the fleet and to act on it. Django's admin uses them for breakers, too."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ looked = Resting(look, at_least=SECOND)
 def _with_history(seen: Fleet, name: str, entries: list[dict[str, Any]]) -> Fleet:
     """Return a copy of ``seen`` with the history of one more breaker, and cache the copy for other requests.
 
-    A breaker that was reset is no longer listed by the store, but its history still belongs to the latest events.
+    The store no longer lists a breaker that was reset, but "Latest events" still has to show its history.
     """
     more = seen._replace(histories={**seen.histories, name: entries})
     looked.replace(seen, more)
@@ -99,7 +99,7 @@ def _guarded(permission: str) -> Callable[[View], View]:
 @_guarded(SEE)
 @require_safe
 def fleet(request: HttpRequest) -> HttpResponse:
-    """Show all breakers and limits, the worst first.
+    """Show the breakers and limits, the worst first.
 
     ``?q=`` filters by a part of the name. ``?hours=`` is the length of the timelines, one of :data:`HOURS`.
     """
@@ -132,7 +132,7 @@ def fleet(request: HttpRequest) -> HttpResponse:
 @_guarded(SEE)
 @require_http_methods(["GET", "HEAD", "POST"])
 def breaker(request: HttpRequest, address: str) -> HttpResponse:
-    """Show one breaker: its status, the actions of operators, and its history."""
+    """Show a breaker's status, history and actions. A POST carries out an action."""
     try:
         name = name_at(address)
     except ValueError as error:
