@@ -56,11 +56,6 @@ def look(queue: str, key: str) -> Call:
     return _call(queue, _KEY + key, PEEK)
 
 
-def look_at_number(queue: str, number: int) -> Call:
-    """Return the call that is denied if a key has the number. It changes nothing."""
-    return _call(queue, f"{_NUMBER}{number}", PEEK)
-
-
 def take(queue: str, key: str, number: int) -> list[Call]:
     """Return the calls that assign a number to a key. They are denied if the key or the number is assigned otherwise.
 
@@ -69,8 +64,13 @@ def take(queue: str, key: str, number: int) -> list[Call]:
     return [
         _call(queue, _KEY + key, TAKE, number + 1),
         _call(queue, f"{_NUMBER}{number}", TAKE, hash_of(key)),
-        Call(COUNTER, (queue, PLACES), (COUNT, 1, KEEP), ()),
+        _count_change(queue),
     ]
+
+
+def share(queue: str, key: str, number: int) -> list[Call]:
+    """Return the calls that assign a number to a key, although another key holds the number. See :func:`take`."""
+    return [_call(queue, _KEY + key, TAKE, number + 1), _count_change(queue)]
 
 
 def leave(queue: str, key: str, number: int) -> list[Call]:
@@ -79,6 +79,11 @@ def leave(queue: str, key: str, number: int) -> list[Call]:
         _call(queue, _KEY + key, LEAVE, number + 1, LEAVE_MARGIN),
         _call(queue, f"{_NUMBER}{number}", LEAVE, hash_of(key)),
     ]
+
+
+def leave_shared(queue: str, key: str, number: int) -> list[Call]:
+    """Return the call that frees a key, and not its number, which another key holds. See :func:`leave`."""
+    return [_call(queue, _KEY + key, LEAVE, number + 1, LEAVE_MARGIN)]
 
 
 def touch(queue: str, key: str, number: int) -> list[Call]:
@@ -102,15 +107,14 @@ def changes(queue: str) -> Call:
     return Call(COUNTER, (queue, PLACES), (READ, 0, 0), ())
 
 
-def key_in(qualifier: str) -> str | None:
-    """Return the waiting key whose place is stored under ``qualifier``, or None for the place of a number."""
-    return qualifier.removeprefix(_KEY) if qualifier.startswith(_KEY) else None
-
-
 def hash_of(key: str) -> int:
     """Return an integer from 1 to 2**48 that stands for the key, as a policy can't read text."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     return 1 + int.from_bytes(digest[:6], "big")
+
+
+def _count_change(queue: str) -> Call:
+    return Call(COUNTER, (queue, PLACES), (COUNT, 1, KEEP), ())
 
 
 def _call(queue: str, qualifier: str, op: int, caller: int = 0, margin: int = 0) -> Call:

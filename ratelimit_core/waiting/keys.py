@@ -115,6 +115,9 @@ class WaitingKeys:
             if not answers[0][0][ALLOWED]:
                 number = holder - 1
                 break
+        else:
+            [verdicts] = yield "apply_each", [place.share(self.queue, key, number)], None
+            number = PlaceVerdict.of(verdicts[0]).holder - 1
         self.lost.discard(key)
         self.found(key, number)
         return number
@@ -127,9 +130,12 @@ class WaitingKeys:
         known = self._known.get(key)
         if known is None or known.moved:
             return False
-        [verdicts] = yield "apply_each", [place.leave(self.queue, key, known.number)], None
-        verdict = PlaceVerdict.of(verdicts[0])
-        if verdict.allowed or verdict.holder == 0:
+        both = place.leave(self.queue, key, known.number)
+        shared = place.leave_shared(self.queue, key, known.number)
+        answers = yield "apply_each", [both, shared], 1
+        left = any(verdicts and all(verdict[ALLOWED] for verdict in verdicts) for verdicts in answers)
+        verdict = PlaceVerdict.of(answers[0][0])
+        if left or verdict.holder == 0:
             self._known.pop(key, None)
             self.lost.discard(key)
             return True

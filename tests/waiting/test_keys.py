@@ -222,11 +222,18 @@ def test_a_key_that_was_left_and_taken_again_elsewhere_is_followed(make: Make, c
     assert [(key, number) for key, number, _ in other.granted()] == [("rate", 1)]
 
 
-def test_where_no_number_is_free_keys_share_one(make: Make) -> None:
+def test_where_no_number_is_free_keys_share_one(make: Make, clock: ManualClock) -> None:
     worker = make(most_numbers=2)
     assert {worker.enter(key) for key in ("rate", "other")} == {0, 1}
     assert worker.enter("third") in (0, 1)
     assert worker.keys.number_of("third") == make(most_numbers=2).enter("third")
+    with pytest.raises(KeyWaits):
+        make(most_numbers=2).newcomer("third")
+    worker.ask()
+    assert worker.keys.lost == set(), "it has a place of its own, so it need not enter again and again"
+    clock.advance(1)
+    assert worker.leave("third"), "and the other key keeps the number"
+    assert {make(most_numbers=2).enter(key) for key in ("rate", "other")} == {0, 1}
 
 
 def test_the_questions_of_two_workers_are_spread(make: Make, clock: ManualClock) -> None:
