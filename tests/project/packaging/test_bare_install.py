@@ -12,7 +12,7 @@ import pytest
 from tests.project.packaging.installed import ALONE, run
 from tests.servers import ROOT, Process, valkey
 
-pytestmark = [pytest.mark.whole, pytest.mark.job]
+pytestmark = pytest.mark.job
 
 README_SERVER = "redis://localhost:6379"
 REFUSED = """
@@ -68,7 +68,7 @@ def test_readmes_first_example_runs(shop: Path, bare_python: str) -> None:
 
 
 def test_each_module_can_be_imported_or_names_the_extra_that_it_needs(bare_python: str, tmp_path: Path) -> None:
-    program = str(ROOT / "tests" / "packaging" / "imports.py")
+    program = str(ROOT / "tests" / "project" / "packaging" / "imports.py")
     found = json.loads(run(bare_python, "-I", program, cwd=tmp_path))
     assert found["modules"] > 100
     assert found["failed"].pop("ratelimit_core.pytest_plugin") == "No module named 'pytest'"  # which loads it

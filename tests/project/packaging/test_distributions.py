@@ -65,9 +65,8 @@ def environment(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFacto
     return directory
 
 
-@pytest.mark.whole
 def test_an_installed_wheel_works_alone(environment: Path, tmp_path: Path, valkey_url: str) -> None:
-    python, program = str(environment / PYTHON), str(ROOT / "tests" / "packaging" / "program.py")
+    python, program = str(environment / PYTHON), str(ROOT / "tests" / "project" / "packaging" / "program.py")
     assert "all of it works" in run(python, "-I", program, valkey_url, cwd=tmp_path)
     (tmp_path / "test_plugin.py").write_text("def test_clock(resilience_clock):\n    resilience_clock.advance(1)\n")
     assert "1 passed" in run(python, "-m", "pytest", "test_plugin.py", cwd=tmp_path, environ=ALONE)
@@ -75,7 +74,6 @@ def test_an_installed_wheel_works_alone(environment: Path, tmp_path: Path, valke
     assert "replay" in run(*celery, "resilience", "--help", cwd=tmp_path, environ=ALONE)
 
 
-@pytest.mark.whole
 def test_the_tutorial_works_with_what_it_installs(environment: Path, tmp_path: Path) -> None:
     run("sh", "-e", "-c", tutorial.how_to_install(), cwd=environment, environ=ALONE)
     python = environment / PYTHON
